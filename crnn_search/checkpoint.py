@@ -1,0 +1,139 @@
+"""Files of tensors: a training's checkpoint and a model, both safetensors, neither with pickle.
+
+A file is written under a temporary name, flushed to the disk and renamed, so it is whole or absent.
+All that is not a tensor stands as JSON in the file's own header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crnn_search import engine
+from crnn_search.config import TrialConfig
+from crnn_search.engine import TrainState
+from crnn_search.errors import ConfigError, ModelFileError
+from crnn_search.model import CRNN
+
+CHECKPOINT_FORMAT = "crnn-search checkpoint 1"
+MODEL_FORMAT = "crnn-search model 1"
+
+
+def save_state(path: Path, state: TrainState) -> None:
+    """Write all that `load_state` needs to go on with a training."""
+    optimizer = state.optimizer.state_dict()["state"]
+    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
+    for parameter, values in optimizer.items():
+        for name, value in values.items():
+            tensors[f"optimizer.{parameter}.{name}"] = torch.as_tensor(value)
+    header = {
+        "config": state.config.to_dict(),
+        "seed": state.seed,
+        "epoch": state.epoch,
+        "epochs": state.epochs,
+    }
+    _save(path, CHECKPOINT_FORMAT, header, tensors)
+
+
+def load_state(path: Path, device: torch.device) -> TrainState:
+    """The training that `save_state` wrote, on `device`.
+
+    Raises:
+        ModelFileError: the file is missing, truncated, altered or of another kind.
+    """
+    header, tensors = _load(path, CHECKPOINT_FORMAT)
+    config = _config(path, header)
+    state = engine.start(config, seed=header["seed"], epochs=header["epochs"], device=device)
+    state.epoch = header["epoch"]
+    _load_weights(path, state.model, _under("model.", tensors))
+    values: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under("optimizer.", tensors).items():
+        parameter, field = name.split(".")
+        values.setdefault(int(parameter), {})[field] = value
+    state.optimizer.load_state_dict(
+        {"state": values, "param_groups": state.optimizer.state_dict()["param_groups"]}
+    )
+    return state
+
+
+def save_model(path: Path, model: CRNN, config: TrialConfig, info: dict[str, Any]) -> None:
+    """Write a trained network with the configuration it was trained with.
+
+    info: whatever else JSON holds; `load_model` gives it back.
+    """
+    _save(path, MODEL_FORMAT, {"config": config.to_dict(), "info": info}, model.state_dict())
+
+
+def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
+    """A network in evaluation mode on the CPU, its configuration and its info.
+
+    Raises:
+        ModelFileError: the file is missing, truncated, altered or of another kind.
+    """
+    header, tensors = _load(path, MODEL_FORMAT)
+    config = _config(path, header)
+    model = CRNN(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _load_weights(path, model, tensors)
+    return model.eval(), config, header["info"]
+
+
+def _save(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Safetensors stores what lies in memory: channels_last weights must be made contiguous first.
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(plain, temporary, metadata={"format": kind, "header": json.dumps(header)})
+        with Path(temporary).open("rb") as file:
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != kind:
+                raise ModelFileError(
+                    f"{path} is no file of the kind {kind!r}: it says {metadata.get('format')!r}"
+                )
+            return json.loads(metadata["header"]), {k: file.get_tensor(k) for k in file.keys()}
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{path} does not exist") from error
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} is truncated, altered or no safetensors file: {error}"
+        ) from error
+
+
+def _config(path: Path, header: dict[str, Any]) -> TrialConfig:
+    try:
+        return TrialConfig.from_dict(header["config"])
+    except (ConfigError, KeyError) as error:
+        raise ModelFileError(f"{path} has a configuration that is not valid: {error}") from error
+
+
+def _load_weights(path: Path, model: CRNN, weights: dict[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"the tensors in {path} do not fit its configuration: {error}"
+        ) from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

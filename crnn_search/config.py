@@ -1,0 +1,264 @@
+"""Frozen, validated specs of one trial: `ModelSpec`, its network, and `TrainingSpec`.
+
+Both are plain dataclasses, so that the engine runs with PyTorch alone (`docs/decisions/0001`).
+Each field carries a `Rule`, the one place that knows what values it may have; search spaces, the
+command line and the constructors all check against it. In files a configuration is one flat
+mapping, name to value, as in a search space's `space:` section.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from crnn_search.errors import ConfigError
+
+IMAGE_SIZE = 28
+"""Height and width of an MNIST image in pixels."""
+
+Kind = Literal["int", "float", "bool", "choice", "int_list"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What values a hyperparameter may have. `low` and `high` are inclusive bounds.
+
+    For an `int_list` the bounds are those of each element and `max_length` that of the list.
+    """
+
+    kind: Kind
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    max_length: int = 0
+
+    def describe(self) -> str:
+        """The valid values in words."""
+        if self.kind == "bool":
+            return "true or false"
+        if self.kind == "choice":
+            return "one of " + ", ".join(self.choices)
+        if self.kind == "int_list":
+            return (
+                f"a list of 1 to {self.max_length} whole numbers from {self.low:g} to {self.high:g}"
+            )
+        noun = "a whole number" if self.kind == "int" else "a number"
+        return f"{noun} from {self.low:g} to {self.high:g}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` is valid. Booleans are never numbers; a list may be a single number."""
+        match self.kind:
+            case "bool":
+                return isinstance(value, bool)
+            case "choice":
+                return isinstance(value, str) and value in self.choices
+            case "int_list":
+                items = value if isinstance(value, list | tuple) else [value]
+                return 1 <= len(items) <= self.max_length and all(map(self._in_bounds, items))
+            case _:
+                return self._in_bounds(value)
+
+    def _in_bounds(self, value: Any) -> bool:
+        types = (int, float) if self.kind == "float" else (int,)
+        return (
+            isinstance(value, types)
+            and not isinstance(value, bool)
+            and self.low <= value <= self.high
+        )
+
+
+def _parameter(default: Any, kind: Kind, help: str, **bounds: Any) -> Any:
+    return field(default=default, metadata={"rule": Rule(kind, help, **bounds)})
+
+
+class _Spec:
+    """Checks every field against its rule on construction and turns lists into tuples."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, rule = getattr(self, item.name), item.metadata["rule"]
+            if not rule.accepts(value):
+                problems.append(f"{item.name} must be {rule.describe()}, got {value!r}")
+            elif rule.kind == "int_list":
+                as_tuple = tuple(value) if isinstance(value, list | tuple) else (value,)
+                object.__setattr__(self, item.name, as_tuple)
+            elif rule.kind == "float":
+                object.__setattr__(self, item.name, float(value))
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass(frozen=True)
+class ModelSpec(_Spec):
+    """A CNN-GRU. Raises `ConfigError` for a bad value or convolutions that leave no pixels."""
+
+    conv_channels: tuple[int, ...] = _parameter(
+        (16, 32, 64), "int_list", "width of each convolution", low=1, high=1024, max_length=6
+    )
+    kernel_size: tuple[int, ...] = _parameter(
+        (3,),
+        "int_list",
+        "kernel of each convolution; the last is repeated",
+        low=1,
+        high=9,
+        max_length=6,
+    )
+    pooling: tuple[int, ...] = _parameter(
+        (2,), "int_list", "max-pooling after each convolution, 1 is none; the last is repeated",
+        low=1, high=4, max_length=6,
+    )  # fmt: skip
+    padding: str = _parameter(
+        "same", "choice", "whether convolutions keep the image's size", choices=("same", "valid")
+    )
+    batch_norm: bool = _parameter(True, "bool", "batch normalisation after each convolution")
+    embedding: int = _parameter(
+        0, "int", "size of a dense layer between convolutions and GRU, 0 is none", low=0, high=4096
+    )
+    gru_sizes: tuple[int, ...] = _parameter(
+        (64,), "int_list", "width of each GRU", low=1, high=2048, max_length=4
+    )
+    dropout: float = _parameter(0.0, "float", "dropout before the output", low=0.0, high=0.95)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.feature_map_size()
+
+    def layers(self) -> list[tuple[int, int, int]]:
+        """Of each convolution: its width, kernel size and pooling."""
+        depth = len(self.conv_channels)
+        return list(
+            zip(
+                self.conv_channels,
+                _stretch(self.kernel_size, depth),
+                _stretch(self.pooling, depth),
+                strict=True,
+            )
+        )
+
+    def feature_map_size(self) -> int:
+        """Height and width, in pixels, of what the last convolution puts out.
+
+        Raises:
+            ConfigError: no pixel is left after some convolution.
+        """
+        size = IMAGE_SIZE
+        for number, (_, kernel, pool) in enumerate(self.layers(), start=1):
+            before, size = size, (size if self.padding == "same" else size - kernel + 1) // pool
+            if size < 1:
+                raise ConfigError(
+                    [
+                        f"convolution {number} leaves no pixels: it gets {before}×{before}, its "
+                        f"kernel is {kernel}×{kernel} ({self.padding} padding), its pooling "
+                        f"{pool}; use fewer conv_channels, a smaller kernel_size, a smaller pooling or "
+                        "padding: same"
+                    ]
+                )
+        return size
+
+
+@dataclass(frozen=True)
+class TrainingSpec(_Spec):
+    """How a network is trained. Raises `ConfigError` for a bad value."""
+
+    max_sequence_length: int = _parameter(
+        8, "int", "longest training sequence; validation always has the task's", low=1, high=1024
+    )
+    batch_size: int = _parameter(128, "int", "sequences in a step", low=1, high=65536)
+    optimizer: str = _parameter("adamw", "choice", "optimizer", choices=("adamw", "rmsprop"))
+    learning_rate: float = _parameter(
+        3e-3, "float", "learning rate, the highest one of a one-cycle schedule", low=1e-7, high=1.0
+    )
+    weight_decay: float = _parameter(0.0, "float", "decoupled weight decay", low=0.0, high=1.0)
+    schedule: str = _parameter(
+        "one_cycle", "choice", "learning-rate schedule", choices=("one_cycle", "constant")
+    )
+    gradient_clip: float = _parameter(
+        1.0, "float", "largest gradient norm, 0 is no clipping", low=0.0, high=1e6
+    )
+    augmentation: float = _parameter(
+        0.0, "float", "strength of random affine distortions, 0 is none", low=0.0, high=1.0
+    )
+    precision: str = _parameter(
+        "auto", "choice", "arithmetic of the convolutions; auto: bfloat16 where it is native",
+        choices=("auto", "float32", "bfloat16"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One trial's whole configuration."""
+
+    model: ModelSpec
+    training: TrainingSpec
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From a flat mapping; what it lacks has the default.
+
+        Raises:
+            ConfigError: unknown names and bad values, all at once.
+        """
+        problems = [unknown_name(name, PARAMETERS) for name in values if name not in PARAMETERS]
+        specs: list[Any] = []
+        for spec in (ModelSpec, TrainingSpec):
+            names = {item.name for item in dataclasses.fields(spec)}
+            try:
+                specs.append(spec(**{k: v for k, v in values.items() if k in names}))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return cls(*specs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The flat mapping, ready for JSON or YAML: tuples are lists."""
+        flat = dataclasses.asdict(self.model) | dataclasses.asdict(self.training)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
+
+
+PARAMETERS: Mapping[str, Rule] = {
+    item.name: item.metadata["rule"]
+    for spec in (ModelSpec, TrainingSpec)
+    for item in dataclasses.fields(spec)
+}
+"""Every hyperparameter by name."""
+
+
+def unknown_name(name: str, valid: Iterable[str]) -> str:
+    """The message for a name that is not among `valid`, with the nearest one suggested."""
+    valid = list(valid)
+    near = difflib.get_close_matches(str(name), valid, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown name {name!r}{hint} (valid names: {', '.join(sorted(valid))})"
+
+
+def _stretch(values: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """The first `depth` values, the last one repeated where there are fewer."""
+    return (values + values[-1:] * depth)[:depth]
+
+
+MNIST_CRNN_2016 = TrialConfig(
+    ModelSpec(
+        conv_channels=(8, 8),
+        kernel_size=(4, 3),
+        pooling=(2, 1),
+        padding="valid",
+        batch_norm=False,
+        gru_sizes=(100, 50),
+        dropout=0.2,
+    ),
+    TrainingSpec(
+        batch_size=32,
+        optimizer="rmsprop",
+        learning_rate=1e-3,
+        schedule="constant",
+        gradient_clip=0.0,
+    ),
+)
+"""The network of the mnistCRNN demonstration (github.com/jamesmf/mnistCRNN), trained as there."""

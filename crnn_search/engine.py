@@ -1,0 +1,290 @@
+"""Training: `train` is a generator that yields one `EpochMetrics` per epoch.
+
+The one mutable thing is the `TrainState` that the caller makes with `start` and hands over; between
+two epochs it is whole and may be saved. Every random draw of an epoch comes from (seed, epoch), so
+a state that was saved and loaded goes on exactly as if it had never stopped.
+
+Shapes: `B` sequences of a batch, `N` its real images, `S` sequences of a table, `D` features.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crnn_search.config import TrainingSpec, TrialConfig
+from crnn_search.data import Batch, Digits, SequenceTable, derive_seed, training_table
+from crnn_search.model import CRNN
+
+ENCODING_CHUNK = 512
+"""Images encoded at once in evaluation: small enough to stay in a CPU's cache."""
+
+ADDING_CHUNK = 1024
+"""Sequences added up at once in evaluation."""
+
+WARM_UP = 0.25
+"""Share of a one-cycle schedule in which the learning rate rises."""
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch gave. Losses and RMSE are of sums; validation is missing without a table."""
+
+    epoch: int
+    train_loss: float
+    validation_rmse: float | None
+    exact_sum_rate: float | None
+    sequences_per_s: float
+    learning_rate: float
+    peak_memory_mb: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training reads.
+
+    digits: images and labels, on the training device.
+    pool: indices of the images that training sequences are drawn from, int64 `(P,)`, on the CPU.
+    validation: the fixed table that every epoch is measured on, or None.
+    epoch_sequences: training sequences of an epoch.
+    max_digits: length of the task's longest sequence.
+    """
+
+    digits: Digits
+    pool: Tensor
+    validation: SequenceTable | None
+    epoch_sequences: int
+    max_digits: int
+
+
+@dataclass
+class TrainState:
+    """All that changes during a training; `epoch` epochs of `epochs` are done."""
+
+    config: TrialConfig
+    seed: int
+    epochs: int
+    model: CRNN
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` is CUDA, else MPS, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def start(config: TrialConfig, *, seed: int, epochs: int, device: torch.device) -> TrainState:
+    """A fresh network and optimizer. The same `seed` gives the same weights on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("weights", seed))
+        model = CRNN(config.model)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TrainState(config, seed, epochs, model, _optimizer(config.training, model))
+
+
+def train(state: TrainState, data: TrainingData) -> Iterator[EpochMetrics]:
+    """Train from `state.epoch` to `state.epochs`, yielding after each epoch; changes `state`.
+
+    Only training sequences are limited by the configuration's `max_sequence_length`.
+    """
+    while state.epoch < state.epochs:
+        yield _train_epoch(state, data)
+
+
+def predict(
+    model: CRNN, digits: Digits, table: SequenceTable, *, precision: str = "float32"
+) -> Tensor:
+    """Predicted sums, float32 `(S,)` on the CPU, in the table's order.
+
+    Encodes each distinct image once: images repeat within and between sequences, and a network in
+    evaluation mode gives an image the same features wherever it stands.
+    """
+    was_training = model.training
+    model.eval()
+    device = digits.images.device
+    sums = torch.empty(len(table))
+    with torch.inference_mode():
+        distinct, place = _distinct_images(table, len(digits.images))
+        features = torch.cat(
+            [
+                _encode(model, digits.images[chunk.to(device)], precision)
+                for chunk in distinct.split(ENCODING_CHUNK)
+            ]
+        )
+        for batch in table.batches(ADDING_CHUNK, by_length=True):
+            rows = features[place[batch.images].to(device)]
+            sums[batch.order] = model.add_up(rows, batch.batch_sizes).cpu()
+    model.train(was_training)
+    return sums
+
+
+def rmse(predictions: Tensor, sums: Tensor) -> float:
+    """Root of the mean squared error; not a number if a prediction is none."""
+    return math.sqrt((predictions.double() - sums.double()).square().mean().item())
+
+
+def exact_sum_rate(predictions: Tensor, sums: Tensor) -> float:
+    """Share of the predictions that round to the true sum."""
+    return (predictions.round() == sums).double().mean().item()
+
+
+def learning_rate_at(spec: TrainingSpec, progress: float) -> float:
+    """The learning rate when the share `progress` of all steps is done.
+
+    One cycle (Smith, arXiv:1708.07120): a cosine from 1/25 up to the full rate, then one down to
+    1/1000 of it.
+    """
+    if spec.schedule == "constant":
+        return spec.learning_rate
+    if progress < WARM_UP:
+        return spec.learning_rate * _cosine(1 / 25, 1.0, progress / WARM_UP)
+    return spec.learning_rate * _cosine(1.0, 1e-3, (progress - WARM_UP) / (1 - WARM_UP))
+
+
+def augment(images: Tensor, strength: float) -> Tensor:
+    """Random affine distortions of images, float `(N, 1, 28, 28)`.
+
+    At strength 1 each image turns by up to 15°, scales and shears by up to 15 % and moves by up to
+    2 pixels, all uniform. Draws from PyTorch's global generator.
+    """
+    draw = torch.rand(5, len(images), device=images.device).mul_(2).sub_(1).mul_(strength)
+    angle, scale, shear = draw[0] * math.radians(15), 1 + 0.15 * draw[1], 0.15 * draw[2]
+    shift = draw[3:] * (2 * 2 / images.shape[-1])
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    top = torch.stack([cos, shear - sin, shift[0]], dim=1)
+    bottom = torch.stack([sin, cos, shift[1]], dim=1)
+    grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`float32` or `bfloat16`; `auto` takes bfloat16 where the device computes in it natively."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if native else "float32"
+
+
+def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
+    started = time.perf_counter()
+    spec, device = state.config.training, data.digits.images.device
+    labels = data.digits.labels.cpu()
+    longest = min(spec.max_sequence_length, data.max_digits)
+    table = training_table(
+        data.pool, labels, data.epoch_sequences, longest, state.seed, state.epoch
+    )
+    loss = _train_table(state, data.digits, table)
+    trained = time.perf_counter()
+    state.epoch += 1
+    validation_rmse = exact = None
+    if data.validation is not None:
+        precision = resolve_precision(spec.precision, device)
+        predictions = predict(state.model, data.digits, data.validation, precision=precision)
+        validation_rmse = rmse(predictions, data.validation.sums)
+        exact = exact_sum_rate(predictions, data.validation.sums)
+    return EpochMetrics(
+        epoch=state.epoch,
+        train_loss=loss,
+        validation_rmse=validation_rmse,
+        exact_sum_rate=exact,
+        sequences_per_s=len(table) / (trained - started),
+        learning_rate=state.optimizer.param_groups[0]["lr"],
+        peak_memory_mb=_peak_memory_mb(device),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _train_table(state: TrainState, digits: Digits, table: SequenceTable) -> float:
+    """One pass over a table; returns the mean squared error that training saw."""
+    spec, device = state.config.training, digits.images.device
+    precision = resolve_precision(spec.precision, device)
+    steps = math.ceil(len(table) / spec.batch_size)
+    total = torch.zeros((), device=device)
+    state.model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed("steps", state.seed, state.epoch))
+        for step, batch in enumerate(table.batches(spec.batch_size)):
+            progress = (state.epoch + step / steps) / state.epochs
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate_at(spec, progress)
+            total += _train_batch(state, digits, batch, precision) * len(batch.targets)
+    return total.item() / len(table)
+
+
+def _train_batch(state: TrainState, digits: Digits, batch: Batch, precision: str) -> Tensor:
+    spec, device = state.config.training, digits.images.device
+    features = _encode(
+        state.model, digits.images[batch.images.to(device)], precision, spec.augmentation
+    )
+    sums = state.model.add_up(features, batch.batch_sizes)
+    loss = F.mse_loss(sums, batch.targets.to(device))
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if spec.gradient_clip:
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), spec.gradient_clip)
+    state.optimizer.step()
+    return loss.detach()
+
+
+def _encode(model: CRNN, images: Tensor, precision: str, augmentation: float = 0.0) -> Tensor:
+    """Features, float32 `(N, D)`, of uint8 images `(N, 28, 28)`."""
+    pixels = images.unsqueeze(1).to(dtype=torch.float32, memory_format=torch.channels_last)
+    pixels = pixels.div_(255)
+    if augmentation:
+        pixels = augment(pixels, augmentation)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return model.encode(pixels).float()
+
+
+def _distinct_images(table: SequenceTable, count: int) -> tuple[Tensor, Tensor]:
+    """The images a table uses, sorted, `(U,)`, and of each of `count` images its place there."""
+    steps = torch.arange(table.indices.shape[1])
+    used = torch.zeros(count, dtype=torch.bool)
+    used[table.indices[steps[None, :] < table.lengths[:, None]].long()] = True
+    return used.nonzero().flatten(), used.cumsum(0) - 1
+
+
+def _optimizer(spec: TrainingSpec, model: CRNN) -> torch.optim.Optimizer:
+    parameters = model.parameters()
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        )
+    # Keras's defaults, as the demonstration used them: rho 0.9, epsilon 1e-7.
+    return torch.optim.RMSprop(
+        parameters, spec.learning_rate, alpha=0.9, eps=1e-7, weight_decay=spec.weight_decay
+    )
+
+
+def _cosine(first: float, last: float, progress: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of this process, on the device that trains."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,67 @@
+"""The exceptions of this package.
+
+    CrnnSearchError          exit code 1: the run failed
+    ├── RunError             a search or a retraining could not be finished
+    └── InputError           exit code 2: what the user gave is wrong
+        ├── ConfigError      a hyperparameter is out of range, unknown or contradictory
+        ├── SpaceError       a search space file; carries every problem found in it
+        ├── DataError        MNIST files missing, truncated or altered
+        ├── RunFolderError   a run's folder exists already, is missing or cannot be written
+        ├── ModelFileError   a file that is no model of this package
+        └── ImageError       an image that cannot be decoded
+
+Messages say the rule, the value received and what is valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CrnnSearchError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class RunError(CrnnSearchError):
+    """A search or a retraining could not be finished."""
+
+
+class InputError(CrnnSearchError):
+    """What the user gave is wrong; nothing was started or lost."""
+
+    exit_code = 2
+
+
+class _ProblemsError(InputError):
+    """An input error that reports all problems at once."""
+
+    def __init__(self, problems: Sequence[str], heading: str = "") -> None:
+        self.problems = list(problems)
+        lines = [heading, *(f"  {p}" for p in problems)] if heading else list(problems)
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(_ProblemsError):
+    """A hyperparameter is out of range, unknown or contradictory."""
+
+
+class SpaceError(_ProblemsError):
+    """A search space file is wrong; `problems` holds one line for each problem."""
+
+
+class DataError(InputError):
+    """MNIST files are missing, truncated or altered."""
+
+
+class RunFolderError(InputError):
+    """A run's folder exists already, is missing or cannot be written."""
+
+
+class ModelFileError(InputError):
+    """A file is no model of this package."""
+
+
+class ImageError(InputError):
+    """An image cannot be decoded."""
