@@ -80,7 +80,7 @@ def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
     """
     header, tensors = _load(path, MODEL_FORMAT)
     config = _config(path, header)
-    model = CRNN(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = CRNN(config.model).to(memory_format=torch.channels_last)
     _load_weights(path, model, tensors)
     return model.eval(), config, header["info"]
 
@@ -110,7 +110,8 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise ModelFileError(
                     f"{path} is no file of the kind {kind!r}: it says {metadata.get('format')!r}"
                 )
-            return json.loads(metadata["header"]), {k: file.get_tensor(k) for k in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return json.loads(metadata["header"]), tensors
     except FileNotFoundError as error:
         raise ModelFileError(f"{path} does not exist") from error
     except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -155,8 +155,8 @@ class ModelSpec(_Spec):
                     [
                         f"convolution {number} leaves no pixels: it gets {before}×{before}, its "
                         f"kernel is {kernel}×{kernel} ({self.padding} padding), its pooling "
-                        f"{pool}; use fewer conv_channels, a smaller kernel_size, a smaller pooling or "
-                        "padding: same"
+                        f"{pool}; use fewer conv_channels, a smaller kernel_size, a smaller "
+                        "pooling or padding: same"
                     ]
                 )
         return size
