@@ -61,6 +61,7 @@ def load_state(path: Path, device: torch.device) -> TrainState:
     state.optimizer.load_state_dict(
         {"state": values, "param_groups": state.optimizer.state_dict()["param_groups"]}
     )
+    _match_layouts(state.optimizer)
     return state
 
 
@@ -134,6 +135,18 @@ def _load_weights(path: Path, model: CRNN, weights: dict[str, Tensor]) -> None:
         raise ModelFileError(
             f"the tensors in {path} do not fit its configuration: {error}"
         ) from error
+
+
+def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded moments their parameters' memory layout.
+
+    A fused optimizer walks both in memory order: beside a channels_last weight a contiguous moment
+    would be read in the wrong order, without an error.
+    """
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
     CrnnSearchError          exit code 1: the run failed
     ├── RunError             a search or a retraining could not be finished
+    ├── InterruptedRun       the user stopped it; exit code 130
     └── InputError           exit code 2: what the user gave is wrong
         ├── ConfigError      a hyperparameter is out of range, unknown or contradictory
         ├── SpaceError       a search space file; carries every problem found in it
@@ -26,6 +27,12 @@ class CrnnSearchError(Exception):
 
 class RunError(CrnnSearchError):
     """A search or a retraining could not be finished."""
+
+
+class InterruptedRun(CrnnSearchError):  # noqa: N818  (an interruption is no error)
+    """The user stopped a search or a retraining; what was recorded stays."""
+
+    exit_code = 130
 
 
 class InputError(CrnnSearchError):

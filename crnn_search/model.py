@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from crnn_search.config import IMAGE_SIZE, ModelSpec
+from crnn_search.config import ModelSpec
 
 
 class CRNN(nn.Module):
@@ -60,10 +60,6 @@ class CRNN(nn.Module):
         sums = self.add_up(self.encode(real), alive.sum(1).cpu())
         return torch.empty_like(sums).index_copy(0, order, sums)
 
-    def parameter_count(self) -> int:
-        """How many trainable numbers the network has."""
-        return sum(p.numel() for p in self.parameters())
-
 
 def _encoder(spec: ModelSpec) -> nn.Sequential:
     """Convolution, normalisation, pooling and ReLU of each layer, then flat features.
@@ -87,22 +83,3 @@ def _encoder(spec: ModelSpec) -> nn.Sequential:
         flat = inputs * spec.feature_map_size() ** 2
         layers += [nn.Linear(flat, spec.embedding), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def estimate_peak_mb(spec: ModelSpec, batch_size: int, max_length: int) -> float:
-    """A rough upper estimate, in MB, of a training step's memory: weights, optimizer, activations.
-
-    Each activation is counted twice (itself and its gradient) in float32, for a batch of sequences
-    that all have `max_length` images.
-    """
-    images, size, inputs, activations = batch_size * max_length, IMAGE_SIZE, 1, 0
-    for width, kernel, pool in spec.layers():
-        size = size if spec.padding == "same" else size - kernel + 1
-        activations += width * size * size * (2 if spec.batch_norm else 1)
-        size //= pool
-        activations += width * size * size
-        inputs = width
-    activations += inputs * size * size + spec.embedding + 4 * sum(spec.gru_sizes)
-    with torch.device("meta"):
-        parameters = CRNN(spec).parameter_count()
-    return 4 * (2 * images * activations + 4 * parameters) / 1e6

@@ -71,6 +71,10 @@ class RunPaths:
         return self.root / "retrained.json"
 
     @property
+    def retrained_models(self) -> Path:
+        return self.root / "retrained"
+
+    @property
     def report_json(self) -> Path:
         return self.root / "report.json"
 

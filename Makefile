@@ -1,0 +1,31 @@
+# Every target sets up what it needs: a virtual environment with exact versions, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: search test check bench clean
+
+search: $(READY)  ## search the quick space on real MNIST and print the report
+	$(BIN)/crnn-search launch search_spaces/quick.yaml
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## formatting, lint, types and import order
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+bench: $(READY)  ## measure the training engine on this machine
+	$(BIN)/python -m benchmarks.engine
+
+clean:  ## remove the virtual environment and the caches; runs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crnn-search needs Python 3.11 or newer; name one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,240 @@
+"""The command line: parse, call, print, set the exit code. The only place that sets up logging.
+
+Ray, PyTorch and Optuna are imported inside the commands that need them, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from crnn_search.errors import CrnnSearchError, InputError
+from crnn_search.paths import RunPaths, create_run, open_run
+
+app = typer.Typer(
+    name="crnn-search",
+    help="Search hyperparameters of a CNN-GRU on a Ray cluster, and report what can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="A search space, a YAML file.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/NAME.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value of the space, as --set search.seed=1. May be repeated.",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="A folder with MNIST's four files, raw or .gz, instead of a download."),
+]
+
+
+@app.command()
+def launch(
+    space: SpaceFile,
+    name: Annotated[
+        str | None, typer.Option(help="The run's name; the space's name and the time by default.")
+    ] = None,
+    storage: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster, as auto or ray://HOST:10001; a local Ray by default."),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="How many trials to run.")] = None,
+    overrides: Overrides = None,
+    data_dir: DataDir = None,
+    verbose: Annotated[bool, typer.Option(help="Show what Ray has to say, too.")] = False,
+) -> None:
+    """Search a space, retrain the winner, report its test RMSE, export it."""
+    from crnn_search.space import load_space
+
+    changes = list(overrides or [])
+    if trials is not None:
+        changes.append(f"search.trials={trials}")
+    searched = load_space(space, changes)
+    run = create_run(storage, name or f"{space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    console = Console()
+    console.print(f"run: {run.root}", highlight=False)
+    _configure_logging(run, verbose)
+
+    from crnn_search import launch as launching
+    from crnn_search import report
+    from crnn_search.progress import show_on
+
+    progress = show_on(console)
+    try:
+        result = launching.run(
+            searched, run, progress, address=address, data_dir=data_dir, verbose=verbose
+        )
+    finally:
+        progress.close()
+    console.print(report.summary(result), highlight=False, soft_wrap=True)
+    console.print(f"\nreport: {run.report_markdown}\nmodel:  {run.model}", highlight=False)
+
+
+@app.command()
+def check(
+    space: SpaceFile,
+    samples: Annotated[int, typer.Option(min=1, help="How many configurations to draw.")] = 5,
+    overrides: Overrides = None,
+) -> None:
+    """Validate a space and show configurations drawn from it, with their size."""
+    from crnn_search.config import TrialConfig
+    from crnn_search.errors import ConfigError
+    from crnn_search.footprint import parameter_count, peak_memory_mb
+    from crnn_search.space import load_space, sample
+
+    searched = load_space(space, list(overrides or []))
+    table = Table(box=None, pad_edge=False)
+    for column in ("configuration", "parameters", "peak memory"):
+        table.add_column(column, justify="left" if column == "configuration" else "right")
+    for values in sample(searched, searched.search.seed, samples):
+        shown = "  ".join(f"{k}={v}" for k, v in values.items()) or "(nothing is searched)"
+        try:
+            config = TrialConfig.from_dict(values)
+        except ConfigError as error:
+            table.add_row(shown, "impossible", error.problems[0])
+            continue
+        longest = min(config.training.max_sequence_length, searched.task.max_digits)
+        memory = peak_memory_mb(config.model, config.training.batch_size, longest)
+        table.add_row(shown, f"{parameter_count(config.model):,}", f"{memory:,.0f} MB")
+    console = Console()
+    console.print(f"{space} is valid.", highlight=False)
+    console.print(table)
+    share = searched.infeasible_share()
+    if share:
+        console.print(f"{share:.0%} of the sampled networks are impossible and will be skipped.")
+
+
+@app.command()
+def tensorboard(
+    run: Run,
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 6006,
+) -> None:
+    """Open TensorBoard on a run, on this machine's loopback address."""
+    paths = open_run(run)
+    if not paths.tensorboard.is_dir():
+        raise InputError(f"{run} has no TensorBoard files: no trial has ended an epoch yet")
+    command = [
+        sys.executable, "-m", "tensorboard.main", "--logdir", str(paths.tensorboard),
+        "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+@app.command()
+def report(run: Run, data_dir: DataDir = None) -> None:
+    """Write a finished run's report anew and print its summary."""
+    paths = open_run(run)
+    _needs(paths.retrained, "the run has not been retrained yet")
+    from crnn_search import mnist
+    from crnn_search import report as reporting
+
+    result = reporting.write_report(paths, mnist.load(data_dir, test_images=True))
+    Console().print(reporting.summary(result), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Run,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="safetensors, onnx or pt2; all three by default."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a finished run's model to its model/ folder, each format checked against PyTorch."""
+    paths = open_run(run)
+    _needs(paths.retrained, "the run has not been retrained yet")
+    from crnn_search import mnist
+    from crnn_search.export import FORMATS
+    from crnn_search.launch import export_winner
+
+    wanted = tuple(formats or FORMATS)
+    unknown = [name for name in wanted if name not in FORMATS]
+    if unknown:
+        raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
+    differences = export_winner(paths, wanted, mnist.load(data_dir, test_images=True))
+    for name, difference in differences.items():
+        print(f"{name}: largest difference to PyTorch on 1,000 test sequences {difference:.1e}")
+    print(f"written to {paths.model}")
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A model file, a model folder or a run's folder."),
+    ],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Images of one digit each, in order.")
+    ],
+) -> None:
+    """Print the predicted sum after each image of a sequence."""
+    import torch
+
+    from crnn_search import export as exporting
+
+    predictor = exporting.load(model)
+    pixels = torch.stack([exporting.read_image(image) for image in images])
+    for image, total in zip(images, exporting.running_sums(predictor, pixels), strict=True):
+        print(f"{image}: {total:.2f}")
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    try:
+        code: Any = app(standalone_mode=False)
+    except CrnnSearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        code = _usage_error(error)
+    sys.exit(code)
+
+
+def _usage_error(error: Exception) -> int:
+    """Exit code of an error in the command line itself; anything else is raised again."""
+    show = getattr(error, "show", None)
+    if show is not None:
+        show()
+        return int(getattr(error, "exit_code", 2))
+    if type(error).__name__ == "Abort":
+        return 130
+    raise error
+
+
+def _needs(path: Path, reason: str) -> None:
+    if not path.is_file():
+        raise InputError(f"there is no {path}: {reason}")
+
+
+def _configure_logging(run: RunPaths, verbose: bool) -> None:
+    """Send what the libraries log to the run's log file, and to the terminal if it is wanted."""
+    handlers: list[logging.Handler] = [logging.FileHandler(run.log, encoding="utf-8")]
+    if verbose:
+        handlers.append(logging.StreamHandler())
+    logging.basicConfig(
+        level=logging.INFO,
+        handlers=handlers,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.captureWarnings(True)
