@@ -6,6 +6,7 @@ Ray, PyTorch and Optuna are imported inside the commands that need them, so that
 from __future__ import annotations
 
 import datetime
+import importlib
 import logging
 import subprocess
 import sys
@@ -238,3 +239,8 @@ def _configure_logging(run: RunPaths, verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.captureWarnings(True)
+    for library in ("optuna", "ray"):  # both write to the terminal by handlers of their own
+        importlib.import_module(library)
+        logger = logging.getLogger(library)
+        logger.handlers.clear()
+        logger.propagate = True

@@ -22,10 +22,12 @@ from crnn_search.searcher import StudySearch
 from crnn_search.trainable import METRIC, DigitSumTrainable, Job
 
 SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever the verbosity
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """What Ray is told by environment variables, where the user has not set them."""
 

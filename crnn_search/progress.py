@@ -105,7 +105,7 @@ class _Tracker:
             self.current.rows.setdefault(name, _Row(name)).state = state
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self.current = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from crnn_search.space import SearchSpace
 from crnn_search.trainable import METRIC, Job
 
 MAX_INFEASIBLE_IN_A_ROW = 1000
+RANDOM_AFTER_INFEASIBLE = 10
 
 Infeasible = Callable[[int, dict[str, Any], str], None]
 
@@ -36,7 +38,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
       suggestion depends on the study's history alone.
 
     A suggestion whose network is impossible never reaches Ray: it is told `FAIL`, counted by
-    `on_infeasible(number, configuration, reason)`, and the sampler is asked again.
+    `on_infeasible(number, configuration, reason)`, and the sampler is asked again. TPE learns
+    nothing from failures and may want the same impossible corner for ever, so after ten in a row
+    the draws are random until one is possible.
     """
 
     def __init__(self, space: SearchSpace, on_infeasible: Infeasible | None = None) -> None:
@@ -47,7 +51,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             space=space.suggest,
             metric=METRIC,
             mode="min",
-            sampler=_sampler(space.search.seed, 0),
+            sampler=_sampler(space.search.seed),
         )
         for config in space.first:
             self._ot_study.enqueue_trial(space.to_params(config))
@@ -65,8 +69,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             RunError: a thousand suggestions in a row were impossible networks.
         """
         search = self._search_space.search
-        for _ in range(MAX_INFEASIBLE_IN_A_ROW):
-            self._ot_study.sampler = _sampler(search.seed, self._asked)
+        for tried in range(MAX_INFEASIBLE_IN_A_ROW):
+            seed = derive_seed("sampler", search.seed, self._asked) % 2**32
+            self._ot_study.sampler = _sampler(seed, random=tried >= RANDOM_AFTER_INFEASIBLE)
             self._asked += 1
             trial = self._ot_study.ask()
             config = self._search_space.suggest(trial)
@@ -125,14 +130,16 @@ def ending_state(
     return TrialState.COMPLETE if result["epoch"] >= max_epochs else TrialState.PRUNED
 
 
-def _sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
+def _sampler(seed: int, *, random: bool = False) -> optuna.samplers.BaseSampler:
     """Multivariate TPE over groups of parameters that occur together (Falkner et al. 2018)."""
-    return optuna.samplers.TPESampler(
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-        seed=derive_seed("sampler", seed, number) % 2**32,
-    )
+    if random:
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        # Grouped and multivariate TPE are marked experimental; they are what conditional spaces need.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            multivariate=True, group=True, constant_liar=True, seed=seed
+        )
 
 
 def _infeasibility(config: dict[str, Any]) -> str | None:
