@@ -29,6 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130
+NOTHING = "(nothing is searched)"
+
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="A search space, a YAML file.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/NAME.")]
 Overrides = Annotated[
@@ -62,7 +65,7 @@ def launch(
     verbose: Annotated[bool, typer.Option(help="Show what Ray has to say, too.")] = False,
 ) -> None:
     """Search a space, retrain the winner, report its test RMSE, export it."""
-    from crnn_search.space import load_space
+    from crnn_search.space_file import load_space
 
     changes = list(overrides or [])
     if trials is not None:
@@ -96,26 +99,32 @@ def check(
 ) -> None:
     """Validate a space and show configurations drawn from it, with their size."""
     from crnn_search.config import TrialConfig
+    from crnn_search.domains import Fixed
     from crnn_search.errors import ConfigError
     from crnn_search.footprint import parameter_count, peak_memory_mb
-    from crnn_search.space import load_space, sample
+    from crnn_search.space import sample
+    from crnn_search.space_file import load_space
 
     searched = load_space(space, list(overrides or []))
     table = Table(box=None, pad_edge=False)
     for column in ("configuration", "parameters", "peak memory"):
         table.add_column(column, justify="left" if column == "configuration" else "right")
     for values in sample(searched, searched.search.seed, samples):
-        shown = "  ".join(f"{k}={v}" for k, v in values.items()) or "(nothing is searched)"
+        shown = "  ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in values.items()
+            if not isinstance(searched.space[name], Fixed)
+        )
         try:
             config = TrialConfig.from_dict(values)
         except ConfigError as error:
-            table.add_row(shown, "impossible", error.problems[0])
+            table.add_row(shown or NOTHING, "impossible", error.problems[0])
             continue
         longest = min(config.training.max_sequence_length, searched.task.max_digits)
         memory = peak_memory_mb(config.model, config.training.batch_size, longest)
-        table.add_row(shown, f"{parameter_count(config.model):,}", f"{memory:,.0f} MB")
+        table.add_row(shown or NOTHING, f"{parameter_count(config.model):,}", f"{memory:,.0f} MB")
     console = Console()
-    console.print(f"{space} is valid.", highlight=False)
+    console.print(f"{space} is valid.", highlight=False, soft_wrap=True)
     console.print(table)
     share = searched.infeasible_share()
     if share:
@@ -163,8 +172,8 @@ def export(
     paths = open_run(run)
     _needs(paths.retrained, "the run has not been retrained yet")
     from crnn_search import mnist
-    from crnn_search.export import FORMATS
     from crnn_search.launch import export_winner
+    from crnn_search.predictor import FORMATS
 
     wanted = tuple(formats or FORMATS)
     unknown = [name for name in wanted if name not in FORMATS]
@@ -189,24 +198,23 @@ def predict(
     """Print the predicted sum after each image of a sequence."""
     import torch
 
-    from crnn_search import export as exporting
+    from crnn_search.predictor import load, read_image, running_sums
 
-    predictor = exporting.load(model)
-    pixels = torch.stack([exporting.read_image(image) for image in images])
-    for image, total in zip(images, exporting.running_sums(predictor, pixels), strict=True):
+    predictor = load(model)
+    pixels = torch.stack([read_image(image) for image in images])
+    for image, total in zip(images, running_sums(predictor, pixels), strict=True):
         print(f"{image}: {total:.2f}")
 
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     try:
-        code: Any = app(standalone_mode=False)
+        code: Any = app(prog_name="crnn-search", standalone_mode=False)
+        if code == INTERRUPTED:  # what an interruption becomes inside a command
+            print("interrupted", file=sys.stderr)
     except CrnnSearchError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
     except Exception as error:
         code = _usage_error(error)
     sys.exit(code)
@@ -218,8 +226,6 @@ def _usage_error(error: Exception) -> int:
     if show is not None:
         show()
         return int(getattr(error, "exit_code", 2))
-    if type(error).__name__ == "Abort":
-        return 130
     raise error
 
 

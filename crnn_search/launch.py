@@ -16,6 +16,7 @@ from crnn_search import cluster, export, mnist, report, retrain, search
 from crnn_search.checkpoint import load_model
 from crnn_search.data import Digits, SequenceTable, testing_table
 from crnn_search.paths import ModelPaths, RunPaths, read_json, write_atomically, write_json
+from crnn_search.predictor import FORMATS
 from crnn_search.progress import Progress
 from crnn_search.space import SearchSpace, to_yaml
 
@@ -75,8 +76,8 @@ def finish(
     progress.note("report: scoring the retrained networks on the test images")
     digits = mnist.load(data_dir, test_images=True)
     result = report.write_report(paths, digits)
-    progress.note("export: " + ", ".join(export.FORMATS))
-    export_winner(paths, export.FORMATS, digits)
+    progress.note("export: " + ", ".join(FORMATS))
+    export_winner(paths, FORMATS, digits)
     return result
 
 

@@ -42,6 +42,14 @@ class JobRecord:
     reason: str | None = None
     checkpoint: Checkpoint | None = None
 
+    @property
+    def core_seconds(self) -> float:
+        return self.seconds * self.cpus
+
+    @property
+    def gpu_seconds(self) -> float:
+        return self.seconds * self.gpus
+
     def ledger_line(self, root: Path) -> dict[str, Any]:
         """The record as the ledger keeps it; the checkpoint's path is relative to `root`."""
         path = self.checkpoint and Path(self.checkpoint.path)
@@ -54,8 +62,8 @@ class JobRecord:
             "node": self.node,
             "device": self.device,
             "seconds": round(self.seconds, 3),
-            "core_seconds": round(self.seconds * self.cpus, 3),
-            "gpu_seconds": round(self.seconds * self.gpus, 3),
+            "core_seconds": round(self.core_seconds, 3),
+            "gpu_seconds": round(self.gpu_seconds, 3),
             "seed": self.job.seed,
             "checkpoint": _relative(path, root) if path else None,
         }

@@ -20,6 +20,9 @@ from crnn_search.space import SearchSpace
 from crnn_search.trainable import STATE_FILE, Job
 
 
+BASELINE = "mnist_crnn_2016"
+
+
 def choose(
     finalists: Sequence[JobRecord],
     space: SearchSpace,
@@ -43,15 +46,14 @@ def choose(
         for place, finalist in enumerate(finalists)
         for k in range(repeats)
     ]
-    values: dict[int, list[float]] = {finalist.job.number: [] for finalist in finalists}
+    repeated: list[list[JobRecord]] = [[] for _ in finalists]
     if jobs:
         progress.stage("finalists", len(jobs), space.search.max_epochs)
         recorder = Recorder(run.root, run.tensorboard / "finalists", progress)
         records = cluster.run_jobs(digits, run.tune / "finalists", jobs, slots, recorder)
         for record in records:
-            number = finalists[record.job.number // repeats].job.number
-            values[number].append(_last(record))
-    rows = [_row(finalist, values[finalist.job.number], space) for finalist in finalists]
+            repeated[record.job.number // repeats].append(record)
+    rows = [_row(*pair) for pair in zip(finalists, repeated, strict=True)]
     rows.sort(key=lambda row: row["rmse"])
     write_json(run.finalists, {"finalists": rows, "repeats": repeats})
     winner = {name: rows[0][name] for name in ("number", "config", "rmse")}
@@ -76,7 +78,9 @@ def retrain(
         RunError: one of them failed.
     """
     spec = space.retrain
-    named = {"winner": config, "mnist_crnn_2016": MNIST_CRNN_2016.to_dict()}
+    named = {"winner": config, BASELINE: MNIST_CRNN_2016.to_dict()}
+    if config == named[BASELINE]:  # the same seeds would give the same networks again
+        del named[BASELINE]
     jobs = [
         _retrain_job(space, f"{name}-{k}", place * spec.seeds + k, values, k)
         for place, (name, values) in enumerate(named.items())
@@ -87,8 +91,7 @@ def retrain(
     records = cluster.run_jobs(digits, run.tune / "retrain", jobs, slots, recorder)
     entries = [_save(record, space, run) for record in records]
     result: dict[str, Any] = {"epochs": spec.epochs, "epoch_sequences": spec.epoch_sequences}
-    for place, name in enumerate(named):
-        result[name] = entries[place * spec.seeds : (place + 1) * spec.seeds]
+    result["winner"], result[BASELINE] = entries[: spec.seeds], entries[-spec.seeds :]
     write_json(run.retrained, result)
 
 
@@ -121,16 +124,18 @@ def _retrain_job(space: SearchSpace, name: str, number: int, config: dict[str, A
     )
 
 
-def _row(finalist: JobRecord, repeated: list[float], space: SearchSpace) -> dict[str, Any]:
-    search_rmse = _last(finalist)
-    seeds = [derive_seed("finalist", space.search.seed, k) % 2**31 for k in range(len(repeated))]
+def _row(finalist: JobRecord, repeated: Sequence[JobRecord]) -> dict[str, Any]:
+    """A finalist's entry in `finalists.json`."""
+    values = [_last(record) for record in repeated]
     return {
         "number": finalist.job.number,
         "config": finalist.job.config,
-        "search_rmse": search_rmse,
-        "seeds": seeds,
-        "rmse_by_seed": repeated,
-        "rmse": statistics.fmean(repeated) if repeated else search_rmse,
+        "search_rmse": _last(finalist),
+        "seeds": [record.job.seed for record in repeated],
+        "rmse_by_seed": values,
+        "rmse": statistics.fmean(values or [_last(finalist)]),
+        "core_seconds": round(sum(record.core_seconds for record in repeated), 3),
+        "gpu_seconds": round(sum(record.gpu_seconds for record in repeated), 3),
     }
 
 
@@ -158,8 +163,8 @@ def _save(record: JobRecord, space: SearchSpace, run: RunPaths) -> dict[str, Any
         "seed": record.job.seed,
         "file": str(path.relative_to(run.root)),
         "seconds": round(record.seconds, 3),
-        "core_seconds": round(record.seconds * record.cpus, 3),
-        "gpu_seconds": round(record.seconds * record.gpus, 3),
+        "core_seconds": round(record.core_seconds, 3),
+        "gpu_seconds": round(record.gpu_seconds, 3),
         "node": record.node,
         "device": record.device,
         "train_loss": record.losses,

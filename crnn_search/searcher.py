@@ -135,7 +135,7 @@ def _sampler(seed: int, *, random: bool = False) -> optuna.samplers.BaseSampler:
     if random:
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
-        # Grouped and multivariate TPE are marked experimental; they are what conditional spaces need.
+        # Both are marked experimental; they are what conditional spaces need.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
             multivariate=True, group=True, constant_liar=True, seed=seed

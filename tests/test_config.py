@@ -61,7 +61,7 @@ def test_the_2016_network_has_its_size() -> None:
     assert parameter_count(MNIST_CRNN_2016.model) == 294_171
 
 
-specs = st.builds(
+specs: st.SearchStrategy[dict[str, object]] = st.builds(
     dict,
     conv_channels=st.lists(st.integers(1, 12), min_size=1, max_size=3),
     kernel_size=st.lists(st.integers(1, 5), min_size=1, max_size=3),

@@ -113,7 +113,8 @@ def _encode_all(encode: object, sequences: list[Tensor]) -> tuple[Tensor, ...]:
     """All sequences' images at once, because batch norm sees the whole batch."""
     assert callable(encode)
     features: Tensor = encode(torch.cat(sequences).unsqueeze(1).float() / 255)
-    return features.split([len(s) for s in sequences])
+    parts: tuple[Tensor, ...] = features.split([len(s) for s in sequences])
+    return parts
 
 
 @pytest.mark.parametrize(

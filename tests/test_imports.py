@@ -17,14 +17,14 @@ FLOORS: list[set[str]] = [
     {"cli"},
     {"launch"},
     {"search", "retrain", "report", "export"},
-    {"cluster", "plots"},
+    {"cluster", "plots", "predictor"},
     {"recorder"},
     {"searcher", "scheduler"},
     {"trainable", "ledger", "progress", "evaluate"},
     {"checkpoint"},
-    {"engine", "space"},
-    {"mnist", "model", "yaml_lines"},
-    {"data", "footprint", "paths"},
+    {"engine", "space_file"},
+    {"mnist", "model", "space"},
+    {"data", "footprint", "paths", "domains", "yaml_lines"},
     {"config"},
     {"errors"},
 ]
@@ -33,11 +33,11 @@ ALLOWED: dict[str, set[str]] = {
     "ray": {"cluster", "recorder", "trainable", "searcher", "scheduler"},
     "optuna": {"space", "searcher", "search", "report"},
     "onnx": {"export"},
-    "onnxruntime": {"export"},
+    "onnxruntime": {"predictor"},
     "matplotlib": {"plots"},
     "typer": {"cli"},
     "rich": {"cli", "progress"},
-    "pydantic": {"space"},
+    "pydantic": {"space", "space_file"},
 }
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
@@ -50,7 +50,8 @@ def imports(module: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module == "crnn_search":
-            found |= {f"crnn_search.{alias.name}" for alias in node.names}
+            names = {alias.name for alias in node.names} - {"__version__"}
+            found |= {f"crnn_search.{name}" for name in names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
     return found

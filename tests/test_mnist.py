@@ -81,7 +81,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--data-dir must be a folder, got .*nowhere"):
+    with pytest.raises(DataError, match=r"--data-dir must be a folder, got .*nowhere"):
         mnist.load(tmp_path / "nowhere")
 
 

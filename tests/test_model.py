@@ -30,10 +30,13 @@ def network(spec: ModelSpec) -> CRNN:
 def gru_by_hand(gru: nn.GRU, features: Tensor) -> Tensor:
     """Outputs `(T, H)` of one sequence `(T, D)` by the equations of PyTorch's manual."""
     size = gru.hidden_size
+    w_x, w_h, b_x, b_h = (
+        getattr(gru, f"{n}_l0") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
     state, states = torch.zeros(size), []
     for x in features:
-        from_x = gru.weight_ih_l0 @ x + gru.bias_ih_l0
-        from_h = gru.weight_hh_l0 @ state + gru.bias_hh_l0
+        from_x = w_x @ x + b_x
+        from_h = w_h @ state + b_h
         reset = torch.sigmoid(from_x[:size] + from_h[:size])
         update = torch.sigmoid(from_x[size : 2 * size] + from_h[size : 2 * size])
         new = torch.tanh(from_x[2 * size :] + reset * from_h[2 * size :])

@@ -16,7 +16,8 @@ from crnn_search.config import TrialConfig
 from crnn_search.errors import RunError
 from crnn_search.scheduler import FiniteAsha
 from crnn_search.searcher import StudySearch, ending_state
-from crnn_search.space import SearchSpace, parse_space
+from crnn_search.space import SearchSpace
+from crnn_search.space_file import parse_space
 from crnn_search.trainable import METRIC
 
 TEXT = """
