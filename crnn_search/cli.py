@@ -77,8 +77,8 @@ def launch(
     _configure_logging(run, verbose)
 
     from crnn_search import launch as launching
-    from crnn_search import report
     from crnn_search.progress import show_on
+    from crnn_search.render import summary
 
     progress = show_on(console)
     try:
@@ -87,7 +87,7 @@ def launch(
         )
     finally:
         progress.close()
-    console.print(report.summary(result), highlight=False, soft_wrap=True)
+    console.print(summary(result), highlight=False, soft_wrap=True)
     console.print(f"\nreport: {run.report_markdown}\nmodel:  {run.model}", highlight=False)
 
 
@@ -153,10 +153,11 @@ def report(run: Run, data_dir: DataDir = None) -> None:
     paths = open_run(run)
     _needs(paths.retrained, "the run has not been retrained yet")
     from crnn_search import mnist
-    from crnn_search import report as reporting
+    from crnn_search.render import summary
+    from crnn_search.report import write_report
 
-    result = reporting.write_report(paths, mnist.load(data_dir, test_images=True))
-    Console().print(reporting.summary(result), highlight=False, soft_wrap=True)
+    result = write_report(paths, mnist.load(data_dir, test_images=True))
+    Console().print(summary(result), highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -127,10 +127,18 @@ def _stopwatch(seconds: dict[str, float]) -> Callable[[str, Callable[[], Any]], 
 
 
 def _git_commit() -> str | None:
-    """The commit this package stands at, if it is run from a checkout."""
+    """The commit this package stands at, if run from a checkout; marked where files differ."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            [
+                "git",
+                "-C",
+                str(Path(__file__).parent),
+                "describe",
+                "--always",
+                "--abbrev=40",
+                "--dirty",
+            ],
             capture_output=True,
             text=True,
             timeout=10,

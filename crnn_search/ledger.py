@@ -32,6 +32,9 @@ from crnn_search.errors import InputError
 
 Record = dict[str, Any]
 
+INFEASIBLE = "infeasible: "
+"""What the reason of a sampled network begins with that cannot be built and never ran."""
+
 STATES = {"completed": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
 """Optuna's state for each word of the report."""
 
@@ -80,10 +83,12 @@ def last_of_each(records: Sequence[Record]) -> list[Record]:
 def outcomes(records: Sequence[Record]) -> dict[str, Any]:
     """How many trials completed, were stopped early and failed, and why they failed.
 
+    Impossible networks that were sampled are `infeasible`; they never ran, so they have not failed.
     `failures` has `reason`, `count` and trial `numbers`, the most frequent reason first.
     """
     by_reason: dict[str, list[int]] = {}
-    for record in records:
+    ran = [record for record in records if not (record["reason"] or "").startswith(INFEASIBLE)]
+    for record in ran:
         if record["state"] == "FAIL":
             by_reason.setdefault(record["reason"] or "no reason recorded", []).append(
                 record["number"]
@@ -92,8 +97,8 @@ def outcomes(records: Sequence[Record]) -> dict[str, Any]:
         {"reason": reason, "count": len(numbers), "numbers": numbers}
         for reason, numbers in sorted(by_reason.items(), key=lambda item: -len(item[1]))
     ]
-    counts = {word: _count(records, state) for word, state in STATES.items()}
-    return {**counts, "failures": failures}
+    counts = {word: _count(ran, state) for word, state in STATES.items()}
+    return {**counts, "infeasible": len(records) - len(ran), "failures": failures}
 
 
 def spent(records: Sequence[Record], key: str) -> dict[str, float]:

@@ -140,7 +140,7 @@ class Recorder(Callback):  # type: ignore[misc]
     def infeasible(self, number: int, config: dict[str, Any], reason: str) -> None:
         """A sampled network is impossible; it never ran."""
         job = Job(f"trial-{number:04d}", number, config, 0, 0, 0, 0, 0)
-        record = JobRecord(job, 0.0, 0.0, state="FAIL", reason=f"infeasible: {reason}")
+        record = JobRecord(job, 0.0, 0.0, state="FAIL", reason=ledger.INFEASIBLE + reason)
         if self._ledger_path:
             ledger.append(self._ledger_path, record.ledger_line(self._root))
 

@@ -19,7 +19,6 @@ from crnn_search.recorder import JobRecord, Recorder
 from crnn_search.space import SearchSpace
 from crnn_search.trainable import STATE_FILE, Job
 
-
 BASELINE = "mnist_crnn_2016"
 
 

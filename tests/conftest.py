@@ -7,6 +7,7 @@ import torch
 
 from crnn_search.data import TRAINING_IMAGES, Digits, SequenceTable, draw_table
 from crnn_search.engine import TrainingData
+from tests.small_run import FinishedRun, launch_small_run
 
 torch.set_num_threads(1)
 
@@ -32,3 +33,9 @@ def training_data(digits: Digits) -> TrainingData:
 def small_table(digits: Digits, sequences: int, seed: int = 1) -> SequenceTable:
     """Sequences of images 1,000 to 1,999."""
     return draw_table(torch.arange(1000, 2000), digits.labels, sequences, 8, seed)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> FinishedRun:
+    """A small search that has ended, on real Ray."""
+    return launch_small_run(tmp_path_factory.mktemp("search"), digits)

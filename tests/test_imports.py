@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
     {"launch"},
     {"search", "retrain", "report", "export"},
-    {"cluster", "plots", "predictor"},
+    {"cluster", "plots", "predictor", "render"},
     {"recorder"},
     {"searcher", "scheduler"},
     {"trainable", "ledger", "progress", "evaluate"},

@@ -98,11 +98,13 @@ def test_outcomes_count_states_and_reasons() -> None:
     records = [
         record(0), record(1, "PRUNED"), record(2, "FAIL"), record(3, "FAIL", reason="diverged"),
         record(4, "FAIL", reason="diverged"), record(5, "PRUNED"),
+        record(6, "FAIL", reason="infeasible: no pixels"),
     ]  # fmt: skip
     assert ledger.outcomes(records) == {
         "completed": 1,
         "stopped": 2,
         "failed": 3,
+        "infeasible": 1,
         "failures": [
             {"reason": "diverged", "count": 2, "numbers": [3, 4]},
             {"reason": "no reason recorded", "count": 1, "numbers": [2]},

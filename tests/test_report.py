@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from crnn_search import checkpoint, data, engine, evaluate, ledger, plots, report
+from crnn_search import checkpoint, data, engine, evaluate, ledger, plots, render, report
 from crnn_search.config import MNIST_CRNN_2016, TrialConfig
 from crnn_search.data import TRAINING_IMAGES, Digits
 from crnn_search.errors import InputError, ModelFileError, RunError
@@ -227,18 +227,18 @@ def test_a_report_can_be_written_again_and_is_the_same(finished: RunPaths, digit
 
 
 def test_markdown_is_made_of_report_json_alone(finished: RunPaths, written: dict[str, Any]) -> None:
-    assert report.render(written) == finished.report_markdown.read_text()
+    assert render.render(written) == finished.report_markdown.read_text()
 
 
 def test_markdown_states_the_result_beside_its_baselines(written: dict[str, Any]) -> None:
     written["test"] |= {"rmse": 0.61234, "rmse_interval": [0.551, 0.6789], "rmse_std": 0.0123}
     written["baselines"] |= {"mnist_crnn_2016_rmse": 1.0512, "count_only_rmse": 4.0}
-    headline = report.render(written).split("\n\n")[1]
+    headline = render.render(written).split("\n\n")[1]
     assert (
         "RMSE of 0.612 (95 % interval 0.551 to 0.679; mean of 2 seeds, SD 0.012; 2,000 sequences "
         "of 1,000 test images), where the network of 2016 has 1.05, counting the digits 4.00"
     ) in headline
-    text = report.render(written)
+    text = render.render(written)
     assert "| mnistCRNN README, 2016 (published, other sequences) | 1.17 | – | – | – |" in text
     assert (
         "| mnistCRNN README, 2018 (ImageNet MobileNet) (published, other sequences) | 0.65 |"
@@ -254,7 +254,7 @@ def test_markdown_states_the_result_beside_its_baselines(written: dict[str, Any]
     ],
 )  # fmt: skip
 def test_numbers_have_three_digits_that_count(value: float | None, text: str) -> None:
-    assert report._number(value) == text
+    assert render._number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -281,12 +281,12 @@ def test_markdown_has(expected: str, finished: RunPaths) -> None:
 
 
 def test_markdown_has_a_row_for_every_length(written: dict[str, Any]) -> None:
-    lines = report.render(written).splitlines()
+    lines = render.render(written).splitlines()
     for length, rmse in written["test"]["rmse_by_length"].items():
         row = next(line for line in lines if line.startswith(f"| {length} |"))
         blind = written["baselines"]["count_only_rmse_by_length"][length]
-        assert row.startswith(f"| {length} | {report._number(rmse)} |")
-        assert row.endswith(f"| {report._number(blind)} |")
+        assert row.startswith(f"| {length} | {render._number(rmse)} |")
+        assert row.endswith(f"| {render._number(blind)} |")
 
 
 def test_missing_figures_are_said_to_be_missing(fresh: RunPaths, digits: Digits) -> None:
@@ -306,7 +306,7 @@ def test_missing_figures_are_said_to_be_missing(fresh: RunPaths, digits: Digits)
     assert "Missing: it needs at least 8 trials" in text
     assert "| finalists, repeated | missing | missing |" in text
     assert "Wall time: missing." in text
-    assert "2016 network    missing" in report.summary(result)
+    assert "2016 network    missing" in render.summary(result)
 
 
 def test_a_winner_that_is_the_network_of_2016_is_said_and_counted_once(
@@ -324,15 +324,15 @@ def test_many_reasons_of_failures_are_cut_short(written: dict[str, Any]) -> None
     written["trials"]["failures"] = [
         {"reason": f"reason {n}", "count": 2, "numbers": [n]} for n in range(13)
     ]
-    text = report.render(written)
+    text = render.render(written)
     assert "- 2 × `reason 9`\n- 6 for other reasons, all in report.json" in text
     written["trials"]["failures"] = []
-    assert "No trial failed." in report.render(written)
+    assert "No trial failed." in render.render(written)
 
 
 def test_a_single_finalist_was_not_repeated(written: dict[str, Any]) -> None:
     written["finalists"] = [written["finalists"][0] | {"rmse_by_seed": []}]
-    assert "| trial 3 | 1.23 | not repeated | – | 0 |" in report.render(written)
+    assert "| trial 3 | 1.23 | not repeated | – | 0 |" in render.render(written)
 
 
 def test_html_needs_no_other_file(finished: RunPaths) -> None:
@@ -362,7 +362,7 @@ def test_learning_curves_of_trials_without_a_number(tmp_path: Path) -> None:
 
 def test_summary_is_short_and_plain(written: dict[str, Any]) -> None:
     written["test"] |= {"rmse": 0.61234, "rmse_interval": [0.551, 0.6789]}
-    text = report.summary(written)
+    text = render.summary(written)
     assert "test RMSE       0.612  (95 % interval 0.551 to 0.679)" in text
     assert "12 completed, 2 stopped early, 2 failed" in text
     assert text.startswith("night: sums of 1 to 5 digits\n")
