@@ -1,14 +1,11 @@
 """Files of tensors: a training's checkpoint and a model, both safetensors, neither with pickle.
 
-A file is written under a temporary name, flushed to the disk and renamed, so it is whole or absent.
-All that is not a tensor stands as JSON in the file's own header.
+A file is whole or absent. All that is not a tensor stands as JSON in the file's own header.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from crnn_search.config import TrialConfig
 from crnn_search.engine import TrainState
 from crnn_search.errors import ConfigError, ModelFileError
 from crnn_search.model import CRNN
+from crnn_search.paths import whole_or_absent
 
 CHECKPOINT_FORMAT = "crnn-search checkpoint 1"
 MODEL_FORMAT = "crnn-search model 1"
@@ -87,20 +85,10 @@ def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
 
 
 def _save(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Safetensors stores what lies in memory: channels_last weights must be made contiguous first.
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with whole_or_absent(path) as temporary:
         save_file(plain, temporary, metadata={"format": kind, "header": json.dumps(header)})
-        with Path(temporary).open("rb") as file:
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

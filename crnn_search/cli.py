@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,10 @@ def launch(
         result = launching.run(
             searched, run, progress, address=address, data_dir=data_dir, verbose=verbose
         )
+    except InputError:
+        if not run.manifest.exists():  # nothing was started: leave nothing, not even the name
+            shutil.rmtree(run.root)
+        raise
     finally:
         progress.close()
     console.print(summary(result), highlight=False, soft_wrap=True)
@@ -214,7 +219,8 @@ def main() -> None:
         if code == INTERRUPTED:  # what an interruption becomes inside a command
             print("interrupted", file=sys.stderr)
     except CrnnSearchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        kind = "interrupted" if error.exit_code == INTERRUPTED else "error"
+        print(f"{kind}: {error}", file=sys.stderr)
         code = error.exit_code
     except Exception as error:
         code = _usage_error(error)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ SETTINGS = {
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 AUTO_GPU_FRACTION = 0.25
 MAX_PROCESS_FAILURES = 3
+CONNECT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    if address:
+        _check_reachable(address)
     local = {} if address else {"object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:
         ray.init(
@@ -69,6 +73,20 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse at once an address where nobody listens; Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return  # `auto` and the like are for Ray to resolve
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise InputError(
+            f"nothing answers at {address}: {error}; name a running cluster (auto, HOST:6379 or "
+            "ray://HOST:10001), or leave --address out to start a local one"
+        ) from error
 
 
 def nodes() -> list[dict[str, Any]]:
@@ -193,7 +211,8 @@ def _fit(
     records = list(recorder.records.values())
     if sum(bool(record.state) for record in records) < jobs:
         raise InterruptedRun(
-            f"stopped with {sum(bool(r.state) for r in records)} of {jobs} jobs done"
+            f"stopped with {sum(bool(r.state) for r in records)} of {jobs} jobs done; what was "
+            f"recorded is in {folder.parent.parent}"
         )
     return records
 

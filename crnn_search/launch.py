@@ -47,11 +47,11 @@ def run(
     digits = mnist.load(data_dir)
     seconds: dict[str, float] = {}
     with cluster.connect(address, verbose=verbose):
-        write_json(paths.manifest, manifest(space, paths))
         resources = space.resources
         slots = cluster.divide(
             resources.cpus_per_trial, resources.gpus_per_trial, space.search.max_concurrent_trials
         )
+        write_json(paths.manifest, manifest(space, paths))
         seconds["start"] = time.time() - began
         stage = _stopwatch(seconds)
         finalists = stage("search", lambda: search.run(space, paths, digits, slots, progress))
@@ -71,6 +71,7 @@ def finish(
     data_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Score the retrained models on the test images, for the only time, and export the winner."""
+    progress.close()
     retrained = read_json(paths.retrained)
     write_json(paths.retrained, retrained | {"seconds": seconds})
     progress.note("report: scoring the retrained networks on the test images")

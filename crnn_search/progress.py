@@ -33,6 +33,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line."""
 
+    def close(self) -> None:
+        """The stage is over."""
+
 
 @dataclass
 class _Row:

@@ -58,9 +58,12 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
 
         images: uint8 `(60000, 28, 28)`. labels: uint8 `(60000,)`. NumPy arrays, read-only.
         """
+        granted = self.trial_resources.required_resources
         self._device = engine.pick_device()
+        if self._device.type == "cuda" and not granted.get("GPU"):
+            self._device = torch.device("cpu")
         if self._device.type == "cpu":
-            torch.set_num_threads(max(1, int(self.trial_resources.required_resources["CPU"])))
+            torch.set_num_threads(max(1, int(granted["CPU"])))
         self._digits = Digits(_shared_tensor(images), _shared_tensor(labels)).to(self._device)
         self._labels = self._digits.labels.cpu()
         self._tables: dict[int, SequenceTable] = {}

@@ -100,6 +100,21 @@ def test_a_name_that_is_a_path_is_refused(
     assert "a run's name must be a plain folder name, got '../elsewhere'" in err
 
 
+def test_data_that_is_not_there_leaves_no_run_behind(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    space: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(cli, "_configure_logging", lambda run, verbose: None)
+    storage, data = tmp_path / "runs", tmp_path / "nowhere"
+    arguments = ("launch", str(space), "--storage", str(storage), "--data-dir", str(data))
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "--data-dir must be a folder" in err
+    assert list(storage.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", ["report", "export", "tensorboard"])
 def test_a_folder_that_is_no_run_is_refused(
     monkeypatch: pytest.MonkeyPatch,
