@@ -58,7 +58,7 @@ def launch(
     storage: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
     address: Annotated[
         str | None,
-        typer.Option(help="A Ray cluster, as auto or ray://HOST:10001; a local Ray by default."),
+        typer.Option(help="A Ray cluster, as auto or HOST:6379; a local Ray by default."),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="How many trials to run.")] = None,
     overrides: Overrides = None,

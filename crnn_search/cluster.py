@@ -84,8 +84,8 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise InputError(
-            f"nothing answers at {address}: {error}; name a running cluster (auto, HOST:6379 or "
-            "ray://HOST:10001), or leave --address out to start a local one"
+            f"nothing answers at {address}: {error}; name a running cluster (auto or HOST:6379), "
+            "or leave --address out to start a local one"
         ) from error
 
 
