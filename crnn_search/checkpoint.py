@@ -1,11 +1,17 @@
 """Files of tensors: a training's checkpoint and a model, both safetensors, neither with pickle.
 
-A file is whole or absent. All that is not a tensor stands as JSON in the file's own header.
+A file is whole or absent. All that is not a tensor stands as JSON in the file's own header, beside
+a checksum of the tensors. A `CheckpointFolder` holds the few checkpoints of one job.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +23,20 @@ from torch import Tensor
 from crnn_search import engine
 from crnn_search.config import TrialConfig
 from crnn_search.engine import TrainState
-from crnn_search.errors import ConfigError, ModelFileError
+from crnn_search.errors import ConfigError, ModelFileError, StorageError
+from crnn_search.job import METRIC, Job
 from crnn_search.model import CRNN
 from crnn_search.paths import whole_or_absent
 
-CHECKPOINT_FORMAT = "crnn-search checkpoint 1"
-MODEL_FORMAT = "crnn-search model 1"
+CHECKPOINT_FORMAT = "crnn-search checkpoint 2"
+MODEL_FORMAT = "crnn-search model 2"
 
 
-def save_state(path: Path, state: TrainState) -> None:
-    """Write all that `load_state` needs to go on with a training."""
+def save_state(path: Path, state: TrainState, history: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write all that `load_state` needs to go on with a training.
+
+    history: what each of its epochs gave, numbers only.
+    """
     optimizer = state.optimizer.state_dict()["state"]
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     for parameter, values in optimizer.items():
@@ -37,12 +47,13 @@ def save_state(path: Path, state: TrainState) -> None:
         "seed": state.seed,
         "epoch": state.epoch,
         "epochs": state.epochs,
+        "history": list(history),
     }
     _save(path, CHECKPOINT_FORMAT, header, tensors)
 
 
-def load_state(path: Path, device: torch.device) -> TrainState:
-    """The training that `save_state` wrote, on `device`.
+def load_state(path: Path, device: torch.device) -> tuple[TrainState, list[dict[str, Any]]]:
+    """The training that `save_state` wrote, on `device`, and its history.
 
     Raises:
         ModelFileError: the file is missing, truncated, altered or of another kind.
@@ -60,7 +71,81 @@ def load_state(path: Path, device: torch.device) -> TrainState:
         {"state": values, "param_groups": state.optimizer.state_dict()["param_groups"]}
     )
     _match_layouts(state.optimizer)
-    return state
+    return state, header["history"]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A training found in a folder, or None; `problems` name the files that could not be used."""
+
+    state: TrainState | None
+    history: list[dict[str, Any]]
+    problems: list[str]
+
+
+class CheckpointFolder:
+    """The checkpoints of one job, `epoch-0001.safetensors` and so on: the newest two and the best.
+
+    The newest but one stands in for the newest if that is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, epoch: int) -> Path:
+        """The name of the checkpoint after an epoch."""
+        return self.path / f"epoch-{epoch:04d}.safetensors"
+
+    def save(self, state: TrainState, history: Sequence[Mapping[str, Any]]) -> Path:
+        """Write a checkpoint, then remove those that are no longer needed.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        path = self.file(state.epoch)
+        try:
+            save_state(path, state, history)
+            best = best_epoch([epoch.get(METRIC) for epoch in history])
+            self.keep({state.epoch, state.epoch - 1, best})
+        except OSError as error:
+            raise StorageError(path, error) from error
+        except SafetensorError as error:
+            raise StorageError(path, str(error)) from error
+        return path
+
+    def load(self, job: Job, device: torch.device) -> Resumed:
+        """The newest checkpoint of `job` that is whole, else a problem for each that is not."""
+        problems = []
+        for epoch in sorted(self._epochs(), reverse=True):
+            try:
+                state, history = load_state(self.file(epoch), device)
+            except ModelFileError as error:
+                problems.append(f"checkpoint passed over: {error}")
+                continue
+            if (state.config, state.seed, state.epochs) == (
+                TrialConfig.from_dict(job.config),
+                job.seed,
+                job.epochs,
+            ):
+                return Resumed(state, history, problems)
+            problems.append(f"checkpoint passed over: {self.file(epoch)} is of another training")
+        return Resumed(None, [], problems)
+
+    def keep(self, epochs: Iterable[int | None]) -> None:
+        """Remove all checkpoints but those of these epochs."""
+        for epoch in self._epochs() - set(epochs):
+            self.file(epoch).unlink(missing_ok=True)
+
+    def _epochs(self) -> set[int]:
+        names = [path.name for path in self.path.glob("epoch-*.safetensors")]
+        found = [re.fullmatch(r"epoch-(\d{4,})\.safetensors", name) for name in names]
+        return {int(match[1]) for match in found if match}
+
+
+def best_epoch(values: Sequence[float | None]) -> int | None:
+    """The epoch, counted from 1, of the lowest value; None if there is no number."""
+    sound = [(v, e) for e, v in enumerate(values, 1) if v is not None and math.isfinite(v)]
+    return min(sound)[1] if sound else None
 
 
 def save_model(path: Path, model: CRNN, config: TrialConfig, info: dict[str, Any]) -> None:
@@ -87,8 +172,9 @@ def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
 def _save(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     # Safetensors stores what lies in memory: channels_last weights must be made contiguous first.
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"format": kind, "header": json.dumps(header), "crc32": _checksum(plain)}
     with whole_or_absent(path) as temporary:
-        save_file(plain, temporary, metadata={"format": kind, "header": json.dumps(header)})
+        save_file(plain, temporary, metadata=metadata)
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -100,6 +186,8 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
                     f"{path} is no file of the kind {kind!r}: it says {metadata.get('format')!r}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata["crc32"] != _checksum(tensors):
+                raise ValueError("its checksum is wrong")
             return json.loads(metadata["header"]), tensors
     except FileNotFoundError as error:
         raise ModelFileError(f"{path} does not exist") from error
@@ -107,6 +195,14 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ModelFileError(
             f"{path} is truncated, altered or no safetensors file: {error}"
         ) from error
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Of names and contents, in the order of the names."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].numpy().tobytes(), zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
 
 
 def _config(path: Path, header: dict[str, Any]) -> TrialConfig:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +23,10 @@ from rich.table import Table
 
 from crnn_search.errors import CrnnSearchError, InputError
 from crnn_search.paths import RunPaths, create_run, open_run
+
+if TYPE_CHECKING:
+    from crnn_search.launch import Options
+    from crnn_search.progress import Progress
 
 app = typer.Typer(
     name="crnn-search",
@@ -43,6 +50,22 @@ Overrides = Annotated[
         help="Change one value of the space, as --set search.seed=1. May be repeated.",
     ),
 ]
+Name = Annotated[
+    str | None, typer.Option(help="The run's name; the space's name and the time by default.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster, as auto or HOST:6379; a local Ray by default."),
+]
+Verbose = Annotated[bool, typer.Option(help="Show what Ray has to say, too.")]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="How long the whole run may take, as 2h or 90min."),
+]
+ComputeBudget = Annotated[
+    str | None,
+    typer.Option(metavar="AMOUNT", help="What it may use, as 20gpuh or 20corehours."),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="A folder with MNIST's four files, raw or .gz, instead of a download."),
@@ -52,44 +75,130 @@ DataDir = Annotated[
 @app.command()
 def launch(
     space: SpaceFile,
-    name: Annotated[
-        str | None, typer.Option(help="The run's name; the space's name and the time by default.")
-    ] = None,
+    name: Name = None,
     storage: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
-    address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster, as auto or HOST:6379; a local Ray by default."),
-    ] = None,
+    address: Address = None,
     trials: Annotated[int | None, typer.Option(help="How many trials to run.")] = None,
+    time_budget: TimeBudget = None,
+    compute_budget: ComputeBudget = None,
+    warm_start: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Learn from an earlier run, too. May be repeated."),
+    ] = None,
     overrides: Overrides = None,
     data_dir: DataDir = None,
-    verbose: Annotated[bool, typer.Option(help="Show what Ray has to say, too.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Search a space, retrain the winner, report its test RMSE, export it."""
+    from crnn_search.budget import parse_budget
     from crnn_search.space_file import load_space
 
     changes = list(overrides or [])
     if trials is not None:
         changes.append(f"search.trials={trials}")
     searched = load_space(space, changes)
+    budget = parse_budget(time_budget, compute_budget)
+    warm_runs = [open_run(run).root for run in warm_start or []]
     run = create_run(storage, name or f"{space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+
+    def work(progress: Progress, options: Options) -> dict[str, Any]:
+        from crnn_search import launch as launching
+
+        return launching.run(searched, run, progress, options, budget=budget, warm_runs=warm_runs)
+
+    try:
+        _work_on(run, work, address, data_dir, verbose)
+    except InputError:
+        if not run.manifest.exists():  # nothing was started: leave nothing, not even the name
+            shutil.rmtree(run.root)
+        raise
+
+
+@app.command()
+def resume(
+    run: Run, address: Address = None, data_dir: DataDir = None, verbose: Verbose = False
+) -> None:
+    """Go on with a run that was stopped or died, from where it was."""
+    paths = open_run(run)
+    from crnn_search.status import describe, plan, read_status
+
+    status = read_status(paths)
+    print(describe(status))
+    print(plan(status))
+    if status["stage"] == "finished":
+        return
+
+    def work(progress: Progress, options: Options) -> dict[str, Any]:
+        from crnn_search import launch as launching
+
+        return launching.resume(paths, progress, options)
+
+    _work_on(paths, work, address, data_dir, verbose)
+
+
+@app.command()
+def extend(
+    run: Run,
+    trials: Annotated[int, typer.Option(min=1, help="How many more trials to run.")],
+    time_budget: TimeBudget = None,
+    compute_budget: ComputeBudget = None,
+    address: Address = None,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
+) -> None:
+    """Add trials to a run's search: same study, same rungs; then report anew."""
+    from crnn_search.budget import parse_budget
+
+    budget = parse_budget(time_budget, compute_budget)
+    paths = open_run(run)
+    _needs(paths.manifest, "the run never began; launch it again")
+
+    def work(progress: Progress, options: Options) -> dict[str, Any]:
+        from crnn_search import launch as launching
+
+        return launching.extend(paths, trials, progress, options, budget)
+
+    _work_on(paths, work, address, data_dir, verbose)
+
+
+@app.command()
+def status(
+    run: Run, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+) -> None:
+    """Tell where a run stands, from its own files alone."""
+    from crnn_search.status import describe, plan, read_status
+
+    known = read_status(open_run(run))
+    print(json.dumps(known, indent=2) if as_json else describe(known))
+    if not as_json and not known["worked_on"] and known["stage"] != "finished":
+        print(f"{plan(known)}:\n  crnn-search resume {run}")
+
+
+def _work_on(
+    run: RunPaths,
+    work: Callable[[Progress, Options], dict[str, Any]],
+    address: str | None,
+    data_dir: Path | None,
+    verbose: bool,
+) -> None:
+    """Work on a run and print what came of it; two Ctrl-C end it at once."""
     console = Console()
     console.print(f"run: {run.root}", highlight=False)
     _configure_logging(run, verbose)
 
-    from crnn_search import launch as launching
+    from crnn_search.launch import Options
     from crnn_search.progress import show_on
     from crnn_search.render import summary
 
     progress = show_on(console)
     try:
-        result = launching.run(
-            searched, run, progress, address=address, data_dir=data_dir, verbose=verbose
+        result = work(progress, Options(address, data_dir, verbose))
+    except KeyboardInterrupt:
+        progress.close()
+        print(
+            f"interrupted: go on with\n  crnn-search resume {run.root}", file=sys.stderr, flush=True
         )
-    except InputError:
-        if not run.manifest.exists():  # nothing was started: leave nothing, not even the name
-            shutil.rmtree(run.root)
-        raise
+        os._exit(INTERRUPTED)  # without waiting for anything of Ray's
     finally:
         progress.close()
     console.print(summary(result), highlight=False, soft_wrap=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import platform
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +18,20 @@ import ray
 from ray import tune
 
 from crnn_search.data import Digits
-from crnn_search.errors import InputError, InterruptedRun, RunError
-from crnn_search.recorder import JobRecord, Recorder
+from crnn_search.errors import InputError, InterruptedRun
+from crnn_search.job import Job
+from crnn_search.paths import RunPaths
+from crnn_search.recorder import Recorder
 from crnn_search.scheduler import FiniteAsha
-from crnn_search.searcher import StudySearch
-from crnn_search.trainable import METRIC, DigitSumTrainable, Job
+from crnn_search.searcher import JobQueue, StudySearch
+from crnn_search.trainable import DigitSumTrainable
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever the verbosity
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # the run's own journal takes their place
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -34,7 +39,6 @@ SETTINGS = {
 
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 AUTO_GPU_FRACTION = 0.25
-MAX_PROCESS_FAILURES = 3
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -71,8 +75,12 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
         raise InputError(f"cannot connect to a Ray cluster at {address!r}: {error}") from error
     try:
         yield
-    finally:
+    except KeyboardInterrupt:
+        raise  # at once: a local Ray's processes end with this one
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
@@ -130,95 +138,85 @@ def divide(cpus_per_trial: float, gpus_per_trial: float | str, max_concurrent: i
 
 def run_search(
     digits: Digits,
-    folder: Path,
+    run: RunPaths,
     searcher: StudySearch,
     scheduler: FiniteAsha,
-    trials: int,
     slots: Slots,
     recorder: Recorder,
-) -> list[JobRecord]:
-    """Let the searcher propose and the scheduler stop `trials` trials; returns what became of each.
+) -> None:
+    """Let the searcher propose and the scheduler stop trials until the searcher has finished.
 
     Raises:
         InterruptedRun: the user stopped the search.
+        CrnnSearchError: the recorder's error, if it had one.
     """
     config = tune.TuneConfig(
-        search_alg=searcher,
-        scheduler=scheduler,
-        num_samples=trials,
-        max_concurrent_trials=slots.concurrent,
-        reuse_actors=True,
-        trial_name_creator=_name,
-        trial_dirname_creator=_name,
+        search_alg=searcher, scheduler=scheduler, max_concurrent_trials=slots.concurrent, **_ALWAYS
     )
-    checkpoints = tune.CheckpointConfig(
-        num_to_keep=1,
-        checkpoint_frequency=1,
-        checkpoint_score_attribute=METRIC,
-        checkpoint_score_order="min",
-    )
-    return _fit(digits, folder, {}, config, checkpoints, slots, recorder, trials)
+    _fit(digits, run, config, slots, recorder)
+    if not searcher.finished:
+        raise _interrupted(run)
 
 
 def run_jobs(
-    digits: Digits, folder: Path, jobs: Sequence[Job], slots: Slots, recorder: Recorder
-) -> list[JobRecord]:
-    """Run fixed jobs to their end, in order, as many at once as fit.
+    digits: Digits, run: RunPaths, jobs: Sequence[Job], slots: Slots, recorder: Recorder
+) -> None:
+    """Run fixed jobs, in order, as many at once as fit.
 
     Raises:
         InterruptedRun: the user stopped them.
-        RunError: one failed for good.
+        CrnnSearchError: the recorder's error, if it had one.
     """
-    config = tune.TuneConfig(
-        reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name
-    )
-    space = {"job": tune.grid_search([job.to_dict() for job in jobs])}
-    checkpoints = tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=1)
-    records = _fit(digits, folder, space, config, checkpoints, slots, recorder, len(jobs))
-    failed = [record for record in records if record.state != "COMPLETE"]
-    if failed:
-        raise RunError("\n".join(f"{record.job.name} failed: {record.reason}" for record in failed))
-    return sorted(records, key=lambda record: record.job.number)
+    queue = JobQueue(jobs, recorder)
+    _fit(digits, run, tune.TuneConfig(search_alg=queue, **_ALWAYS), slots, recorder)
+    if not queue.finished:
+        raise _interrupted(run)
 
 
 def _fit(
-    digits: Digits,
-    folder: Path,
-    param_space: dict[str, Any],
-    config: tune.TuneConfig,
-    checkpoints: tune.CheckpointConfig,
-    slots: Slots,
-    recorder: Recorder,
-    jobs: int,
-) -> list[JobRecord]:
+    digits: Digits, run: RunPaths, config: tune.TuneConfig, slots: Slots, recorder: Recorder
+) -> None:
+    """Run Tune with its own files in a folder that is thrown away: nothing is read from them."""
     trainable = tune.with_parameters(
-        DigitSumTrainable, images=digits.images.numpy(), labels=digits.labels.numpy()
+        DigitSumTrainable,
+        images=digits.images.numpy(),
+        labels=digits.labels.numpy(),
+        checkpoints=str(run.checkpoints.absolute()),
     )
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
-        param_space=param_space,
-        tune_config=config,
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent.absolute()),
-            callbacks=[recorder],
-            checkpoint_config=checkpoints,
-            failure_config=tune.FailureConfig(max_failures=MAX_PROCESS_FAILURES),
-            verbose=0,
-        ),
-    )
-    tuner.fit()
-    records = list(recorder.records.values())
-    if sum(bool(record.state) for record in records) < jobs:
-        raise InterruptedRun(
-            f"stopped with {sum(bool(r.state) for r in records)} of {jobs} jobs done; what was "
-            f"recorded is in {folder.parent.parent}"
+    resources = functools.partial(_resources, slots)
+    with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=config,
+            run_config=tune.RunConfig(
+                name="tune", storage_path=folder, callbacks=[recorder], verbose=0
+            ),
         )
-    return records
+        try:
+            tuner.fit()
+        except Exception:
+            if recorder.error:
+                raise recorder.error from None
+            raise
 
 
-def _name(trial: Any) -> str:
-    return str(trial.config["job"]["name"])
+_ALWAYS: dict[str, Any] = {
+    "num_samples": -1,  # the searcher says when it has finished
+    "reuse_actors": True,
+    "trial_name_creator": lambda trial: str(trial.config["job"]["name"]),
+    "trial_dirname_creator": lambda trial: str(trial.trial_id),  # a job may come again
+}
+
+
+def _resources(slots: Slots, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    gpus = config["job"]["gpus"]
+    return tune.PlacementGroupFactory(
+        [{"CPU": slots.cpus, "GPU": slots.gpus if gpus is None else gpus}]
+    )
+
+
+def _interrupted(run: RunPaths) -> InterruptedRun:
+    return InterruptedRun(f"everything so far is kept; go on with\n  crnn-search resume {run.root}")
 
 
 def _cpu_model() -> str:

@@ -2,6 +2,7 @@
 
     CrnnSearchError          exit code 1: the run failed
     ├── RunError             a search or a retraining could not be finished
+    ├── StorageError         a run's folder cannot be written: disk full, read-only, gone
     ├── InterruptedRun       the user stopped it; exit code 130
     └── InputError           exit code 2: what the user gave is wrong
         ├── ConfigError      a hyperparameter is out of range, unknown or contradictory
@@ -27,6 +28,17 @@ class CrnnSearchError(Exception):
 
 class RunError(CrnnSearchError):
     """A search or a retraining could not be finished."""
+
+
+class StorageError(CrnnSearchError):
+    """A file of a run cannot be written; what was recorded before stays."""
+
+    def __init__(self, path: object, error: OSError | str) -> None:
+        why = error if isinstance(error, str) else error.strerror or str(error)
+        super().__init__(
+            f"cannot write {path}: {why}; what was recorded before is kept. Make room or make the "
+            "folder writable again, then go on with crnn-search resume"
+        )
 
 
 class InterruptedRun(CrnnSearchError):  # noqa: N818  (an interruption is no error)

@@ -2,77 +2,181 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crnn_search import cluster, export, mnist, report, retrain, search
+from crnn_search import cluster, export, mnist, report, retrain, search, warm_start
+from crnn_search.budget import Budget, Limit
 from crnn_search.checkpoint import load_model
 from crnn_search.data import Digits, SequenceTable, testing_table
+from crnn_search.journal import History, Journal, read_history
 from crnn_search.paths import ModelPaths, RunPaths, read_json, write_atomically, write_json
 from crnn_search.predictor import FORMATS
 from crnn_search.progress import Progress
 from crnn_search.space import SearchSpace, to_yaml
+from crnn_search.space_file import load_space
 
 PACKAGES = (
     "crnn-search", "ray", "optuna", "torch", "torchvision", "numpy", "onnx", "onnxruntime",
     "safetensors",
 )  # fmt: skip
 EXPORT_CHECK_SEQUENCES = 1000
+TIMED = ("start", "search", "finalists", "retrain")
+UNLIMITED = Budget()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a command works on a run, whatever the run is.
+
+    address: a Ray cluster, None for a local one. data_dir: MNIST's files, None for a download.
+    """
+
+    address: str | None = None
+    data_dir: Path | None = None
+    verbose: bool = False
 
 
 def run(
     space: SearchSpace,
     paths: RunPaths,
     progress: Progress,
+    options: Options,
     *,
-    address: str | None = None,
-    data_dir: Path | None = None,
-    verbose: bool = False,
+    budget: Budget = UNLIMITED,
+    warm_runs: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Do all that `crnn-search launch` does; returns the report.
 
     Raises:
         CrnnSearchError: see the exception tree in `errors`.
     """
-    began = time.time()
+    fitted = warm_start.fit(space, warm_runs)
     write_atomically(paths.space, to_yaml(space))
-    progress.note("data: MNIST")
-    digits = mnist.load(data_dir)
-    seconds: dict[str, float] = {}
-    with cluster.connect(address, verbose=verbose):
-        resources = space.resources
-        slots = cluster.divide(
-            resources.cpus_per_trial, resources.gpus_per_trial, space.search.max_concurrent_trials
-        )
-        write_json(paths.manifest, manifest(space, paths))
-        seconds["start"] = time.time() - began
-        stage = _stopwatch(seconds)
-        finalists = stage("search", lambda: search.run(space, paths, digits, slots, progress))
-        config = stage(
-            "finalists",
-            lambda: retrain.choose(finalists, space, paths, digits, slots, progress),
-        )
-        stage("retrain", lambda: retrain.retrain(config, space, paths, digits, slots, progress))
-    return finish(paths, progress, seconds, data_dir=data_dir)
+    if warm_runs:
+        progress.note(fitted.describe())
+        warm_start.write(fitted, paths.warm_start)
+    known = manifest(space, paths, budget, warm_runs)
+    with _working_on(paths) as (history, journal):
+        return _work(space, paths, progress, options, known, history, journal)
+
+
+def resume(paths: RunPaths, progress: Progress, options: Options) -> dict[str, Any]:
+    """Go on with a run where it was left; returns the report. Raises as `run` does."""
+    with _working_on(paths) as (history, journal):
+        space = load_space(paths.space)
+        known = read_json(paths.manifest) if paths.manifest.exists() else manifest(space, paths)
+        return _work(space, paths, progress, options, known, history, journal)
+
+
+def extend(
+    paths: RunPaths, trials: int, progress: Progress, options: Options, budget: Budget = UNLIMITED
+) -> dict[str, Any]:
+    """Add trials to a run's search, which then goes on as if they had been asked for at first.
+
+    A report that exists is kept in the manifest under `earlier_reports`: it opened the test images.
+    Raises as `run` does.
+    """
+    with _working_on(paths) as (history, journal):
+        space = load_space(paths.space)
+        known = read_json(paths.manifest)
+        if paths.report_json.exists():
+            test = read_json(paths.report_json)["test"]
+            earlier = {"trials": space.search.trials}
+            earlier |= {name: test[name] for name in ("rmse", "rmse_interval")}
+            known.setdefault("earlier_reports", []).append(earlier)
+        known["budget"] = _budget_from(budget, history)
+        write_json(paths.manifest, known)
+        for path in (paths.finalists, paths.best, paths.retrained, paths.report_json):
+            path.unlink(missing_ok=True)
+        more = space.search.model_copy(update={"trials": space.search.trials + trials})
+        space = dataclasses.replace(space, search=more)
+        write_atomically(paths.space, to_yaml(space))  # from here on it is extended
+        return _work(space, paths, progress, options, known, history, journal)
+
+
+@contextlib.contextmanager
+def _working_on(paths: RunPaths) -> Iterator[tuple[History, Journal]]:
+    """Hold a run and know its past."""
+    history = read_history(paths.journal, paths.ledger)
+    with contextlib.closing(Journal(paths.journal, history.elapsed_s)) as journal:
+        yield history, journal
+
+
+def _work(
+    space: SearchSpace,
+    paths: RunPaths,
+    progress: Progress,
+    options: Options,
+    known: dict[str, Any],
+    history: History,
+    journal: Journal,
+) -> dict[str, Any]:
+    """Do what is left of a run. known: its manifest, written once a cluster is there."""
+    if not paths.retrained.exists():
+        progress.note("data: MNIST")
+        digits = mnist.load(options.data_dir)
+        with cluster.connect(options.address, verbose=options.verbose):
+            _train(space, paths, progress, known, history, journal, digits)
+    journal.write("stage", stage="report")
+    return finish(paths, progress, journal, data_dir=options.data_dir)
+
+
+def _train(
+    space: SearchSpace,
+    paths: RunPaths,
+    progress: Progress,
+    known: dict[str, Any],
+    history: History,
+    journal: Journal,
+    digits: Digits,
+) -> None:
+    """Search, repeat the finalists, retrain the winner: each as far as it is not done."""
+    resources = space.resources
+    slots = cluster.divide(
+        resources.cpus_per_trial, resources.gpus_per_trial, space.search.max_concurrent_trials
+    )
+    known["hardware"] = known["hardware"] or {"nodes": cluster.nodes()}
+    known["space"] = _sections(space)
+    write_json(paths.manifest, known)
+    stated = known["budget"]
+    limit = Limit(
+        Budget(**stated["limits"]),
+        space,
+        slots.concurrent,
+        lambda: journal.elapsed_s,
+        Budget(**stated["before"]),
+    )
+    stage = retrain.Stage(space, paths, history, journal, digits, slots, progress)
+    if paths.best.exists():
+        winner = read_json(paths.best)
+    else:
+        found = search.run(space, paths, history, journal, digits, slots, limit, progress)
+        winner = retrain.choose(found, stage)
+    retrain.retrain(winner, stage)
 
 
 def finish(
     paths: RunPaths,
     progress: Progress,
-    seconds: dict[str, float],
+    journal: Journal,
     *,
     data_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Score the retrained models on the test images, for the only time, and export the winner."""
     progress.close()
     retrained = read_json(paths.retrained)
+    seconds = read_history(journal.path, paths.ledger).seconds
+    seconds = {stage: seconds[stage] for stage in TIMED if stage in seconds}
     write_json(paths.retrained, retrained | {"seconds": seconds})
     progress.note("report: scoring the retrained networks on the test images")
     digits = mnist.load(data_dir, test_images=True)
@@ -96,8 +200,16 @@ def export_winner(paths: RunPaths, formats: tuple[str, ...], digits: Digits) -> 
     )
 
 
-def manifest(space: SearchSpace, paths: RunPaths) -> dict[str, Any]:
-    """What is needed to repeat a run: command, versions, commit, seeds, data, hardware."""
+def manifest(
+    space: SearchSpace,
+    paths: RunPaths,
+    budget: Budget = UNLIMITED,
+    warm_runs: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """What is needed to repeat a run: command, versions, commit, seeds, data, hardware.
+
+    The hardware is known only when there is a cluster.
+    """
     return {
         "name": paths.name,
         "command": " ".join(["crnn-search", *sys.argv[1:]]),
@@ -106,25 +218,28 @@ def manifest(space: SearchSpace, paths: RunPaths) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "seed": space.search.seed,
-        "hardware": {"nodes": cluster.nodes()},
+        "hardware": None,
         "data_sha256": mnist.FILES,
-        "space": {
-            "task": space.task.model_dump(),
-            "search": space.search.model_dump(),
-            "retrain": space.retrain.model_dump(),
-            "resources": space.resources.model_dump(),
-        },
+        "budget": _budget_from(budget, History({}, {})),
+        "warm_start": [str(folder) for folder in warm_runs],
+        "space": _sections(space),
     }
 
 
-def _stopwatch(seconds: dict[str, float]) -> Callable[[str, Callable[[], Any]], Any]:
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        began = time.time()
-        result = work()
-        seconds[name] = time.time() - began
-        return result
+def _sections(space: SearchSpace) -> dict[str, Any]:
+    names = ("task", "search", "retrain", "resources")
+    return {name: getattr(space, name).model_dump() for name in names}
 
-    return timed
+
+def _budget_from(budget: Budget, history: History) -> dict[str, Any]:
+    """A budget as the manifest keeps it: its limits, and what was used before it counts."""
+    records = history.records(search.STAGE).values()
+    before = Budget(
+        history.elapsed_s,
+        sum(record.core_seconds for record in records),
+        sum(record.gpu_seconds for record in records),
+    )
+    return {"limits": budget.to_dict(), "before": before.to_dict()}
 
 
 def _git_commit() -> str | None:

@@ -48,9 +48,18 @@ class RunPaths:
         return self.root / "trials.jsonl"
 
     @property
-    def tune(self) -> Path:
-        """Folder of Ray Tune's own experiments, one for each stage."""
-        return self.root / "tune"
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def warm_start(self) -> Path:
+        """Trials of earlier runs that the sampler knows from the start."""
+        return self.root / "warm_start.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """States of trainings, a folder for each job."""
+        return self.root / "checkpoints"
 
     @property
     def tensorboard(self) -> Path:
@@ -162,9 +171,9 @@ def open_run(folder: Path) -> RunPaths:
         RunFolderError: there is no run in it.
     """
     run = RunPaths(folder)
-    if not run.manifest.is_file():
+    if not run.space.is_file():
         raise RunFolderError(
-            f"{folder} is not the folder of a run: it has no {run.manifest.name}; give a folder "
+            f"{folder} is not the folder of a run: it has no {run.space.name}; give a folder "
             "that crnn-search launch made, such as runs/NAME"
         )
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,14 +13,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from crnn_search.journal import JobRecord
+
 RECENT_ROWS = 8
 
 
 class Progress(Protocol):
     """Hears of everything that happens to the jobs of a stage."""
 
-    def stage(self, title: str, jobs: int, epochs: int) -> None:
-        """A stage of `jobs` jobs of at most `epochs` epochs each begins."""
+    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
+        """A stage of `jobs` jobs of at most `epochs` epochs each begins, or goes on.
+
+        known: jobs of an earlier session.
+        """
 
     def started(self, name: str) -> None:
         """A job began its first epoch."""
@@ -54,14 +60,32 @@ class _Stage:
     began: float = field(default_factory=time.monotonic)
     rows: dict[str, _Row] = field(default_factory=dict)
     ended: int = 0
+    ended_before: int = 0
     best: _Row | None = None
+
+    def epoch(self, name: str, epoch: int, rmse: float | None, loss: float | None) -> None:
+        row = self.rows.setdefault(name, _Row(name))
+        row.epoch, row.rmse, row.loss = epoch, rmse, loss
+        full = epoch >= self.epochs and rmse is not None
+        if full and (self.best is None or self.best.rmse is None or (rmse or 0) < self.best.rmse):
+            self.best = row
+
+    def take_in(self, record: JobRecord) -> None:
+        """Know a job of an earlier session."""
+        value = record.values[-1] if record.values else None
+        loss = record.losses[-1] if record.losses else None
+        self.epoch(record.job.name, record.epochs, value, loss)
+        self.rows[record.job.name].state = record.state or "waiting"
+        self.ended += bool(record.state)
+        self.ended_before = self.ended
 
     def time_left(self) -> str:
         """A guess from the pace so far."""
-        if not self.ended or self.ended >= self.jobs:
+        here = self.ended - self.ended_before
+        if not here or self.ended >= self.jobs:
             return ""
-        left = (time.monotonic() - self.began) / self.ended * (self.jobs - self.ended)
-        return f"about {_duration(left)} left"
+        left = (time.monotonic() - self.began) / here * (self.jobs - self.ended)
+        return f"about {duration(left)} left"
 
     def headline(self) -> str:
         best = ""
@@ -72,7 +96,7 @@ class _Stage:
             if row.state in counts:
                 counts[row.state] += 1
         told = ", ".join(f"{n} {_WORDS[state]}" for state, n in counts.items() if n)
-        passed = _duration(time.monotonic() - self.began)
+        passed = duration(time.monotonic() - self.began)
         parts = [f"{self.title}: {self.ended}/{self.jobs}", told, best, passed, self.time_left()]
         return " · ".join(part for part in parts if part)
 
@@ -84,9 +108,12 @@ class _Tracker:
         self.console = console
         self.current: _Stage | None = None
 
-    def stage(self, title: str, jobs: int, epochs: int) -> None:
+    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
         self.close()
         self.current = _Stage(title, jobs, epochs)
+        for record in known:
+            if record.job.epochs:  # else it is a network that could not be built
+                self.current.take_in(record)
 
     def started(self, name: str) -> None:
         if self.current:
@@ -95,12 +122,7 @@ class _Tracker:
     def epoch(self, name: str, epoch: int, rmse: float | None, loss: float) -> None:
         if not self.current:
             return
-        row = self.current.rows.setdefault(name, _Row(name))
-        row.epoch, row.rmse, row.loss = epoch, rmse, loss
-        full = epoch >= self.current.epochs and rmse is not None
-        best = self.current.best
-        if full and (best is None or best.rmse is None or (rmse or 0) < best.rmse):
-            self.current.best = row
+        self.current.epoch(name, epoch, rmse, loss)
 
     def ended(self, name: str, state: str, reason: str | None) -> None:
         if self.current:
@@ -121,8 +143,8 @@ class LiveProgress(_Tracker):
         super().__init__(console)
         self._live: Live | None = None
 
-    def stage(self, title: str, jobs: int, epochs: int) -> None:
-        super().stage(title, jobs, epochs)
+    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
+        super().stage(title, jobs, epochs, known)
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2)
         self._live.start()
 
@@ -155,8 +177,8 @@ class LiveProgress(_Tracker):
 class PlainProgress(_Tracker):
     """One line for each job that ends."""
 
-    def stage(self, title: str, jobs: int, epochs: int) -> None:
-        super().stage(title, jobs, epochs)
+    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
+        super().stage(title, jobs, epochs, known)
         self.note(f"{title}: {jobs} jobs of up to {epochs} epochs")
 
     def ended(self, name: str, state: str, reason: str | None) -> None:
@@ -180,7 +202,8 @@ def show_on(console: Console) -> LiveProgress | PlainProgress:
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from crnn_search import checkpoint, engine, evaluate, ledger
+from crnn_search import checkpoint, engine, evaluate, ledger, lines
 from crnn_search.config import MNIST_CRNN_2016, PARAMETERS, TrialConfig
 from crnn_search.data import TRAINING_IMAGES, Digits, SequenceTable, testing_table
 from crnn_search.errors import RunError
 from crnn_search.evaluate import Score
 from crnn_search.footprint import parameter_count
-from crnn_search.ledger import Record
+from crnn_search.lines import Record
 from crnn_search.model import CRNN
 from crnn_search.paths import RunPaths, read_json, write_atomically, write_json
 from crnn_search.render import LEARNING_CURVES, RMSE_BY_LENGTH, Report, render, unprefixed
@@ -51,7 +51,7 @@ def write_report(run: RunPaths, digits_with_test: Digits) -> Report:
         ModelFileError: a retrained network's file is missing or altered.
         RunError: the retrained networks are not those of `best.json`, or one of them diverged.
     """
-    trials = ledger.last_of_each(ledger.read_ledger(run.ledger))
+    trials = sorted(lines.read(run.ledger), key=lambda record: record["number"])
     report = assemble(run, trials, digits_with_test)
     write_json(run.report_json, report)
     _draw(run, trials, report)

@@ -1,10 +1,14 @@
-"""One trial, as Ray Tune runs it: an actor that trains one `Job` after another, epoch by epoch."""
+"""One trial, as Ray Tune runs it: an actor that trains one `Job` after another, epoch by epoch.
+
+Checkpoints are the project's own files, not Ray's: whoever trains a job looks for its newest one
+first. So a restarted process, a resumed search and another host all go on in the same way.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 import warnings
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +16,38 @@ import numpy as np
 import torch
 from ray import tune
 
-from crnn_search import checkpoint, engine
+from crnn_search import engine
+from crnn_search.checkpoint import CheckpointFolder
 from crnn_search.config import TrialConfig
 from crnn_search.data import TRAINING_IMAGES, Digits, SequenceTable, split_images, validation_table
 from crnn_search.engine import EpochMetrics, TrainingData, TrainState
+from crnn_search.errors import StorageError
+from crnn_search.job import METRIC, Job
 
-METRIC = "validation_rmse"
-STATE_FILE = "state.safetensors"
 DIVERGENCE_FACTOR = 2.0
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one trial trains.
+class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
+    """Trains one job; each `step` is one epoch. An actor is used for many jobs in turn.
 
-    name: its name in the logs. number: its place in its stage.
-    config: flat configuration. seed: of weights, sequences and dropout.
-    epochs: the full budget. grace_epochs: a diverged network is let go on until then.
-    epoch_sequences: training sequences of an epoch. max_digits: length of the longest sequence.
-    all_images: train on all 60,000 training images, without validation.
+    A `step` always gives a result. Besides an epoch's metrics it has
+
+    - `failure`: why the trial must end: it diverged or raised an exception;
+    - `out_of_memory`: that memory ran out, on the device or in the process;
+    - `storage`: why its checkpoint could not be written, which is no fault of the trial;
+    - `restored`: whether the epoch is one that an earlier process trained;
+    - `checkpoint`: the name of the state after the epoch; `notes`: what else should be known.
+
+    A CUDA error leaves the process unusable: it is raised, so that another takes its place.
     """
 
-    name: str
-    number: int
-    config: dict[str, Any]
-    seed: int
-    epochs: int
-    grace_epochs: int
-    epoch_sequences: int
-    max_digits: int
-    all_images: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """The job as Ray Tune carries it: a plain mapping."""
-        return asdict(self)
-
-
-class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
-    """Trains one job; each `step` is one epoch. An actor is used for many jobs in turn."""
-
-    _state: TrainState
-
-    def setup(self, config: dict[str, Any], images: Any = None, labels: Any = None) -> None:
+    def setup(
+        self, config: dict[str, Any], images: Any = None, labels: Any = None, checkpoints: str = ""
+    ) -> None:
         """Take the images from the object store, without copying them, and the first job.
 
         images: uint8 `(60000, 28, 28)`. labels: uint8 `(60000,)`. NumPy arrays, read-only.
+        checkpoints: the folder of all jobs' checkpoints.
         """
         granted = self.trial_resources.required_resources
         self._device = engine.pick_device()
@@ -67,39 +58,37 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         self._digits = Digits(_shared_tensor(images), _shared_tensor(labels)).to(self._device)
         self._labels = self._digits.labels.cpu()
         self._tables: dict[int, SequenceTable] = {}
-        self._begin(config)
+        self._checkpoints = Path(checkpoints)
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job; the images and tables stay."""
-        self._begin(new_config)
+        self._job = Job(**new_config["job"])
+        self._state: TrainState | None = None
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch.
-
-        `failure` is the reason why a diverged trial must end, else missing.
-        """
-        metrics = next(engine.train(self._state, self._data))
-        result = metrics.to_dict() | {"device": _device_name(self._device)}
-        reason = failure_reason(metrics, self._data.validation, self._job.grace_epochs)
-        if reason is not None:
-            result["failure"] = reason
-        result["done"] = reason is not None or metrics.epoch >= self._job.epochs
-        return {name: value for name, value in result.items() if value is not None}
+        """Train one epoch, or give the last one that another process trained."""
+        began = time.monotonic()
+        try:
+            result = self._start() if self._state is None else None
+            result = result or self._epoch()
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            result = self._trouble(error, time.monotonic() - began)
+        return {"device": _device_name(self._device), "notes": [], "restored": False} | result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the state of the training into a folder."""
-        checkpoint.save_state(Path(checkpoint_dir) / STATE_FILE, self._state)
+        """Nothing: Ray keeps no checkpoints here."""
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Go on from a folder that `save_checkpoint` wrote to."""
-        self._state = checkpoint.load_state(Path(checkpoint_dir) / STATE_FILE, self._device)
+        """Nothing: see `save_checkpoint`."""
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._job = job = Job(**config["job"])
-        self._state = engine.start(
-            TrialConfig.from_dict(job.config), seed=job.seed, epochs=job.epochs, device=self._device
-        )
+    def _start(self) -> dict[str, Any] | None:
+        """Find or make the job's state; the last epoch it had, if any."""
+        job = self._job
+        self._folder = CheckpointFolder(self._checkpoints / job.name)
         self._data = TrainingData(
             self._digits,
             torch.arange(TRAINING_IMAGES) if job.all_images else split_images(self._labels)[0],
@@ -107,6 +96,47 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
             job.epoch_sequences,
             job.max_digits,
         )
+        found = self._folder.load(job, self._device)
+        self._state, self._history = found.state, found.history
+        if self._state is None:
+            config = TrialConfig.from_dict(job.config)
+            self._state = engine.start(
+                config, seed=job.seed, epochs=job.epochs, device=self._device
+            )
+            return self._epoch() | {"notes": found.problems} if found.problems else None
+        return self._sound(self._history[-1]) | {"restored": True, "notes": found.problems}
+
+    def _epoch(self) -> dict[str, Any]:
+        assert self._state is not None
+        metrics = next(engine.train(self._state, self._data))
+        figures = {name: value for name, value in metrics.to_dict().items() if value is not None}
+        reason = failure_reason(metrics, self._data.validation, self._job.grace_epochs)
+        if reason is not None:
+            return figures | {"failure": reason, "done": True}
+        self._history.append(figures)
+        self._folder.save(self._state, self._history)
+        return self._sound(figures)
+
+    def _sound(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """The result of an epoch whose state is saved."""
+        epoch = figures["epoch"]
+        return figures | {
+            "done": epoch >= self._job.epochs,
+            "checkpoint": f"{self._job.name}/{self._folder.file(epoch).name}",
+        }
+
+    def _trouble(self, error: Exception, seconds: float) -> dict[str, Any]:
+        """The result of an epoch that did not come to its end."""
+        text = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, StorageError):
+            kind, text = "storage", str(error)
+        else:
+            kind = "out_of_memory" if _is_out_of_memory(error) else "failure"
+        epoch = self._state.epoch if self._state else 0
+        self._state = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return {"epoch": epoch, METRIC: math.nan, kind: text, "seconds": seconds, "done": True}
 
     def _validation(self, max_digits: int) -> SequenceTable:
         if max_digits not in self._tables:
@@ -135,6 +165,19 @@ def failure_reason(
             f"above {limit:.1f}, twice that of guessing the mean"
         )
     return None
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of an error's message that says anything."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch has an exception for devices, but none for the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _shared_tensor(array: Any) -> torch.Tensor:

@@ -1,0 +1,86 @@
+"""Record learning curves of a space's network: `python -m benchmarks.record_curves`.
+
+Random configurations of `search_spaces/default.yaml` are trained for nine short epochs each, with
+one thread, and validated on a fixed part of the validation images. One JSON line a configuration,
+`{"number", "config", "values", "seconds"}`, so that searches can be replayed without training. A
+recording that was stopped goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crnn_search import engine, mnist
+from crnn_search.config import TrialConfig
+from crnn_search.data import Digits, draw_table, split_images
+from crnn_search.engine import TrainingData
+from crnn_search.errors import ConfigError
+from crnn_search.space import sample
+from crnn_search.space_file import load_space
+
+SPACE = Path("search_spaces/default.yaml")
+RECORDING = Path(__file__).parent / "recordings" / "default-9x3000.jsonl"
+EPOCHS, SEQUENCES = 9, 3000
+VALIDATION_IMAGES, VALIDATION_SEQUENCES = 2000, 5000
+
+_digits: Digits
+
+
+def _load(data_dir: Path | None) -> None:
+    global _digits
+    torch.set_num_threads(1)
+    _digits = mnist.load(data_dir)
+
+
+def record(number: int, config: dict[str, Any]) -> dict[str, Any]:
+    """Train one configuration; values that are no numbers are null."""
+    pool, validation = split_images(_digits.labels)
+    table = draw_table(validation[:VALIDATION_IMAGES], _digits.labels, VALIDATION_SEQUENCES, 8, 0)
+    state = engine.start(
+        TrialConfig.from_dict(config), seed=number, epochs=EPOCHS, device=torch.device("cpu")
+    )
+    values, seconds = [], []
+    for metrics in engine.train(state, TrainingData(_digits, pool, table, SEQUENCES, 8)):
+        rmse = metrics.validation_rmse
+        values.append(round(rmse, 4) if rmse is not None and rmse < 1e6 else None)
+        seconds.append(round(metrics.seconds, 2))
+    return {"number": number, "config": config, "values": values, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=240)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--data-dir", type=Path)
+    arguments = parser.parse_args()
+    RECORDING.parent.mkdir(exist_ok=True)
+    lines = RECORDING.read_text().splitlines() if RECORDING.exists() else []
+    done = {json.loads(line)["number"] for line in lines}
+    draws = enumerate(sample(load_space(SPACE), 2024, arguments.count))
+    with (
+        ProcessPoolExecutor(arguments.processes, initializer=_load,
+                            initargs=(arguments.data_dir,)) as pool,
+        RECORDING.open("a") as file,
+    ):  # fmt: skip
+        waiting = [pool.submit(record, n, c) for n, c in draws if n not in done and _possible(c)]
+        for future in as_completed(waiting):
+            file.write(json.dumps(future.result()) + "\n")
+            file.flush()
+
+
+def _possible(config: dict[str, Any]) -> bool:
+    try:
+        TrialConfig.from_dict(config)
+    except ConfigError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Append-only files of one JSON object a line: whole lines survive any crash.
+
+A line is whole if it ends in a newline. A crash while writing leaves at most one torn line, the
+last, which reading passes over and the next `append` removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from crnn_search.errors import InputError
+
+Record = dict[str, Any]
+
+
+def append(path: Path, record: Record) -> None:
+    """Add one line, with a single write, and flush it to the disk. Only one process may append.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+        ValueError: the record holds a number that is none; write null.
+    """
+    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        _remove_torn_line(handle)
+        if os.write(handle, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read(path: Path) -> list[Record]:
+    """All whole lines, in the order they were written.
+
+    Raises:
+        InputError: the file cannot be read, or a whole line is no JSON object.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parse(path: Path, number: int, line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"line {number} of {path} is no JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"line {number} of {path} must be a JSON object, got {record!r}")
+    return record
+
+
+def _remove_torn_line(handle: int) -> None:
+    size = os.fstat(handle).st_size
+    if size and os.pread(handle, 1, size - 1) != b"\n":
+        os.ftruncate(handle, os.pread(handle, size, 0).rfind(b"\n") + 1)
