@@ -32,7 +32,7 @@ from crnn_search.errors import RunFolderError, StorageError
 from crnn_search.job import Job
 from crnn_search.lines import Record
 
-DIED, OUT_OF_MEMORY = "process died", "out of memory"
+DIED, OUT_OF_MEMORY, PREEMPTED = "process died", "out of memory", "node taken away"
 """Causes of an `again` event."""
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import ray.exceptions
+from ray import cloudpickle
 from ray.tune import Callback
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -16,7 +19,16 @@ from crnn_search.budget import Limit
 from crnn_search.checkpoint import CheckpointFolder, best_epoch
 from crnn_search.errors import CrnnSearchError, RunError, StorageError
 from crnn_search.job import METRIC, Job
-from crnn_search.journal import DIED, OUT_OF_MEMORY, JobRecord, Journal, append, finite, trial_name
+from crnn_search.journal import (
+    DIED,
+    OUT_OF_MEMORY,
+    PREEMPTED,
+    JobRecord,
+    Journal,
+    append,
+    finite,
+    trial_name,
+)
 from crnn_search.lines import Record
 from crnn_search.paths import RunPaths
 from crnn_search.progress import Progress
@@ -27,8 +39,8 @@ SCALARS = (
     METRIC, "exact_sum_rate", "train_loss", "learning_rate", "sequences_per_s", "peak_memory_mb",
 )  # fmt: skip
 
-MAX_PROCESS_FAILURES = 3
-"""How often a job is begun again because its process died."""
+MAX_AGAIN = {OUT_OF_MEMORY: 1, DIED: 3, PREEMPTED: math.inf}
+"""How often a job is begun again, by cause. A spot node that is taken away is no fault of it."""
 
 
 class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
@@ -91,7 +103,8 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
     def again(self, trial_id: str) -> Job | None:
         """The job to run again, after a death of its process or lack of memory; else None.
 
-        Lack of memory is forgiven once, with twice the share of a GPU; a death three times.
+        Lack of memory is forgiven once, with twice the share of a GPU; a death three times, that of
+        a spot node always.
         """
         if trial_id not in self._verdicts:
             self._verdicts[trial_id] = self._judge(self._trials[trial_id])
@@ -212,8 +225,7 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
     def _judge(self, trial: Any) -> Job | None:
         record = self.records[_name(trial)]
         cause, text = _cause(trial)
-        allowed = {OUT_OF_MEMORY: 1, DIED: MAX_PROCESS_FAILURES}.get(cause, 0)
-        if self.error or record.again.count(cause) >= allowed:
+        if self.error or record.again.count(cause) >= MAX_AGAIN.get(cause, 0):
             return None
         gpus = float(trial.placement_group_factory.required_resources.get("GPU", 0))
         job = record.job
@@ -279,17 +291,21 @@ def _used(trial: Any, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cause(trial: Any) -> tuple[str, str]:
-    """Why a trial's process or memory failed it, and the details; no cause if its code did."""
-    result = trial.last_result or {}
-    error = trial.get_pickled_error()
-    if error is None and "out_of_memory" in result:
-        return OUT_OF_MEMORY, result["out_of_memory"]
-    if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return OUT_OF_MEMORY, first_line(error)
+    """Why a trial's process or memory failed it, and the details; no cause if its code did.
+
+    Ray keeps the error in the trial's folder: pickled by this process if it came from the trial's
+    process or from its death, else, as for a node that ran out of memory, its text alone.
+    """
+    if trial.error_file is None:
+        return OUT_OF_MEMORY, (trial.last_result or {})["out_of_memory"]
+    if trial.pickled_error_file is None:
+        text = first_line(Path(trial.error_file).read_text().partition("\n")[2])
+        return (OUT_OF_MEMORY if "memory" in text else DIED), text
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, ray.exceptions.RayTaskError):
-        cause = error.cause
-        text = f"{type(cause).__name__}: {first_line(cause)}"
-        return (DIED if type(cause).__name__ == "AcceleratorError" else ""), text
-    if isinstance(error, ray.exceptions.RayError):
-        return DIED, first_line(error)
-    return "", f"{type(error).__name__}: {first_line(error)}"
+        error = error.cause
+        text = f"{type(error).__name__}: {first_line(error)}"
+        return (DIED if type(error).__name__ == "AcceleratorError" else ""), text
+    if getattr(error, "preempted", False):
+        return PREEMPTED, first_line(error)
+    return DIED, first_line(error)

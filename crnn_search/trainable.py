@@ -167,7 +167,7 @@ def failure_reason(
     return None
 
 
-def first_line(error: BaseException | None) -> str:
+def first_line(error: BaseException | str) -> str:
     """The first line of an error's message that says anything."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else "no message"

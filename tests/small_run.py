@@ -28,6 +28,8 @@ space:
   batch_size: 32
 """
 
+REPOSITORY = str(Path(__file__).parents[1])
+
 PROGRAM = """
 import hashlib, pathlib
 from crnn_search import mnist
@@ -68,6 +70,23 @@ def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=300,
         env={**os.environ, "COLUMNS": "200"},
     )
+
+
+def start(
+    root: Path, *arguments: str, before: str = "", **variables: str
+) -> subprocess.Popen[bytes]:
+    """Begin to run `crnn-search` in `root`, which prints to `log`.
+
+    before: Python that runs first. variables: of the environment, for the workers too.
+    """
+    with (root / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", before + PROGRAM, *arguments],
+            cwd=root,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY, **variables},
+        )
 
 
 def write_mnist(folder: Path, digits: Digits) -> None:

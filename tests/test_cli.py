@@ -124,13 +124,13 @@ def test_a_folder_that_is_no_run_is_refused(
 ) -> None:
     code, _, err = run(monkeypatch, capsys, command, str(tmp_path))
     assert code == 2
-    assert "is not the folder of a run: it has no manifest.json" in err
+    assert "is not the folder of a run: it has no space.yaml" in err
 
 
 def test_a_run_that_is_not_finished_has_no_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "space.yaml").write_text("space: {}")
     for command in ("report", "export"):
         code, _, err = run(monkeypatch, capsys, command, str(tmp_path))
         assert code == 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from crnn_search import checkpoint, data, engine, evaluate, ledger, plots, render, report
+from crnn_search import checkpoint, data, engine, evaluate, lines, plots, render, report
 from crnn_search.config import MNIST_CRNN_2016, TrialConfig
 from crnn_search.data import TRAINING_IMAGES, Digits
 from crnn_search.errors import InputError, ModelFileError, RunError
@@ -45,7 +45,7 @@ def save_networks(run: RunPaths, name: str, config: TrialConfig, seeds: int) -> 
     return entries
 
 
-def trial(number: int, state: str, values: list[float | None], **config: Any) -> ledger.Record:
+def trial(number: int, state: str, values: list[float | None], **config: Any) -> lines.Record:
     return {
         "number": number, "state": state, "reason": REASON if state == "FAIL" else None,
         "config": SMALL.to_dict() | config, "values": values, "node": "a", "device": "cpu",
@@ -54,7 +54,7 @@ def trial(number: int, state: str, values: list[float | None], **config: Any) ->
     }  # fmt: skip
 
 
-def full_budget_trials(count: int = 12) -> list[ledger.Record]:
+def full_budget_trials(count: int = 12) -> list[lines.Record]:
     """Trials whose RMSE hangs on the learning rate alone; three other things vary beside it."""
     rng = random.Random(0)
     trials = []
@@ -94,7 +94,7 @@ def make_run(root: Path) -> RunPaths:
     stopped = [trial(12, "PRUNED", [9.0]), trial(13, "PRUNED", [8.0, 5.0])]
     failed = [trial(14, "FAIL", [7.0, 90.0, None]), trial(15, "FAIL", [])]
     for record in full_budget_trials() + stopped + failed:
-        ledger.append(run.ledger, record)
+        lines.append(run.ledger, record)
     with run.ledger.open("a") as file:
         file.write('{"number": 16, "sta')  # a crash while writing
     finalist = {

@@ -10,7 +10,7 @@ import json
 import pytest
 import torch
 
-from crnn_search import ledger, mnist
+from crnn_search import lines, mnist
 from tests.small_run import FinishedRun, command
 
 
@@ -28,13 +28,13 @@ def test_it_ends_well_and_prints_the_report(
 def test_ledger_tells_every_trial_once(
     finished: FinishedRun,
 ) -> None:
-    trials = ledger.read_ledger(finished.folder / "trials.jsonl")
+    trials = lines.read(finished.folder / "trials.jsonl")
     assert [trial["number"] for trial in trials] == [0, 1, 2, 3, 4]
     for trial in trials:
         assert trial["state"] in {"COMPLETE", "PRUNED"}
         assert len(trial["values"]) == (2 if trial["state"] == "COMPLETE" else 1)
         assert trial["seconds"] > 0
-        assert (finished.folder / trial["checkpoint"] / "state.safetensors").is_file()
+        assert (finished.folder / trial["checkpoint"]).is_file()
     assert {trial["state"] for trial in trials} == {"COMPLETE", "PRUNED"}
     assert trials[0]["config"]["learning_rate"] == 0.005
 
@@ -47,7 +47,7 @@ def test_study_mirrors_the_ledger(
     run = finished.folder
     study = optuna.load_study(study_name="demo", storage=f"sqlite:///{run / 'study.db'}")
     told = {trial.number: trial for trial in study.trials}
-    for line in ledger.read_ledger(run / "trials.jsonl"):
+    for line in lines.read(run / "trials.jsonl"):
         trial = told[line["number"]]
         assert trial.state.name == line["state"]
         assert trial.intermediate_values == dict(enumerate(line["values"], start=1))

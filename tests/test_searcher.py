@@ -9,16 +9,19 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from crnn_search.config import TrialConfig
 from crnn_search.errors import RunError
+from crnn_search.job import METRIC, Job
+from crnn_search.journal import JobRecord
 from crnn_search.scheduler import FiniteAsha
-from crnn_search.searcher import StudySearch, ending_state
+from crnn_search.searcher import Bookkeeper, StudySearch, ending_state
 from crnn_search.space import SearchSpace
 from crnn_search.space_file import parse_space
-from crnn_search.trainable import METRIC
 
 TEXT = """
 search: {trials: 20, max_epochs: 4, seed: 7}
@@ -43,6 +46,12 @@ def result(epoch: int, rmse: float, **more: Any) -> dict[str, Any]:
 def stock(space: SearchSpace) -> OptunaSearch:
     sampler = optuna.samplers.TPESampler(seed=7)
     return OptunaSearch(space=space.suggest, metric=METRIC, mode="min", sampler=sampler)
+
+
+def job_of(searcher: StudySearch, trial_id: str) -> Job:
+    suggested = searcher.suggest(trial_id)
+    assert isinstance(suggested, dict)
+    return Job(**suggested["job"])
 
 
 def run_one(
@@ -113,9 +122,9 @@ def play(searcher: StudySearch, trials: int) -> list[dict[str, Any]]:
     """Run trials one at a time on a made-up objective; returns their configurations."""
     configs = []
     for number in range(trials):
-        job = searcher.suggest(str(number))["job"]
-        configs.append(job["config"])
-        value = abs(math.log(job["config"]["learning_rate"] / 0.003)) + job["config"]["dropout"]
+        config = job_of(searcher, str(number)).config
+        configs.append(config)
+        value = abs(math.log(config["learning_rate"] / 0.003)) + config["dropout"]
         epochs = 4 if number % 3 == 0 else 1
         for epoch in range(1, epochs):
             searcher.on_trial_result(str(number), result(epoch, value + 1 / epoch))
@@ -143,19 +152,39 @@ def test_the_first_configuration_is_tried_first_and_once(space: SearchSpace) -> 
 
 
 def test_a_job_is_whole(space: SearchSpace) -> None:
-    job = StudySearch(space).suggest("a")["job"]
-    assert job["number"] == 0
-    assert (job["epochs"], job["epoch_sequences"], job["max_digits"]) == (4, 60_000, 8)
-    assert TrialConfig.from_dict(job["config"]).to_dict() == job["config"]
+    job = job_of(StudySearch(space), "a")
+    assert job.number == 0
+    assert (job.epochs, job.epoch_sequences, job.max_digits) == (4, 60_000, 8)
+    assert TrialConfig.from_dict(job.config).to_dict() == job.config
 
 
 def test_seeds_differ_between_trials(space: SearchSpace) -> None:
     searcher = StudySearch(space)
-    assert searcher.suggest("a")["job"]["seed"] != searcher.suggest("b")["job"]["seed"]
+    assert job_of(searcher, "a").seed != job_of(searcher, "b").seed
+
+
+class Book(Bookkeeper):
+    """Keeps records as the recorder does, without files."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, JobRecord] = {}
+        self.retries = 0
+
+    def made(self, job: Job) -> None:
+        self.records[job.name] = JobRecord(job)
+
+    def infeasible(self, number: int, config: dict[str, Any], reason: str) -> None:
+        job = Job(f"trial-{number:04d}", number, config, 0, 0, 0, 0, 0)
+        reason = f"infeasible: {reason}"
+        self.records[job.name] = JobRecord(job, state="FAIL", reason=reason)
+
+    def again(self, trial_id: str) -> Job | None:
+        self.retries -= 1
+        return Job(**self.records[trial_id].job.to_dict()) if self.retries >= 0 else None
 
 
 DEEP = """
-search: {trials: 5, max_epochs: 2}
+search: {trials: 12, max_epochs: 2}
 space:
   conv_channels: {list_of: {int: [2, 4]}, length: [1, 6]}
   kernel_size: 3
@@ -164,16 +193,18 @@ space:
 
 
 def test_impossible_networks_are_counted_and_passed_over() -> None:
-    seen: list[tuple[int, str]] = []
-    searcher = StudySearch(parse_space(DEEP), lambda n, config, reason: seen.append((n, reason)))
+    book = Book()
+    searcher = StudySearch(parse_space(DEEP), book=book)
     for number in range(12):
-        config = searcher.suggest(str(number))["job"]["config"]
+        config = job_of(searcher, str(number)).config
         TrialConfig.from_dict(config)
         searcher.on_trial_complete(str(number), result(2, len(config["conv_channels"])))
     states = [trial.state for trial in searcher.study.trials]
     assert states.count(TrialState.COMPLETE) == 12
-    assert states.count(TrialState.FAIL) == len(seen) > 0
-    assert all("leaves no pixels" in reason for _, reason in seen)
+    passed_over = [record for record in book.records.values() if record.state == "FAIL"]
+    assert states.count(TrialState.FAIL) == len(passed_over) > 0
+    assert all("leaves no pixels" in (record.reason or "") for record in passed_over)
+    assert searcher.suggest("end") == Searcher.FINISHED
 
 
 def test_a_space_of_impossible_networks_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,16 +214,21 @@ def test_a_space_of_impossible_networks_ends(monkeypatch: pytest.MonkeyPatch) ->
         StudySearch(parse_space(DEEP)).suggest("a")
 
 
-def asha() -> FiniteAsha:
-    return FiniteAsha(max_epochs=4, grace_epochs=1, reduction_factor=2)
+def asha(space: SearchSpace | None = None) -> FiniteAsha:
+    epochs = space.search.max_epochs if space else 4
+    return FiniteAsha(max_epochs=epochs, grace_epochs=1, reduction_factor=2)
 
 
 def rungs(scheduler: ASHAScheduler) -> dict[float, dict[str, float]]:
     return {milestone: dict(values) for milestone, values in scheduler._brackets[0]._rungs}
 
 
+def tune_trial(name: str) -> Any:
+    return SimpleNamespace(trial_id=name, config={"job": {"name": name}})
+
+
 def report(scheduler: ASHAScheduler, name: str, item: dict[str, Any]) -> str:
-    trial = SimpleNamespace(trial_id=name)
+    trial = tune_trial(name)
     if name not in scheduler._trial_info:
         scheduler.on_trial_add(None, trial)
     return str(scheduler.on_trial_result(None, trial, item))
@@ -205,7 +241,7 @@ def test_a_failed_trial_leaves_no_trace_in_a_rung() -> None:
     assert report(scheduler, "nan", result(1, math.nan)) == TrialScheduler.STOP
     assert report(scheduler, "bad", result(1, 99.0, failure="diverged")) == TrialScheduler.STOP
     for name, value in (("nan", math.nan), ("bad", 99.0)):
-        trial = SimpleNamespace(trial_id=name)
+        trial = tune_trial(name)
         scheduler.on_trial_complete(None, trial, result(1, value, failure="diverged"))
     assert rungs(scheduler) == before
 
@@ -223,3 +259,156 @@ def test_asha_stops_the_worse_and_keeps_the_better() -> None:
         assert report(scheduler, name, result(1, value)) == TrialScheduler.CONTINUE
     assert report(scheduler, "c", result(1, 6.0)) == TrialScheduler.STOP
     assert report(scheduler, "b", result(4, 1.0)) == TrialScheduler.STOP  # its budget is used up
+
+
+def play_recorded(
+    searcher: StudySearch, scheduler: FiniteAsha, book: Book, steps: int
+) -> list[tuple[str, int]]:
+    """Run trials one at a time under ASHA on a made-up objective, `steps` epochs in all."""
+    seen: list[tuple[str, int]] = []
+    while len(seen) < steps and isinstance(suggested := searcher.suggest("a"), dict):
+        job = Job(**suggested["job"])
+        record, trial = book.records[job.name], tune_trial(job.name)
+        scheduler.on_trial_add(None, trial)
+        decision = TrialScheduler.CONTINUE
+        while decision == TrialScheduler.CONTINUE and len(seen) < steps:
+            epoch = record.epochs + 1
+            item = result(epoch, abs(math.log(job.config["learning_rate"] / 0.003)) + 1 / epoch)
+            decision = scheduler.on_trial_result(None, trial, item)
+            record.values.append(item[METRIC])
+            record.losses.append(0.0)
+            seen.append((job.name, epoch))
+            if decision == TrialScheduler.CONTINUE:
+                searcher.on_trial_result("a", item)
+        if decision != TrialScheduler.CONTINUE:
+            scheduler.on_trial_complete(None, trial, item)
+            searcher.on_trial_complete("a", item)
+            record.state = ending_state(item, job.epochs).name
+    return seen
+
+
+def frozen(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
+    return [
+        (t.number, t.state, t.params, t.distributions, t.values, t.intermediate_values)
+        for t in trials
+    ]
+
+
+@pytest.mark.parametrize("text", [TEXT, DEEP])
+@pytest.mark.parametrize("steps", [0, 1, 3, 8, 17])
+def test_a_rebuilt_searcher_and_scheduler_go_on_as_the_first_would_have(
+    text: str, steps: int
+) -> None:
+    space, whole, cut = parse_space(text), Book(), Book()
+    searcher, scheduler = StudySearch(space, book=whole), asha(space)
+    expected = play_recorded(searcher, scheduler, whole, 1000)
+    first = play_recorded(StudySearch(space, book=cut), asha(space), cut, steps)
+    again, rebuilt = StudySearch(space, cut.records.values(), cut), asha(space)
+    for record in cut.records.values():
+        rebuilt.replay(record)
+    assert first + play_recorded(again, rebuilt, cut, 1000) == expected
+    assert [r.job for r in cut.records.values()] == [r.job for r in whole.records.values()]
+    assert frozen(again.study.trials) == frozen(searcher.study.trials)
+    assert rungs(rebuilt) == rungs(scheduler)
+    assert TrialState.RUNNING not in {trial.state for trial in again.study.trials}
+
+
+def test_a_stock_searcher_made_again_tries_the_first_configurations_again() -> None:
+    points = [{"x": 0.25}]
+
+    def space(trial: optuna.Trial) -> None:
+        trial.suggest_float("x", 0, 1)
+
+    seen = []
+    storage = optuna.storages.InMemoryStorage()
+    for _ in range(2):
+        searcher = OptunaSearch(
+            space, METRIC, "min", points_to_evaluate=points, storage=storage, study_name="one"
+        )
+        seen.append(searcher.suggest("a"))
+    assert seen == [{"x": 0.25}, {"x": 0.25}]  # the trap
+    states = [trial.state for trial in searcher._ot_study.trials]
+    assert states == [TrialState.RUNNING] * 2  # and that of the first will for ever
+
+
+def test_asha_made_again_by_stock_tune_has_empty_rungs(space: SearchSpace) -> None:
+    """`Tuner.restore` takes the scheduler as it is given, new."""
+    records = [record_of(space, number, 5.0 - number) for number in range(2)]
+    ours = asha()
+    for record in records:
+        ours.replay(record)
+    stock_again = ASHAScheduler("epoch", METRIC, "min", max_t=4, reduction_factor=2)
+    assert report(ours, "worse", result(1, 9.0)) == TrialScheduler.STOP
+    assert report(stock_again, "worse", result(1, 9.0)) == TrialScheduler.CONTINUE  # the trap
+
+
+def record_of(space: SearchSpace, number: int, *values: float) -> JobRecord:
+    job = job_of(StudySearch(space), "a")
+    job = Job(**{**job.to_dict(), "number": number, "name": f"trial-{number:04d}"})
+    return JobRecord(job, values=list(values), losses=[1.0] * len(values), state="PRUNED")
+
+
+def test_a_trial_whose_process_died_comes_back_as_itself(space: SearchSpace) -> None:
+    book = Book()
+    book.retries = 1
+    searcher = StudySearch(space, book=book)
+    job = job_of(searcher, "trial-0000")
+    searcher.on_trial_result("trial-0000", result(1, 5.0))
+    searcher.on_trial_complete("trial-0000", error=True)
+    assert job_of(searcher, "again") == job
+    searcher.on_trial_result("again", result(1, 5.0))  # repeated by the new process
+    searcher.on_trial_complete("again", result(4, 1.0))
+    (trial,) = [t for t in searcher.study.trials if t.state != TrialState.WAITING]
+    assert trial.state == TrialState.COMPLETE
+    assert trial.intermediate_values == {1: 5.0, 4: 1.0}
+
+
+def test_a_trial_that_may_not_come_back_has_failed(space: SearchSpace) -> None:
+    searcher = StudySearch(space, book=Book())
+    job_of(searcher, "trial-0000")
+    searcher.on_trial_complete(
+        "trial-0000", {METRIC: math.nan, "out_of_memory": "none", "epoch": 0}
+    )
+    assert searcher.study.trials[0].state == TrialState.FAIL
+
+
+def test_a_search_waits_for_those_that_may_come_back(space: SearchSpace) -> None:
+    searcher = StudySearch(space)
+    for number in range(20):
+        job_of(searcher, str(number))
+    assert searcher.suggest("more") is None
+    for number in range(20):
+        searcher.on_trial_complete(str(number), result(1, 3.0))
+    assert not searcher.finished
+    assert searcher.suggest("more") == Searcher.FINISHED
+    assert searcher.finished
+
+
+def test_rungs_know_a_trial_that_came_back() -> None:
+    scheduler = asha()
+    for name, value in (("a", 4.0), ("b", 5.0)):
+        report(scheduler, name, result(1, value))
+    before = rungs(scheduler)
+    trial = tune_trial("a")
+    scheduler.on_trial_error(None, trial)
+    again = SimpleNamespace(trial_id="another id of Ray's", config=trial.config)
+    scheduler.on_trial_add(None, again)
+    assert scheduler.on_trial_result(None, again, result(1, 4.0)) == TrialScheduler.CONTINUE
+    assert rungs(scheduler) == before
+    assert scheduler.on_trial_result(None, again, result(2, 3.0)) == TrialScheduler.CONTINUE
+    assert rungs(scheduler)[2] == {"a": -3.0}
+
+
+def test_a_spent_budget_stops_every_trial_after_its_epoch() -> None:
+    scheduler = FiniteAsha(4, 1, 2, may_go_on=lambda: False)
+    assert report(scheduler, "best", result(1, 0.1)) == TrialScheduler.STOP
+    assert rungs(scheduler)[1] == {"best": -0.1}
+
+
+def test_bounds_are_inclusive() -> None:
+    """Stock conversion takes the upper bound of an integer as exclusive, Optuna as inclusive."""
+    converted = OptunaSearch.convert_search_space({"batch_size": tune.randint(1, 2)})
+    assert converted["batch_size"].high == 1  # the trap
+    searcher = StudySearch(parse_space("search: {trials: 30}\nspace: {batch_size: {int: [1, 2]}}"))
+    sizes = {job_of(searcher, str(number)).config["batch_size"] for number in range(30)}
+    assert sizes == {1, 2}

@@ -9,9 +9,10 @@ import pytest
 from crnn_search.data import Digits
 from crnn_search.engine import EpochMetrics
 from crnn_search.errors import RunError
-from crnn_search.recorder import JobRecord
+from crnn_search.job import Job
+from crnn_search.journal import JobRecord
 from crnn_search.search import finalists
-from crnn_search.trainable import Job, failure_reason
+from crnn_search.trainable import failure_reason
 from tests.conftest import small_table
 
 
@@ -49,7 +50,7 @@ def test_without_validation_only_the_loss_counts() -> None:
 
 def record(number: int, state: str, *values: float | None) -> JobRecord:
     job = Job(f"trial-{number}", number, {}, 0, 3, 1, 10, 8)
-    return JobRecord(job, 1.0, 0.0, values=list(values), state=state, reason=f"why {number}")
+    return JobRecord(job, values=list(values), state=state, reason=f"why {number}")
 
 
 def test_full_budget_trials_come_first() -> None:

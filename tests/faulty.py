@@ -1,0 +1,48 @@
+"""A trainable whose jobs meet with accidents: put in the place of the real one by tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crnn_search.trainable import DigitSumTrainable
+
+PROGRAM = """
+from crnn_search import cluster
+from tests.faulty import FaultyTrainable
+cluster.DigitSumTrainable = FaultyTrainable
+"""
+
+FOLDER = "FAULTS"
+"""Environment variable that names a folder; each fault that has happened leaves a file there."""
+
+
+class FaultyTrainable(DigitSumTrainable):
+    """In the search: job 1 is killed once, 2 gets NaN, 3 raises, 4 lacks memory once, 5 always."""
+
+    def _epoch(self) -> dict[str, Any]:
+        number, state = self._job.number, self._state
+        assert state is not None
+        if self._job.all_images or "seed" in self._job.name or state.epoch != 1:
+            return super()._epoch()
+        if number == 1 and self._first_time("killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 2:
+            with torch.no_grad():
+                next(state.model.parameters()).fill_(torch.nan)
+        if number == 3:
+            raise ValueError("a fault that was put in")
+        if number == 5 or (number == 4 and self._first_time("memory")):
+            raise torch.OutOfMemoryError("a device that is full")
+        return super()._epoch()
+
+    def _first_time(self, what: str) -> bool:
+        mark = Path(os.environ[FOLDER]) / what
+        if mark.exists():
+            return False
+        mark.touch()
+        return True

@@ -1,0 +1,165 @@
+"""Runs that are killed, interrupted or robbed of their files, and go on: real processes and Ray."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+
+from crnn_search import engine, lines
+from crnn_search.config import TrialConfig
+from crnn_search.data import Digits, split_images, validation_table
+from crnn_search.engine import TrainingData
+from tests import faulty
+from tests.small_run import SPACE, FinishedRun, command, start, write_mnist
+
+TIMINGS = {"seconds", "core_seconds", "gpu_seconds", "node"}
+KILLS = 10
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def place(tmp_path: Path, digits: Digits) -> Path:
+    """A folder with a space and data, where nothing was launched yet."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    write_mnist(tmp_path / "data", digits)
+    return tmp_path
+
+
+LAUNCH: tuple[str, ...] = ("launch", "space.yaml", "--name", "demo", "--data-dir", "data")
+RESUME = ("resume", "runs/demo", "--data-dir", "data")
+
+
+def without_timings(value: Any) -> Any:
+    """JSON content without what no two runs have in common."""
+    if isinstance(value, dict):
+        return {k: without_timings(v) for k, v in value.items() if k not in TIMINGS}
+    return [without_timings(item) for item in value] if isinstance(value, list) else value
+
+
+def results(run: Path) -> dict[str, Any]:
+    """Ledger, choices and report of a run, without timings and without its manifest."""
+    report = json.loads((run / "report.json").read_text())
+    del report["run"], report["compute"]
+    found = {name: json.loads((run / name).read_text()) for name in ("best.json", "finalists.json")}
+    ledger = lines.read(run / "trials.jsonl")
+    return without_timings({"ledger": ledger, "report": report, **found})  # type: ignore[no-any-return]
+
+
+def journal_length(run: Path) -> int:
+    path = run / "journal.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_after(process: subprocess.Popen[bytes], run: Path, events: int, delay_s: float) -> bool:
+    """Kill a process some time after it has written some events; False if it ended before."""
+    before = journal_length(run)
+    deadline = time.monotonic() + 120
+    while journal_length(run) < before + events and process.poll() is None:
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.01)
+    time.sleep(delay_s)
+    if process.poll() is not None:
+        return False
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return True
+
+
+def test_killed_ten_times_it_ends_as_if_it_had_never_been(
+    place: Path, finished: FinishedRun
+) -> None:
+    run = place / "runs" / "demo"
+    draw = random.Random(7)
+    kills = 0
+    arguments: tuple[str, ...] = LAUNCH
+    while kills < KILLS:
+        process = start(place, *arguments)
+        # 2: its session and stage; more: into the work. The delay falls anywhere in an epoch.
+        killed = kill_after(process, run, draw.randint(2, 6), draw.uniform(0.0, 1.0))
+        assert killed, f"the run ended after {kills} kills: {(place / 'log').read_text()}"
+        kills += 1
+        arguments = RESUME
+    done = command(place, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert results(run) == results(finished.folder)
+    assert len({trial["number"] for trial in lines.read(run / "trials.jsonl")}) == 5
+    again = command(place, *RESUME)
+    assert "nothing is left to do" in again.stdout
+
+
+FAULTY = """
+search: {trials: 7, max_epochs: 2, grace_epochs: 2, epoch_sequences: 512,
+         max_concurrent_trials: 2, seed: 3}
+retrain: {epochs: 1, epoch_sequences: 256, seeds: 1, finalists: 1}
+first:
+  - {learning_rate: 0.005}
+  - {learning_rate: 0.006}
+  - {learning_rate: 0.007}
+  - {learning_rate: 0.008}
+  - {learning_rate: 0.009}
+  - {learning_rate: 0.010}
+  - {learning_rate: 0.011}
+space:
+  conv_channels: 4
+  kernel_size: 5
+  pooling: 4
+  gru_sizes: [8]
+  learning_rate: {float: [5.0e-3, 3.0e-2], log: true}
+  batch_size: 32
+"""
+
+
+def test_faults_in_some_trials_leave_the_others_alone(place: Path, digits: Digits) -> None:
+    (place / "space.yaml").write_text(FAULTY)
+    (place / "faults").mkdir()
+    process = start(place, *LAUNCH, before=faulty.PROGRAM, FAULTS=str(place / "faults"))
+    assert process.wait(timeout=300) == 0, (place / "log").read_text()
+    run = place / "runs" / "demo"
+    trials = {trial["number"]: trial for trial in lines.read(run / "trials.jsonl")}
+    told = {number: (trial["state"], trial["reason"]) for number, trial in trials.items()}
+    assert told == {
+        0: ("COMPLETE", None),
+        1: ("COMPLETE", None),
+        2: ("FAIL", "diverged: training loss nan in epoch 2"),
+        3: ("FAIL", "ValueError: a fault that was put in"),
+        4: ("COMPLETE", None),
+        5: ("FAIL", "out of memory: OutOfMemoryError: a device that is full"),
+        6: ("COMPLETE", None),
+    }
+    for trial in trials.values():
+        expected = undisturbed(trial, digits)
+        assert trial["values"][: len(expected)] == expected[: len(trial["values"])]
+    events = lines.read(run / "journal.jsonl")
+    again = [(event["name"], event["cause"]) for event in events if event["event"] == "again"]
+    assert sorted(again) == [
+        ("trial-0001", "process died"),
+        ("trial-0004", "out of memory"),
+        ("trial-0005", "out of memory"),
+    ]
+    study = optuna.load_study(study_name="demo", storage=f"sqlite:///{run / 'study.db'}")
+    assert {t.number: t.state.name for t in study.trials} == {n: s for n, (s, _) in told.items()}
+
+
+def undisturbed(trial: dict[str, Any], digits: Digits) -> list[float]:
+    """The values of a trial that nothing happened to, up to an epoch that failed."""
+    state = engine.start(
+        TrialConfig.from_dict(trial["config"]), seed=trial["seed"], epochs=2, device=CPU
+    )
+    training = Digits(digits.images[:60_000], digits.labels[:60_000])
+    pool, _ = split_images(training.labels)
+    table = validation_table(training.labels, 8)
+    sound = 2 if trial["state"] == "COMPLETE" else 1
+    epochs = itertools.islice(
+        engine.train(state, TrainingData(training, pool, table, 512, 8)), sound
+    )
+    return [metrics.validation_rmse for metrics in epochs if metrics.validation_rmse]
