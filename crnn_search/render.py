@@ -158,8 +158,8 @@ def _finalists(report: Report) -> str:
         [
             f"trial {item['number']}",
             _number(item["search_rmse"]),
-            _number(item["rmse"]) if item["rmse_by_seed"] else "not repeated",
-            _deviation(item["rmse_by_seed"]),
+            _repeated(item),
+            _deviation([value for value in item["rmse_by_seed"] if value is not None]),
             str(len(item["rmse_by_seed"])),
         ]
         for item in finalists
@@ -172,12 +172,19 @@ def _finalists(report: Report) -> str:
     )
 
 
+def _repeated(finalist: Mapping[str, Any]) -> str:
+    if finalist["rmse"] is None:
+        return f"out: {_code(finalist['failure'])}"
+    return _number(finalist["rmse"]) if finalist["rmse_by_seed"] else "not repeated"
+
+
 def _search(report: Report) -> str:
     trials, search = report["trials"], report["space"]["search"]
     total = trials["completed"] + trials["stopped"] + trials["failed"]
     return "\n\n".join(
         [
             "## Search",
+            *_earlier(report["run"].get("earlier_reports", [])),
             f"{total} trials of at most {search['max_epochs']} epochs of "
             f"{search['epoch_sequences']:,} sequences: {trials['completed']} completed, "
             f"{trials['stopped']} stopped early, {trials['failed']} failed. Early stopping left "
@@ -189,6 +196,21 @@ def _search(report: Report) -> str:
             f"![Validation RMSE by epoch of every trial](plots/{LEARNING_CURVES})",
         ]
     )
+
+
+def _earlier(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """That somebody may have chosen to go on because of what the test images said."""
+    if not reports:
+        return []
+    told = ", ".join(
+        f"{_number(item['rmse'])} after {item['trials']} trials "
+        f"(95 % interval {_interval(item['rmse_interval'])})"
+        for item in reports
+    )
+    return [
+        f"This search was extended after a report had opened the test images: test RMSE {told}. "
+        "Every choice in it was still made on validation images; whether to go on was not."
+    ]
 
 
 def _failures(failures: Sequence[Mapping[str, Any]]) -> str:

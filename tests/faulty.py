@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from crnn_search.errors import StorageError
 from crnn_search.trainable import DigitSumTrainable
 
 PROGRAM = """
@@ -17,17 +18,38 @@ from tests.faulty import FaultyTrainable
 cluster.DigitSumTrainable = FaultyTrainable
 """
 
+FULL_DISK = """
+import errno, os
+from crnn_search import lines
+whole = lines.append
+left = [8]
+def append(path, record):
+    left[0] -= 1
+    if left[0] < 0:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    whole(path, record)
+lines.append = append
+"""
+"""The disk is full after eight lines of journal and ledger."""
+
 FOLDER = "FAULTS"
 """Environment variable that names a folder; each fault that has happened leaves a file there."""
 
 
 class FaultyTrainable(DigitSumTrainable):
-    """In the search: job 1 is killed once, 2 gets NaN, 3 raises, 4 lacks memory once, 5 always."""
+    """In the search: job 1 is killed once, 2 gets NaN, 3 raises, 4 lacks memory once, 5 always.
+
+    If the folder has a file `full`, the disk of job 3 is full instead.
+    """
 
     def _epoch(self) -> dict[str, Any]:
         number, state = self._job.number, self._state
         assert state is not None
         if self._job.all_images or "seed" in self._job.name or state.epoch != 1:
+            return super()._epoch()
+        if (Path(os.environ[FOLDER]) / "full").exists():
+            if number == 3:
+                raise StorageError(self._folder.path, "No space left on device")
             return super()._epoch()
         if number == 1 and self._first_time("killed"):
             os.kill(os.getpid(), signal.SIGKILL)

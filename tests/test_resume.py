@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -95,6 +96,102 @@ def test_killed_ten_times_it_ends_as_if_it_had_never_been(
     assert len({trial["number"] for trial in lines.read(run / "trials.jsonl")}) == 5
     again = command(place, *RESUME)
     assert "nothing is left to do" in again.stdout
+
+
+def wait_for(run: Path, **wanted: Any) -> None:
+    """Wait until the journal has an event with these fields."""
+    deadline = time.monotonic() + 120
+    path = run / "journal.jsonl"
+    while not path.exists() or not any(
+        wanted.items() <= event.items() for event in lines.read(path)
+    ):
+        assert time.monotonic() < deadline, f"{wanted} does not happen"
+        time.sleep(0.02)
+
+
+def test_interrupted_once_and_twice_it_goes_on(place: Path, finished: FinishedRun) -> None:
+    run = place / "runs" / "demo"
+    process = start(place, *LAUNCH)
+    wait_for(run, event="epoch", name="trial-0001", epoch=1)
+    assert "demo: searching; a process works on it" in command(place, "status", str(run)).stdout
+    other = command(place, *RESUME)
+    assert other.returncode == 2
+    assert "another process works on runs/demo; wait for it or stop it" in other.stderr
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    printed = (place / "log").read_text()
+    assert "interrupted: everything so far is kept; go on with\n  crnn-search resume " in printed
+
+    status = command(place, "status", str(run))
+    assert "nobody works on it" in status.stdout
+    assert f"crnn-search resume {run}" in status.stdout
+    events = lines.read(run / "journal.jsonl")
+    ended = {trial["number"] for trial in lines.read(run / "trials.jsonl")}
+    begun = [event["job"] for event in events if event["event"] == "job"]
+    damaged = [job["name"] for job in begun if job["number"] not in ended]
+    for name in damaged:
+        for path in (run / "checkpoints" / name).glob("*.safetensors"):
+            path.write_bytes(path.read_bytes()[:-7])
+
+    process = start(place, *RESUME)
+    wait_for(run, event="epoch", name="trial-0003", epoch=1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    done = command(place, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert results(run) == results(finished.folder)
+    assert not list(run.glob(".*")), "temporary files stay behind"
+
+
+def test_a_full_disk_ends_the_run_with_a_remedy_and_loses_nothing(
+    place: Path, finished: FinishedRun
+) -> None:
+    run = place / "runs" / "demo"
+    process = start(place, *LAUNCH, before=faulty.FULL_DISK)
+    assert process.wait(timeout=120) == 1
+    printed = (place / "log").read_text()
+    assert "error: cannot write runs/demo/" in printed
+    assert "No space left on device; what was recorded before is kept. Make room" in printed
+    assert "1 of 5 ended" in command(place, "status", str(run)).stdout
+
+    (place / "faults").mkdir()
+    (place / "faults" / "full").touch()
+    process = start(place, *RESUME, before=faulty.PROGRAM, FAULTS=str(place / "faults"))
+    assert process.wait(timeout=120) == 1
+    printed = (place / "log").read_text()
+    assert "checkpoints/trial-0003: No space left on device; what was recorded before" in printed
+    assert "trial-0003 failed" not in printed, "the disk is not the trial's fault"
+
+    for path in (run / "checkpoints" / "trial-0003").iterdir():
+        path.unlink()
+    done = command(place, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert "go on with trial-0003 from epoch 1" in done.stdout
+    assert results(run) == results(finished.folder)
+
+
+def test_an_extended_search_goes_on_in_the_same_study(place: Path, finished: FinishedRun) -> None:
+    run = place / "runs" / "demo"
+    shutil.copytree(finished.folder, run)
+    before = lines.read(run / "trials.jsonl")
+    report = json.loads((run / "report.json").read_text())
+    done = command(place, "extend", "runs/demo", "--trials", "2", "--data-dir", "data")
+    assert done.returncode == 0, done.stderr
+    after = lines.read(run / "trials.jsonl")
+    assert after[:5] == before
+    assert [trial["number"] for trial in after] == list(range(7))
+    assert {trial["state"] for trial in after} <= {"COMPLETE", "PRUNED"}
+    extended = json.loads((run / "report.json").read_text())
+    trials = extended["trials"]
+    assert trials["completed"] + trials["stopped"] == 7
+    (earlier,) = extended["run"]["earlier_reports"]
+    assert earlier["rmse"] == report["test"]["rmse"]
+    assert "extended after a report" in (run / "report.md").read_text()
+    retrained = [e for e in lines.read(run / "journal.jsonl") if e.get("stage") == "retrain"]
+    baseline = [e for e in retrained if e["event"] == "job" and "mnist" in e["job"]["name"]]
+    assert len(baseline) == 2, "the network of 2016 is not trained again"
 
 
 FAULTY = """
