@@ -331,8 +331,14 @@ def main() -> None:
         kind = "interrupted" if error.exit_code == INTERRUPTED else "error"
         print(f"{kind}: {error}", file=sys.stderr)
         code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except Exception as error:
         code = _usage_error(error)
+    if code == INTERRUPTED:  # at once: a local Ray's processes end with this one
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
     sys.exit(code)
 
 

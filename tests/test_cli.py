@@ -19,6 +19,7 @@ def run(
 ) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of the command line."""
     monkeypatch.setattr(sys, "argv", ["crnn-search", *arguments])
+    monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match=r".*") as caught:
         cli.main()
     captured = capsys.readouterr()
