@@ -189,7 +189,12 @@ def _fit(
             tune.with_resources(trainable, resources),
             tune_config=config,
             run_config=tune.RunConfig(
-                name="tune", storage_path=folder, callbacks=[recorder], verbose=0
+                name="tune",
+                storage_path=folder,
+                callbacks=[recorder],
+                # Without it Tune would save at a trial's end, to a folder no other node sees.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
             ),
         )
         try:

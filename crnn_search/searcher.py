@@ -141,6 +141,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._ot_study.tell(trial, value, state=state)
         self._known.pop(job.name, None)
 
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the run's journal knows all of it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
     def _new(self) -> tuple[Job, optuna.Trial]:
         while self._infeasible_in_a_row < MAX_INFEASIBLE_IN_A_ROW:
             self._seed_sampler()
