@@ -155,8 +155,7 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A job ended by itself or was stopped, or comes back."""
         record, result = self.records[_name(trial)], trial.last_result or {}
-        again = self._verdicts.pop(trial.trial_id, None)
-        self._trials.pop(trial.trial_id, None)
+        again = self._forget(trial)
         if again is not None:
             return
         if "out_of_memory" in result:
@@ -166,9 +165,7 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A job's process died; it comes back or has failed for good."""
-        again = self._verdicts.pop(trial.trial_id, None)
-        self._trials.pop(trial.trial_id, None)
-        if again is None:
+        if self._forget(trial) is None:
             cause, text = _cause(trial)
             self.end(self.records[_name(trial)], "FAIL", f"{cause}: {text}" if cause else text)
 
@@ -213,6 +210,13 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
         folder = CheckpointFolder(self._run.checkpoints / record.job.name)
         folder.keep({record.sound_epochs, best_epoch(record.values)})
         self._progress.ended(record.job.name, state, reason)
+
+    def _forget(self, trial: Any) -> Job | None:
+        """Let go of a trial of Tune's, which itself never does; the verdict if there was one."""
+        self._trials.pop(trial.trial_id, None)
+        trial.run_metadata.metric_analysis = {}  # averages of all it reported: most of its memory
+        trial.run_metadata.metric_n_steps = {}
+        return self._verdicts.pop(trial.trial_id, None)
 
     def _append(self, record: JobRecord) -> None:
         """Write a line to the ledger, unless the run cannot be written any more."""

@@ -19,7 +19,7 @@ from crnn_search.errors import RunError
 from crnn_search.job import METRIC, Job
 from crnn_search.journal import JobRecord
 from crnn_search.scheduler import FiniteAsha
-from crnn_search.searcher import Bookkeeper, StudySearch, ending_state
+from crnn_search.searcher import Bookkeeper, RememberingSampler, StudySearch, ending_state
 from crnn_search.space import SearchSpace
 from crnn_search.space_file import parse_space
 
@@ -142,6 +142,45 @@ def test_suggestions_depend_on_history_alone(space: SearchSpace) -> None:
     searcher = StudySearch(space)
     optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1)).ask()
     assert play(searcher, 13) == first
+
+
+def simple_study(trials: int) -> optuna.Study:
+    def objective(trial: optuna.Trial) -> float:
+        return trial.suggest_float("x", 0, 1) + trial.suggest_int("n", 1, 9)
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.optimize(objective, trials)
+    return study
+
+
+def ask(study: optuna.Study, sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
+    study.sampler = sampler
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.suggest_int("n", 1, 9)
+    return dict(trial.params)
+
+
+OPTIONS: dict[str, Any] = {"multivariate": True, "group": True, "constant_liar": True, "seed": 3}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_sampler_is_tpe_as_long_as_it_remembers_all() -> None:
+    ours = ask(simple_study(60), RememberingSampler(**OPTIONS))
+    assert ours == ask(simple_study(60), optuna.samplers.TPESampler(**OPTIONS))
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_sampler_remembers_the_best_and_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RememberingSampler, "MEMORY", 20)
+    monkeypatch.setattr(RememberingSampler, "BEST", 5)
+    study = simple_study(60)
+    running = study.ask()
+    sampler = RememberingSampler(**OPTIONS)
+    seen = {trial.number for trial in sampler._remembered(study)}
+    best = sorted(study.trials[:60], key=lambda trial: trial.value or 0.0)[:5]
+    assert seen == {*(t.number for t in best), *range(45, 60), running.number}
+    assert 0 <= ask(study, sampler)["x"] <= 1
 
 
 def test_the_first_configuration_is_tried_first_and_once(space: SearchSpace) -> None:
