@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import warnings
 from collections import deque
@@ -296,7 +297,7 @@ class RememberingSampler(optuna.samplers.TPESampler):
         ended = [t for t in trials if t.state in {TrialState.COMPLETE, TrialState.PRUNED}]
         if len(ended) <= self.MEMORY:
             return trials
-        best = sorted(ended, key=_merit)[: self.BEST]
+        best = heapq.nsmallest(self.BEST, ended, key=_merit)
         kept = {t.number for t in (*best, *ended[self.BEST - self.MEMORY :])}
         kept |= {t.number for t in trials if t.state == TrialState.RUNNING}
         return [t for t in trials if t.number in kept]
