@@ -145,7 +145,8 @@ def search(name: str, seed: int) -> list[float]:
             begun += 1
         now, number, trial = heapq.heappop(running)
         trial.epoch += 1
-        result = {"epoch": trial.epoch, METRIC: float(trial.values[trial.epoch - 1])}
+        value = float(trial.values[trial.epoch - 1])
+        result = {"epoch": trial.epoch, "training_iteration": trial.epoch, METRIC: value}
         if scheduler.on_trial_result(None, trial, result) == "CONTINUE":
             searcher.on_trial_result(trial.trial_id, result)
             heapq.heappush(running, (now + trial.pace, number, trial))
