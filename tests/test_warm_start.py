@@ -71,5 +71,5 @@ def test_the_sampler_knows_them_and_numbers_begin_at_zero(earlier: Path, tmp_pat
 
 
 def test_another_task_is_refused(earlier: Path) -> None:
-    with pytest.raises(InputError, match="needs the same task: .* has max_digits 8, this space 5"):
+    with pytest.raises(InputError, match=r"needs the same task: .* has max_digits 8, this space 5"):
         warm_start.fit(parse_space("task: {max_digits: 5}\n" + LATER), [earlier])
