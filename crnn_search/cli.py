@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from crnn_search.errors import CrnnSearchError, InputError
+from crnn_search.errors import CrnnSearchError, InputError, StorageError
 from crnn_search.paths import RunPaths, create_run, open_run
 
 if TYPE_CHECKING:
@@ -358,7 +358,10 @@ def _needs(path: Path, reason: str) -> None:
 
 def _configure_logging(run: RunPaths, verbose: bool) -> None:
     """Send what the libraries log to the run's log file, and to the terminal if it is wanted."""
-    handlers: list[logging.Handler] = [logging.FileHandler(run.log, encoding="utf-8")]
+    try:
+        handlers: list[logging.Handler] = [logging.FileHandler(run.log, encoding="utf-8")]
+    except OSError as error:
+        raise StorageError(run.log, error) from error
     if verbose:
         handlers.append(logging.StreamHandler())
     logging.basicConfig(

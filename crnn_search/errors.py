@@ -18,12 +18,25 @@ Messages say the rule, the value received and what is valid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class CrnnSearchError(Exception):
     """Base of every error this package raises on purpose."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross processes; by default unpickling would call `__init__` with the message.
+        return _unpickle, (type(self), self.args, self.__dict__)
+
+
+def _unpickle(
+    kind: type[CrnnSearchError], args: tuple[Any, ...], fields: dict[str, Any]
+) -> CrnnSearchError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class RunError(CrnnSearchError):

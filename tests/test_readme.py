@@ -7,6 +7,7 @@ named `demo` as in the README.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
@@ -39,16 +40,20 @@ COMMANDS = [
 ]
 LAUNCHES = [line for line in COMMANDS if line.startswith("crnn-search launch")]
 MAKES = [line for line in COMMANDS if line.startswith("make ")]
-ON_A_RUN = [line for line in COMMANDS if line.split()[1] in {"report", "export", "predict"}]
+ON_A_RUN = [
+    line
+    for line in COMMANDS
+    if line.split()[1] in {"report", "export", "predict", "status", "resume"}
+]
+EXTENSIONS = [line for line in COMMANDS if line.startswith("crnn-search extend")]
 CHECKS = [line for line in COMMANDS if line.startswith("crnn-search check")]
 TENSORBOARD = [line for line in COMMANDS if line.startswith("crnn-search tensorboard")]
 
 
 def test_every_command_is_run_by_one_of_these_tests() -> None:
-    assert [
-        line for line in COMMANDS if line in {*LAUNCHES, *MAKES, *ON_A_RUN, *CHECKS, *TENSORBOARD}
-    ] == COMMANDS
-    assert all((LAUNCHES, MAKES, ON_A_RUN, CHECKS, TENSORBOARD))
+    kinds = (LAUNCHES, EXTENSIONS, MAKES, ON_A_RUN, CHECKS, TENSORBOARD)
+    assert all(kinds)
+    assert sorted(itertools.chain(*kinds)) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("line", MAKES)
@@ -60,20 +65,23 @@ def test_make_targets_are_there(line: str) -> None:
     assert expected[line.split()[1]] in done.stdout
 
 
+class BegunError(Exception):
+    """A command came as far as its work."""
+
+
 @pytest.mark.parametrize("line", LAUNCHES)
 def test_launch_lines_are_accepted_up_to_the_search(
-    line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: FinishedRun
 ) -> None:
     started: list[Any] = []
 
-    class BegunError(Exception):
-        pass
-
-    def begin(space: Any, run: Any, progress: Any, **_: Any) -> None:
+    def begin(space: Any, run: Any, *_: Any, **__: Any) -> None:
         started.append((space, run))
         raise BegunError
 
     shutil.copytree(ROOT / "search_spaces", tmp_path / "search_spaces")
+    if "--warm-start" in line:
+        shutil.copytree(finished.folder, tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("crnn_search.launch.run", begin)
     monkeypatch.setattr(cli, "_configure_logging", lambda run, verbose: None)
@@ -85,6 +93,22 @@ def test_launch_lines_are_accepted_up_to_the_search(
     assert run.root.is_dir()
     if "--trials" in words:
         assert space.search.trials == int(words[words.index("--trials") + 1])
+
+
+@pytest.mark.parametrize("line", EXTENSIONS)
+def test_extend_lines_are_accepted_up_to_the_search(
+    line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: FinishedRun
+) -> None:
+    def begin(run: Any, trials: int, *_: Any) -> None:
+        raise BegunError(f"{trials} more")
+
+    shutil.copytree(finished.folder, tmp_path / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("crnn_search.launch.extend", begin)
+    monkeypatch.setattr(cli, "_configure_logging", lambda run, verbose: None)
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(BegunError, match=r"^20 more$"):
+        cli.main()
 
 
 @pytest.mark.parametrize("line", CHECKS)
@@ -103,7 +127,7 @@ def test_lines_on_a_finished_run(line: str, finished: FinishedRun) -> None:
     for name in ("one", "two", "three"):
         Image.new("L", (28, 28)).save(finished.root / f"{name}.png")
     words = shlex.split(line)[1:]
-    if words[0] != "predict":
+    if words[0] not in {"predict", "status"}:
         words += ["--data-dir", "data"]
     done = command(finished.root, *words)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from crnn_search.config import TrialConfig
 from crnn_search.data import Digits, split_images, validation_table
 from crnn_search.engine import TrainingData
 from tests import faulty
-from tests.small_run import SPACE, FinishedRun, command, start, write_mnist
+from tests.small_run import PROGRAM, SPACE, FinishedRun, command, start, write_mnist
 
 TIMINGS = {"seconds", "core_seconds", "gpu_seconds", "node"}
 KILLS = 10
+READ_ONLY = """
+mount --bind runs runs && mount -o remount,ro,bind runs && exec "$0" "$@"
+"""
 CPU = torch.device("cpu")
 
 
@@ -171,6 +175,47 @@ def test_a_full_disk_ends_the_run_with_a_remedy_and_loses_nothing(
     assert done.returncode == 0, done.stderr
     assert "go on with trial-0003 from epoch 1" in done.stdout
     assert results(run) == results(finished.folder)
+
+
+def test_a_read_only_folder_is_told_and_can_be_read(place: Path, finished: FinishedRun) -> None:
+    run = place / "runs" / "demo"
+    shutil.copytree(finished.folder, run)
+    for name in ("report.json", "retrained.json"):
+        (run / name).unlink()
+    # As root, permissions mean nothing: only a mount is read-only, in a namespace of its own.
+    mounted = ["unshare", "--mount", "sh", "-c", READ_ONLY, sys.executable, "-c", PROGRAM]
+    if subprocess.run([*mounted[:4], "mount --bind runs runs"], cwd=place).returncode:
+        pytest.skip("mounts are not allowed here")
+    told = {}
+    for words in (RESUME, ("status", "runs/demo")):
+        told[words[0]] = subprocess.run(
+            [*mounted, *words], cwd=place, capture_output=True, text=True, timeout=120
+        )
+    assert told["resume"].returncode == 1
+    assert "error: cannot write runs/demo/" in told["resume"].stderr
+    assert "Read-only file system" in told["resume"].stderr
+    assert "folder writable again, then go on with crnn-search resume" in told["resume"].stderr
+    assert told["status"].returncode == 0
+    assert "5 of 5 ended" in told["status"].stdout
+
+
+def test_a_budget_and_a_warm_start_in_a_real_run(place: Path, finished: FinishedRun) -> None:
+    shutil.copytree(finished.folder, place / "runs" / "demo")
+    words = ("--warm-start", "runs/demo", "--compute-budget", "0.00001corehours")
+    words += ("--set", "search.max_epochs=4")
+    done = command(place, "launch", "space.yaml", "--name", "warm", "--data-dir", "data", *words)
+    assert done.returncode == 0, done.stderr
+    assert "warm start: 5 earlier trials" in done.stdout
+    run = place / "runs" / "warm"
+    (trial,) = lines.read(run / "trials.jsonl")
+    assert trial["state"] == "PRUNED"
+    assert trial["reason"].startswith("budget of core hours of 1e-05 h: ")
+    assert len(trial["values"]) == 2, "it is stopped at the epoch after the budget was reached"
+    report = json.loads((run / "report.json").read_text())
+    assert report["test"]["rmse"] > 0
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["warm_start"] == ["runs/demo"]
+    assert manifest["budget"]["limits"]["core_seconds"] == pytest.approx(0.036)
 
 
 def test_an_extended_search_goes_on_in_the_same_study(place: Path, finished: FinishedRun) -> None:
