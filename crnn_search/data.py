@@ -127,7 +127,13 @@ def draw_table(
     """
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, max_length + 1, (sequences,), generator=generator)
-    draws = torch.randint(len(pool), (sequences, max_length), generator=generator)
+    return _fill(lengths, pool, labels, max_length, generator)
+
+
+def _fill(
+    lengths: Tensor, pool: Tensor, labels: Tensor, max_length: int, generator: torch.Generator
+) -> SequenceTable:
+    draws = torch.randint(len(pool), (len(lengths), max_length), generator=generator)
     blank = torch.arange(max_length)[None, :] >= lengths[:, None]
     indices = pool[draws].masked_fill_(blank, 0)
     sums = labels[indices].float().masked_fill_(blank, 0.0).sum(1)
@@ -137,8 +143,14 @@ def draw_table(
 def training_table(
     pool: Tensor, labels: Tensor, sequences: int, max_length: int, seed: int, epoch: int
 ) -> SequenceTable:
-    """The sequences of one epoch, drawn anew from (`seed`, `epoch`)."""
-    return draw_table(pool, labels, sequences, max_length, derive_seed("train", seed, epoch))
+    """The sequences of one epoch, drawn anew from (`seed`, `epoch`).
+
+    Lengths take turns instead of being drawn: batches then hold the same number of images, or one
+    of a few, and kernels are prepared, and graphs captured, for a few shapes only.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("train", seed, epoch))
+    lengths = torch.arange(sequences) % max_length + 1
+    return _fill(lengths, pool, labels, max_length, generator)
 
 
 def validation_table(labels: Tensor, max_digits: int) -> SequenceTable:

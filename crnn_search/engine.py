@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from crnn_search import recurrence, stem
 from crnn_search.config import TrainingSpec, TrialConfig
 from crnn_search.data import Batch, Digits, SequenceTable, derive_seed, training_table
 from crnn_search.model import CRNN
@@ -106,6 +107,8 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochMetrics]:
 
     Only training sequences are limited by the configuration's `max_sequence_length`.
     """
+    # Numbers near zero that a CPU computes a hundred times slower; RMSprop's averages fade to them.
+    torch.set_flush_denormal(True)
     while state.epoch < state.epochs:
         yield _train_epoch(state, data)
 
@@ -124,15 +127,15 @@ def predict(
     sums = torch.empty(len(table))
     with torch.inference_mode():
         distinct, place = _distinct_images(table, len(digits.images))
-        features = torch.cat(
+        gates = torch.cat(
             [
-                _encode(model, digits.images[chunk.to(device)], precision)
+                _project(model, _encode(model, digits.images[chunk.to(device)], precision))
                 for chunk in distinct.split(ENCODING_CHUNK)
             ]
         )
         for batch in table.batches(ADDING_CHUNK, by_length=True):
-            rows = features[place[batch.images].to(device)]
-            sums[batch.order] = model.add_up(rows, batch.batch_sizes).cpu()
+            rows = gates[place[batch.images].to(device)]
+            sums[batch.order] = _add_up(model, rows, batch.batch_sizes).cpu()
     model.train(was_training)
     return sums
 
@@ -238,7 +241,7 @@ def _train_batch(state: TrainState, digits: Digits, batch: Batch, precision: str
     features = _encode(
         state.model, digits.images[batch.images.to(device)], precision, spec.augmentation
     )
-    sums = state.model.add_up(features, batch.batch_sizes)
+    sums = _add_up(state.model, _project(state.model, features), batch.batch_sizes)
     loss = F.mse_loss(sums, batch.targets.to(device))
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -249,13 +252,47 @@ def _train_batch(state: TrainState, digits: Digits, batch: Batch, precision: str
 
 
 def _encode(model: CRNN, images: Tensor, precision: str, augmentation: float = 0.0) -> Tensor:
-    """Features, float32 `(N, D)`, of uint8 images `(N, 28, 28)`."""
-    pixels = images.unsqueeze(1).to(dtype=torch.float32, memory_format=torch.channels_last)
-    pixels = pixels.div_(255)
+    """Features `(N, D)` of uint8 images `(N, 28, 28)`, in the precision of the convolutions."""
+    device = images.device
+    shape = stem.geometry(model.spec) if device.type == "cpu" else None
+    numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    scale = 1.0 if augmentation else 1 / 255
     if augmentation:
-        pixels = augment(pixels, augmentation)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return model.encode(pixels).float()
+        images = augment(images.unsqueeze(1).float().div_(255), augmentation).squeeze(1)
+    if shape:
+        # Whole numbers up to 255 are exact in bfloat16; what takes them to [0, 1] is not.
+        inputs = stem.encode(model.encoder, shape, images.to(numbers), scale)
+        layers = model.encoder[stem.layers(model.spec) :]
+    else:
+        inputs = images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last) * scale
+        layers = model.encoder
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        features: Tensor = layers(inputs)
+    return features
+
+
+def _project(model: CRNN, features: Tensor) -> Tensor:
+    """What the first GRU makes of each image alone: `(N, 3H)` on a CPU; else features, float32."""
+    if features.device.type != "cpu":
+        return features.float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=features.dtype == torch.bfloat16):
+        return recurrence.project(_grus(model)[0], features)
+
+
+def _grus(model: CRNN) -> list[nn.GRU]:
+    return [gru for gru in model.grus if isinstance(gru, nn.GRU)]
+
+
+def _add_up(model: CRNN, projected: Tensor, batch_sizes: Tensor) -> Tensor:
+    """Sums, float32 `(B,)`, of a packed batch of what `_project` gave."""
+    if projected.device.type != "cpu":
+        return model.add_up(projected, batch_sizes)
+    first, *others = _grus(model)
+    states, last = recurrence.run(first, projected, batch_sizes)
+    for gru in others:
+        states, last = recurrence.run(gru, recurrence.project(gru, states), batch_sizes)
+    sums: Tensor = model.output(model.dropout(last)).squeeze(1)
+    return sums
 
 
 def _distinct_images(table: SequenceTable, count: int) -> tuple[Tensor, Tensor]:

@@ -201,8 +201,10 @@ def test_a_read_only_folder_is_told_and_can_be_read(place: Path, finished: Finis
 
 def test_a_budget_and_a_warm_start_in_a_real_run(place: Path, finished: FinishedRun) -> None:
     shutil.copytree(finished.folder, place / "runs" / "demo")
-    words = ("--warm-start", "runs/demo", "--compute-budget", "0.00001corehours")
-    words += ("--set", "search.max_epochs=4")
+    words = (
+        "--warm-start", "runs/demo", "--compute-budget", "0.00001corehours",
+        "--set", "search.max_epochs=4",
+    )  # fmt: skip
     done = command(place, "launch", "space.yaml", "--name", "warm", "--data-dir", "data", *words)
     assert done.returncode == 0, done.stderr
     assert "warm start: 5 earlier trials" in done.stdout
