@@ -123,6 +123,8 @@ def _encode_all(encode: object, sequences: list[Tensor]) -> tuple[Tensor, ...]:
         {},
         {"batch_norm": False, "embedding": 6},
         {"gru_sizes": [7, 5], "optimizer": "rmsprop", "schedule": "constant"},
+        {"padding": "same", "kernel_size": 3, "pooling": 2},
+        {"pooling": [1, 4], "batch_norm": False},
         {"gradient_clip": 0.0, "weight_decay": 0.05, "max_sequence_length": 3},
     ],
 )

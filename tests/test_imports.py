@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"searcher", "scheduler", "trainable", "budget", "progress"},
     {"journal", "checkpoint", "ledger", "evaluate"},
     {"engine", "space_file", "lines"},
-    {"mnist", "model", "space"},
+    {"mnist", "model", "space", "stem", "recurrence"},
     {"data", "footprint", "paths", "domains", "yaml_lines", "job"},
     {"config"},
     {"errors"},
