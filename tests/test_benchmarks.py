@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from benchmarks.lanes import CONVOLUTIONS, Lanes
 from benchmarks.peers import keras_demo, recipe
 from benchmarks.table import markdown, replace_section, summarise
 from benchmarks.work import (
@@ -146,3 +147,41 @@ def test_section_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     assert page.read_text() == "a\n<!-- bench:begin -->\nnew \\1\n<!-- bench:end -->\nb\n"
     with pytest.raises(ValueError, match=r"page\.md has no section between"):
         replace_section(page, "other", "new\n")
+
+
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "same", "kernel_size": 3},
+        {"batch_norm": False, "gru_sizes": [7, 5], "pooling": [3, 1], "optimizer": "rmsprop"},
+    ],
+)
+def test_a_lane_trains_as_it_would_alone(
+    options: dict[str, Any], convolutions: str, digits: Digits
+) -> None:
+    base: dict[str, Any] = {
+        "conv_channels": [4, 6], "kernel_size": 5, "pooling": [3, 2], "padding": "valid",
+        "gru_sizes": [8], "batch_size": 32, "precision": "float32",
+    } | options  # fmt: skip
+    configs = [
+        TrialConfig.from_dict(base | {"learning_rate": rate, "weight_decay": decay, **more})
+        for rate, decay, more in [
+            (0.003, 0.0, {}), (0.01, 0.1, {"gradient_clip": 0.0}), (0.001, 0.0, {"dropout": 0.5}),
+        ]
+    ]  # fmt: skip
+    seeds = (3, 4, 5)
+    pool = torch.arange(1000)
+    together = Lanes(configs, seeds, epochs=2, device=CPU, convolutions=convolutions)
+    losses = [together.train_epoch(digits, pool, 160) for _ in range(2)]
+    table = small_table(digits, 50)
+    for k in range(2):  # the third draws its dropout otherwise; it must not disturb the others
+        state = engine.start(configs[k], seed=seeds[k], epochs=2, device=CPU)
+        alone = list(engine.train(state, TrainingData(digits, pool, None, 160, 8)))
+        assert [row[k] for row in losses] == pytest.approx([m.train_loss for m in alone], rel=1e-3)
+        torch.testing.assert_close(
+            engine.predict(together.lane(k), digits, table),
+            engine.predict(state.model, digits, table),
+            rtol=2e-3,
+            atol=2e-3,
+        )
