@@ -17,8 +17,12 @@ check: $(READY)  ## formatting, lint, types and import order
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-bench: $(READY)  ## measure the training engine on this machine
-	$(BIN)/python -m benchmarks.engine
+bench: .venv/.bench  ## measure the engine beside Ray's recipe, Optuna alone and Keras: 25 minutes
+	$(BIN)/python -m benchmarks
+
+.venv/.bench: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	touch $@
 
 clean:  ## remove the virtual environment and the caches; runs stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

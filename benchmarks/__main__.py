@@ -1,0 +1,182 @@
+"""The engine beside what a user would pick instead: `python -m benchmarks`, `make bench`.
+
+Four engines train the same two trials side by side, on two cores, in turn (A B C D A B C D). Speed
+counts from the end of the first epoch to that of the last; what came before, processes, imports and
+kernels, has a column of its own. Ray is started once, before anything is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from benchmarks import ours
+from benchmarks.peers import keras_demo, optuna_alone, ray_recipe
+from benchmarks.table import OURS, TITLES, markdown, replace_section, summarise
+from benchmarks.work import NETWORKS, Trained, Work, epochs_per_hour, start_s
+from crnn_search import cluster
+
+RESULTS = Path(__file__).parent / "results"
+CHOICES = RESULTS / "choices.json"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+NUM_WORKERS, BACKENDS = (0, 2), ("torch", "jax")
+
+Engine = Callable[[Work], list[Trained]]
+
+
+def engines(choice: dict[str, Any]) -> dict[str, Engine]:
+    """All that are compared, each at its better setting."""
+    return {
+        OURS: ours.run,
+        "ray": partial(ray_recipe.run, num_workers=choice["num_workers"]),
+        "optuna": partial(optuna_alone.run, num_workers=choice["num_workers"]),
+        "keras": partial(keras_demo.run, backend=choice["backend"]),
+    }
+
+
+def measure(engine: Engine, work: Work) -> dict[str, Any]:
+    """Two trials by one engine."""
+    began = time.time()
+    trials = engine(work)
+    return {
+        "epochs_per_hour": epochs_per_hour(trials),
+        "start_s": start_s(trials, began),
+        "rmse": [trial.rmse[-1] for trial in trials],
+    }
+
+
+def choose(sequences: int, data_dir: str | None) -> dict[str, Any]:
+    """The faster number of loader processes and the faster backend of Keras, by network."""
+    chosen = {}
+    for network, config in NETWORKS.items():
+        work = Work(config, (0, 1), 2, sequences, data_dir)
+        speed: dict[str, dict[Any, float]] = {
+            "num_workers": {
+                n: measure(partial(ray_recipe.run, num_workers=n), work)["epochs_per_hour"]
+                for n in NUM_WORKERS
+            },
+            "backend": {
+                name: measure(partial(keras_demo.run, backend=name), work)["epochs_per_hour"]
+                for name in BACKENDS
+            },
+        }
+        best = {setting: max(found, key=found.__getitem__) for setting, found in speed.items()}
+        chosen[network] = best | {"epochs_per_hour": speed}
+    return chosen
+
+
+def compare(arguments: argparse.Namespace, choices: dict[str, Any]) -> dict[str, Any]:
+    """Every network by every engine, in turn, as often as wanted."""
+    networks: dict[str, Any] = {}
+    for network, config in NETWORKS.items():
+        found = {
+            name: engine for name, engine in engines(choices[network]).items()
+            if name in arguments.only
+        }  # fmt: skip
+        measured: dict[str, dict[str, list[Any]]] = {name: {} for name in found}
+        for repeat in range(arguments.repeats):
+            seeds = (2 * repeat, 2 * repeat + 1)
+            work = Work(config, seeds, arguments.epochs, arguments.sequences, arguments.data_dir)
+            for name, engine in found.items():
+                row = measure(engine, work)
+                for figure, value in row.items():
+                    measured[name].setdefault(figure, []).append(value)
+                print(network, repeat + 1, name, json.dumps(row), flush=True)
+        networks[network] = measured
+    return networks
+
+
+def circumstances() -> dict[str, Any]:
+    """What the figures depend on."""
+    node = cluster.nodes()[0]
+    packages = ("torch", "ray", "optuna", "keras", "jax")
+    return {
+        "hardware": {"cpu": node["cpu_model"], "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RESULTS)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "../../crnn_search")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changed else "")
+
+
+@contextlib.contextmanager
+def quiet_ray() -> Iterator[None]:
+    """A local Ray that says nothing but errors."""
+    with cluster.connect(None):
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        yield
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--sequences", type=int, default=3840, help="for training, an epoch")
+    parser.add_argument("--epochs", type=int, default=2, help="two or more")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default=",".join(TITLES), help="engines: " + ", ".join(TITLES))
+    parser.add_argument("--name", default="bench", help="of the results' file and docs' section")
+    parser.add_argument("--data-dir", help="folder of MNIST's files")
+    parser.add_argument(
+        "--choose", action="store_true", help="only find the peers' better settings again"
+    )
+    arguments = parser.parse_args()
+    arguments.only = {OURS, *arguments.only.split(",")}
+    if unknown := arguments.only - set(TITLES):
+        parser.error(f"--only takes {', '.join(TITLES)}, got {', '.join(sorted(unknown))}")
+    if arguments.epochs < 2:
+        parser.error(f"--epochs must be at least 2, got {arguments.epochs}: the first is start-up")
+    return arguments
+
+
+def main() -> None:
+    """Measure; write `results/NAME.json` and the section NAME of `docs/benchmarks.md`."""
+    arguments = parse()
+    RESULTS.mkdir(exist_ok=True)
+    began = time.monotonic()
+    with quiet_ray():
+        if arguments.choose:
+            choices = choose(arguments.sequences, arguments.data_dir)
+            CHOICES.write_text(json.dumps(circumstances() | {"choices": choices}, indent=2) + "\n")
+            print(CHOICES.read_text())
+            return
+        choices = json.loads(CHOICES.read_text())["choices"]
+        results = circumstances()
+        measured = compare(arguments, choices)
+    names = ("sequences", "epochs", "repeats")
+    results |= {
+        "work": {name: getattr(arguments, name) for name in names},
+        "choices": choices,
+        "minutes": (time.monotonic() - began) / 60,
+        "networks": measured,
+        "summary": {network: summarise(found) for network, found in measured.items()},
+    }
+    (RESULTS / f"{arguments.name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    text = markdown(results)
+    replace_section(PAGE, arguments.name, text)
+    Console().print(Markdown(text))
+
+
+if __name__ == "__main__":
+    main()

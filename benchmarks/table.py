@@ -1,0 +1,91 @@
+"""What was measured → medians, ratios pair by pair, intervals, and a Markdown table."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.sampling import interval
+
+OURS = "ours"
+TITLES = {OURS: "crnn-search", "ray": "Ray's recipe", "optuna": "Optuna alone", "keras": "Keras 3"}
+
+Measured = dict[str, dict[str, list[Any]]]
+"""Of each engine, by repeat: `epochs_per_hour`, `start_s`, `rmse` (of both trials)."""
+
+
+def summarise(measured: Measured) -> dict[str, dict[str, Any]]:
+    """Of each engine the median of its speed, and what it is beside ours, pair by pair."""
+    ours = measured[OURS]
+    rows = {}
+    for name, found in measured.items():
+        pairs = zip(ours["epochs_per_hour"], found["epochs_per_hour"], strict=True)
+        gaps = np.array(found["rmse"]).ravel() - np.array(ours["rmse"]).ravel()
+        rows[name] = {
+            "epochs_per_hour": spread(found["epochs_per_hour"]),
+            "ours_times_as_fast": spread([mine / its for mine, its in pairs]),
+            "start_s": spread(found["start_s"]),
+            "rmse": float(np.mean(found["rmse"])),
+            "rmse_less_ours": float(gaps.mean()),
+            "rmse_less_ours_interval": interval(gaps.tolist(), np.random.default_rng(0)),
+        }
+    return rows
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Median, lowest, highest."""
+    return [statistics.median(values), min(values), max(values)]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The table, and beneath it all that it depends on."""
+    lines = [
+        "| network | | trial-epochs/h | ours is so many times as fast | start, s "
+        "| validation RMSE | RMSE less ours, 95 % interval |",
+        "| --- | --- | --: | --: | --: | --: | --: |",
+    ]
+    for network, rows in results["summary"].items():
+        for name, row in rows.items():
+            speed, ratio = row["epochs_per_hour"], row["ours_times_as_fast"]
+            gap, (low, high) = row["rmse_less_ours"], row["rmse_less_ours_interval"]
+            mine = name == OURS
+            cells = [
+                network,
+                TITLES[name],
+                f"{speed[0]:,.0f} ({speed[1]:,.0f}–{speed[2]:,.0f})",
+                "" if mine else f"**{ratio[0]:.1f}** ({ratio[1]:.1f}–{ratio[2]:.1f})",
+                f"{row['start_s'][0]:.1f}",
+                f"{row['rmse']:.2f}",
+                "" if mine else f"{gap:+.3f} ({low:+.3f} to {high:+.3f})",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    work, versions = results["work"], results["versions"]
+    chosen = "; ".join(
+        f"{network}: num_workers {choice['num_workers']}, Keras on {choice['backend']}"
+        for network, choice in results["choices"].items()
+    )
+    lines += [
+        "",
+        f"{work['sequences']:,} training and {work['sequences'] // 3:,} validation sequences an "
+        f"epoch, {work['epochs']} epochs, {work['repeats']} repeats in turn, two trials at once; "
+        f"medians (lowest–highest). {chosen}. {results['hardware']['cpu']}, "
+        f"{results['hardware']['cores']} cores; Python {versions['python']}, "
+        + ", ".join(f"{name} {v}" for name, v in versions.items() if name != "python")
+        + f"; commit {results['commit']}; {results['minutes']:.0f} minutes.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def replace_section(path: Path, name: str, text: str) -> None:
+    """Put `text` between a file's markers `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    page, found = pattern.subn(lambda _: begin + text + end, path.read_text(encoding="utf-8"))
+    if not found:
+        raise ValueError(f"{path.name} has no section between {begin.strip()} and {end.strip()}")
+    path.write_text(page, encoding="utf-8")

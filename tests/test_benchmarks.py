@@ -1,0 +1,187 @@
+"""The benchmark's peers do the engine's work; its table says what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks.lanes import CONVOLUTIONS, Lanes
+from benchmarks.peers import keras_demo, recipe
+from benchmarks.table import markdown, replace_section, summarise
+from benchmarks.work import (
+    NETWORKS,
+    Trained,
+    Work,
+    epochs_per_hour,
+    padded,
+    start_s,
+    validation,
+)
+from crnn_search import engine
+from crnn_search.config import TrialConfig
+from crnn_search.data import Digits, draw_table, split_images
+from crnn_search.engine import TrainingData
+from crnn_search.model import CRNN
+from tests.conftest import small_table
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=NETWORKS)
+def config(request: pytest.FixtureRequest) -> TrialConfig:
+    return TrialConfig.from_dict(NETWORKS[request.param])
+
+
+def started(config: TrialConfig) -> CRNN:
+    """A network whose batch norm, if it has any, has seen some images."""
+    model = engine.start(config, seed=5, epochs=1, device=CPU).model
+    model(torch.rand(16, 1, 1, 28, 28), torch.ones(16, dtype=torch.int64))
+    return model.eval()
+
+
+def test_plain_network_gives_the_packages_sums(config: TrialConfig, digits: Digits) -> None:
+    model, plain = started(config), recipe.PlainCRNN(config.model).eval()
+    plain.load_state_dict(model.state_dict())
+    table = small_table(digits, 40)
+    images, lengths, sums = next(iter(DataLoader(recipe.Sequences(digits, table), 40)))
+    assert torch.equal(images, padded(digits, table, slice(None)))
+    assert torch.equal(sums.float(), table.sums)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            plain(images, lengths), engine.predict(model, digits, table), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_plain_training_is_the_engines(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Work, "digits", lambda work: digits)
+    config = {
+        "conv_channels": [4], "kernel_size": 5, "pooling": 4, "batch_norm": False,
+        "gru_sizes": [8], "batch_size": 32, "learning_rate": 0.01, "precision": "float32",
+    }  # fmt: skip
+    work = Work(config, (3, 4), 2, 160)
+    plain = [rmse for rmse, _, _ in recipe.train(work, 3, num_workers=0)]
+    pool, _ = split_images(digits.labels)
+    data = TrainingData(digits, pool, validation(digits.labels, 160), 160, 8)
+    state = engine.start(work.spec(), seed=3, epochs=2, device=CPU)
+    ours = [metrics.validation_rmse for metrics in engine.train(state, data)]
+    assert plain == pytest.approx(ours, rel=1e-3)
+
+
+def test_keras_model_gives_the_packages_sums(
+    config: TrialConfig, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    pytest.importorskip("keras")
+    model, its = started(config), keras_demo.build(config.model)
+    counted = [v for name, v in model.state_dict().items() if "num_batches" not in name]
+    assert its.count_params() == sum(value.numel() for value in counted)
+    keras_demo.copy_weights(model, its)
+    table = draw_table(torch.arange(1000), digits.labels, 100, 8, 0)
+    whole = (table.lengths == 8).nonzero().flatten()  # over blanks the two differ, as they should
+    table = dataclasses.replace(
+        table, indices=table.indices[whole], lengths=table.lengths[whole], sums=table.sums[whole]
+    )
+    images, sums = keras_demo.arrays(digits, table)
+    assert sums.tolist() == table.sums.tolist()
+    with torch.no_grad():
+        predicted = its(images, training=False).squeeze(1)
+    torch.testing.assert_close(
+        predicted.cpu(), engine.predict(model, digits, table), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_validation_repeats_images_as_a_search_does(digits: Digits) -> None:
+    for sequences in (600, 6000, 60_000):
+        table = validation(digits.labels, sequences)
+        assert len(table) == sequences // 3
+        used = torch.unique(table.indices[table.indices > 0])
+        assert len(used) == pytest.approx(sequences / 6, rel=0.02)
+
+
+def test_speed_counts_from_the_first_epochs_end() -> None:
+    trials = [Trained([110.0, 114.0, 118.0], [3.0, 2.0, 1.0]), Trained([112.0, 114.0, 116.0], [])]
+    assert epochs_per_hour(trials) == 3600 / 4 + 3600 / 2
+    assert start_s(trials, began=100.0) == (6 + 10) / 2
+
+
+def figures(speed: list[float], rmse: float) -> dict[str, list[Any]]:
+    return {"epochs_per_hour": speed, "start_s": [2.0, 4.0, 3.0], "rmse": [[rmse, rmse + 1]] * 3}
+
+
+RESULTS = {
+    "work": {"sequences": 3840, "epochs": 2, "repeats": 3},
+    "choices": {"small": {"num_workers": 2, "backend": "torch"}},
+    "hardware": {"cpu": "a processor", "cores": 2},
+    "versions": {"python": "3.11", "torch": "2"},
+    "commit": "abc",
+    "minutes": 20.4,
+    "summary": {
+        "small": summarise(
+            {
+                "ours": figures([600.0, 640.0, 500.0], 2.0),
+                "ray": figures([100.0, 80.0, 125.0], 2.25),
+            }
+        )
+    },
+}
+
+
+def test_table_pairs_what_ran_in_turn() -> None:
+    ours, ray = markdown(RESULTS).splitlines()[2:4]
+    assert ours == "| small | crnn-search | 600 (500–640) |  | 3.0 | 2.50 |  |"
+    assert ray == (
+        "| small | Ray's recipe | 100 (80–125) | **6.0** (4.0–8.0) | 3.0 | 2.75 "
+        "| +0.250 (+0.250 to +0.250) |"
+    )
+
+
+def test_section_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nb\n")
+    replace_section(page, "bench", "new \\1\n")
+    assert page.read_text() == "a\n<!-- bench:begin -->\nnew \\1\n<!-- bench:end -->\nb\n"
+    with pytest.raises(ValueError, match=r"page\.md has no section between"):
+        replace_section(page, "other", "new\n")
+
+
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "same", "kernel_size": 3},
+        {"batch_norm": False, "gru_sizes": [7, 5], "pooling": [3, 1], "optimizer": "rmsprop"},
+    ],
+)
+def test_a_lane_trains_as_it_would_alone(
+    options: dict[str, Any], convolutions: str, digits: Digits
+) -> None:
+    base: dict[str, Any] = {
+        "conv_channels": [4, 6], "kernel_size": 5, "pooling": [3, 2], "padding": "valid",
+        "gru_sizes": [8], "batch_size": 32, "precision": "float32",
+    } | options  # fmt: skip
+    configs = [
+        TrialConfig.from_dict(base | {"learning_rate": rate, "weight_decay": decay, **more})
+        for rate, decay, more in [
+            (0.003, 0.0, {}), (0.01, 0.1, {"gradient_clip": 0.0}), (0.001, 0.0, {"dropout": 0.5}),
+        ]
+    ]  # fmt: skip
+    seeds = (3, 4, 5)
+    pool = torch.arange(1000)
+    together = Lanes(configs, seeds, epochs=2, device=CPU, convolutions=convolutions)
+    losses = [together.train_epoch(digits, pool, 160) for _ in range(2)]
+    table = small_table(digits, 50)
+    for k in range(2):  # the third draws its dropout otherwise; it must not disturb the others
+        state = engine.start(configs[k], seed=seeds[k], epochs=2, device=CPU)
+        alone = list(engine.train(state, TrainingData(digits, pool, None, 160, 8)))
+        assert [row[k] for row in losses] == pytest.approx([m.train_loss for m in alone], rel=1e-3)
+        torch.testing.assert_close(
+            engine.predict(together.lane(k), digits, table),
+            engine.predict(state.model, digits, table),
+            rtol=2e-3,
+            atol=2e-3,
+        )
