@@ -114,7 +114,7 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
         """Run what is left; seconds until the first new trial would begin."""
         began = time.monotonic()
         history = read_history(run.journal, run.ledger)
-        journal = Journal(run.journal, history.elapsed_s)
+        journal = Journal(run, history.elapsed_s)
         slots = cluster.Slots(1, 0.0, 2)
         limit = Limit(Budget(), space, 2, lambda: journal.elapsed_s)
         cluster_run = cluster.run_search
@@ -127,7 +127,6 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
         patched.run_search = noted
         search.run(space, run, history, journal, digits, slots, limit, progress)
         patched.run_search = cluster_run
-        journal.close()
         return ready[0]
 
     with cluster.connect(None):

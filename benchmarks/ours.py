@@ -77,12 +77,11 @@ def run(work: Work) -> list[Trained]:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         paths = RunPaths(Path(folder))
-        journal = Journal(paths.journal)
+        journal = Journal(paths)
         recorder = Recorder("finalists", paths, journal, clock)
         for job in jobs:
             recorder.made(job)
         cluster.run_jobs(work.digits(), paths, jobs, Slots(1, 0.0, len(jobs)), recorder)
-        journal.close()
     if clock.failures:
         raise RuntimeError("; ".join(clock.failures))
     return [clock.trials[job.name] for job in jobs]

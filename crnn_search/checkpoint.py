@@ -6,11 +6,13 @@ a checksum of the tensors. A `CheckpointFolder` holds the few checkpoints of one
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
+import tempfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from crnn_search.errors import ConfigError, ModelFileError, StorageError
 from crnn_search.job import METRIC, Job
 from crnn_search.model import CRNN
 from crnn_search.paths import whole_or_absent
+from crnn_search.storage import ObjectStore, Warn, is_uri
 
 CHECKPOINT_FORMAT = "crnn-search checkpoint 2"
 MODEL_FORMAT = "crnn-search model 2"
@@ -86,60 +89,99 @@ class Resumed:
 class CheckpointFolder:
     """The checkpoints of one job, `epoch-0001.safetensors` and so on: the newest two and the best.
 
-    The newest but one stands in for the newest if that is damaged.
+    The newest but one stands in for the newest if that is damaged. place: a folder, or the URI of
+    one in an object store. warn: hears that the store cannot be reached.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: str | Path, warn: Warn | None = None) -> None:
+        self.path = Path(place)
+        self._store = None
+        if is_uri(str(place)):
+            self._store = ObjectStore(str(place), *([warn] if warn else []))
+
+    @staticmethod
+    def name(epoch: int) -> str:
+        """The name of the checkpoint after an epoch."""
+        return f"epoch-{epoch:04d}.safetensors"
 
     def file(self, epoch: int) -> Path:
-        """The name of the checkpoint after an epoch."""
-        return self.path / f"epoch-{epoch:04d}.safetensors"
+        """The checkpoint after an epoch, in a folder."""
+        return self.path / self.name(epoch)
 
-    def save(self, state: TrainState, history: Sequence[Mapping[str, Any]]) -> Path:
+    def save(self, state: TrainState, history: Sequence[Mapping[str, Any]]) -> None:
         """Write a checkpoint, then remove those that are no longer needed.
 
         Raises:
-            StorageError: the disk is full or the folder cannot be written.
+            StorageError: the disk is full, or the folder cannot be written or reached.
         """
         path = self.file(state.epoch)
         try:
-            save_state(path, state, history)
+            with self._writing(path.name) as path:
+                save_state(path, state, history)
             best = best_epoch([epoch.get(METRIC) for epoch in history])
             self.keep({state.epoch, state.epoch - 1, best})
         except OSError as error:
             raise StorageError(path, error) from error
         except SafetensorError as error:
             raise StorageError(path, str(error)) from error
-        return path
 
     def load(self, job: Job, device: torch.device) -> Resumed:
-        """The newest checkpoint of `job` that is whole, else a problem for each that is not."""
+        """The newest checkpoint of `job` that is whole, else a problem for each that is not.
+
+        Raises:
+            StorageError: the folder cannot be reached.
+        """
         problems = []
         for epoch in sorted(self._epochs(), reverse=True):
-            try:
-                state, history = load_state(self.file(epoch), device)
-            except ModelFileError as error:
-                problems.append(f"checkpoint passed over: {error}")
-                continue
+            with self._reading(self.name(epoch)) as path:
+                try:
+                    state, history = load_state(path, device)
+                except ModelFileError as error:
+                    problems.append(f"checkpoint passed over: {error}")
+                    continue
             if (state.config, state.seed, state.epochs) == (
                 TrialConfig.from_dict(job.config),
                 job.seed,
                 job.epochs,
             ):
                 return Resumed(state, history, problems)
-            problems.append(f"checkpoint passed over: {self.file(epoch)} is of another training")
+            problems.append(f"checkpoint passed over: {path} is of another training")
         return Resumed(None, [], problems)
 
     def keep(self, epochs: Iterable[int | None]) -> None:
         """Remove all checkpoints but those of these epochs."""
         for epoch in self._epochs() - set(epochs):
-            self.file(epoch).unlink(missing_ok=True)
+            if self._store:
+                self._store.remove(self.name(epoch))
+            else:
+                self.file(epoch).unlink(missing_ok=True)
 
     def _epochs(self) -> set[int]:
-        names = [path.name for path in self.path.glob("epoch-*.safetensors")]
+        if self._store:
+            names = self._store.names()
+        else:
+            names = [path.name for path in self.path.glob("epoch-*.safetensors")]
         found = [re.fullmatch(r"epoch-(\d{4,})\.safetensors", name) for name in names]
         return {int(match[1]) for match in found if match}
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[Path]:
+        """A path to write; what is there afterwards is kept."""
+        if self._store is None:
+            yield self.path / name
+            return
+        with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
+            yield Path(folder) / name
+            self._store.write(name, (Path(folder) / name).read_bytes())
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[Path]:
+        if self._store is None:
+            yield self.path / name
+            return
+        with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
+            self._store.fetch(name, Path(folder) / name)
+            yield Path(folder) / name
 
 
 def best_epoch(values: Sequence[float | None]) -> int | None:

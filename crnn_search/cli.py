@@ -10,7 +10,6 @@ import importlib
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,8 +20,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from crnn_search import control
 from crnn_search.errors import CrnnSearchError, InputError, StorageError
-from crnn_search.paths import RunPaths, create_run, open_run
+from crnn_search.paths import RunPaths, create_run, open_run, remove_run
+from crnn_search.storage import is_uri
 
 if TYPE_CHECKING:
     from crnn_search.launch import Options
@@ -41,7 +42,9 @@ INTERRUPTED = 130
 NOTHING = "(nothing is searched)"
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="A search space, a YAML file.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/NAME.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="The folder of a run, as runs/NAME, or its URI.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,13 +79,15 @@ DataDir = Annotated[
 def launch(
     space: SpaceFile,
     name: Name = None,
-    storage: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+    storage: Annotated[
+        str, typer.Option(help="The folder that holds runs, or a URI, as s3://BUCKET/PREFIX.")
+    ] = "runs",
     address: Address = None,
     trials: Annotated[int | None, typer.Option(help="How many trials to run.")] = None,
     time_budget: TimeBudget = None,
     compute_budget: ComputeBudget = None,
     warm_start: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(metavar="RUN", help="Learn from an earlier run, too. May be repeated."),
     ] = None,
     overrides: Overrides = None,
@@ -98,7 +103,7 @@ def launch(
         changes.append(f"search.trials={trials}")
     searched = load_space(space, changes)
     budget = parse_budget(time_budget, compute_budget)
-    warm_runs = [open_run(run).root for run in warm_start or []]
+    warm_runs = [open_run(run).location for run in warm_start or []]
     run = create_run(storage, name or f"{space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
     def work(progress: Progress, options: Options) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def launch(
         _work_on(run, work, address, data_dir, verbose)
     except InputError:
         if not run.manifest.exists():  # nothing was started: leave nothing, not even the name
-            shutil.rmtree(run.root)
+            remove_run(run)
         raise
 
 
@@ -163,15 +168,26 @@ def extend(
 
 @app.command()
 def status(
-    run: Run, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+    run: control.RunOrJob,
+    address: control.Dashboard = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Tell where a run stands, from its own files alone."""
+    """Tell where a run stands, from its own files alone, or what a cluster knows of its job."""
+    if address:
+        print(control.job_status(run, address))
+        return
     from crnn_search.status import describe, plan, read_status
 
     known = read_status(open_run(run))
     print(json.dumps(known, indent=2) if as_json else describe(known))
     if not as_json and not known["worked_on"] and known["stage"] != "finished":
         print(f"{plan(known)}:\n  crnn-search resume {run}")
+
+
+app.command("submit")(control.submit)
+app.command("list")(control.list_runs)
+app.command("logs")(control.logs)
+app.command("stop")(control.stop)
 
 
 def _work_on(
@@ -183,7 +199,7 @@ def _work_on(
 ) -> None:
     """Work on a run and print what came of it; two Ctrl-C end it at once."""
     console = Console()
-    console.print(f"run: {run.root}", highlight=False)
+    console.print(f"run: {run.location}", highlight=False)
     _configure_logging(run, verbose)
 
     from crnn_search.launch import Options
@@ -196,13 +212,18 @@ def _work_on(
     except KeyboardInterrupt:
         progress.close()
         print(
-            f"interrupted: go on with\n  crnn-search resume {run.root}", file=sys.stderr, flush=True
+            f"interrupted: go on with\n  crnn-search resume {run.location}",
+            file=sys.stderr,
+            flush=True,
         )
         os._exit(INTERRUPTED)  # without waiting for anything of Ray's
     finally:
         progress.close()
     console.print(summary(result), highlight=False, soft_wrap=True)
-    console.print(f"\nreport: {run.report_markdown}\nmodel:  {run.model}", highlight=False)
+    console.print(
+        f"\nreport: {run.place(run.report_markdown)}\nmodel:  {run.place(run.model)}",
+        highlight=False,
+    )
 
 
 @app.command()
@@ -271,6 +292,7 @@ def report(run: Run, data_dir: DataDir = None) -> None:
     from crnn_search.report import write_report
 
     result = write_report(paths, mnist.load(data_dir, test_images=True))
+    paths.push()
     Console().print(summary(result), highlight=False, soft_wrap=True)
 
 
@@ -297,14 +319,17 @@ def export(
     differences = export_winner(paths, wanted, mnist.load(data_dir, test_images=True))
     for name, difference in differences.items():
         print(f"{name}: largest difference to PyTorch on 1,000 test sequences {difference:.1e}")
-    print(f"written to {paths.model}")
+    paths.push()
+    print(f"written to {paths.place(paths.model)}")
 
 
 @app.command()
 def predict(
     model: Annotated[
-        Path,
-        typer.Argument(metavar="MODEL", help="A model file, a model folder or a run's folder."),
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model file, a model folder, a run's folder or its URI."
+        ),
     ],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Images of one digit each, in order.")
@@ -315,7 +340,7 @@ def predict(
 
     from crnn_search.predictor import load, read_image, running_sums
 
-    predictor = load(model)
+    predictor = load(open_run(model).root if is_uri(model) else Path(model))
     pixels = torch.stack([read_image(image) for image in images])
     for image, total in zip(images, running_sums(predictor, pixels), strict=True):
         print(f"{image}: {total:.2f}")

@@ -16,14 +16,17 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crnn_search.data import Digits
 from crnn_search.errors import InputError, InterruptedRun
 from crnn_search.job import Job
+from crnn_search.lease import interrupt_on_sigterm
 from crnn_search.paths import RunPaths
 from crnn_search.recorder import Recorder
 from crnn_search.scheduler import FiniteAsha
 from crnn_search.searcher import JobQueue, StudySearch
+from crnn_search.storage import sees
 from crnn_search.trainable import DigitSumTrainable
 
 SETTINGS = {
@@ -73,6 +76,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"cannot connect to a Ray cluster at {address!r}: {error}") from error
+    interrupt_on_sigterm()  # after Ray, which sets a handler of its own
     try:
         yield
     except KeyboardInterrupt:
@@ -110,6 +114,33 @@ def nodes() -> list[dict[str, Any]]:
         }
         for node in alive
     ]
+
+
+def check_storage(run: RunPaths) -> None:
+    """Look for a run's place from every node, before any trial.
+
+    Raises:
+        InputError: a node does not see it.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) == 1 and not run.mirror:
+        return
+    place = run.location if run.mirror else str(run.root.absolute())
+    seen = [
+        ray.remote(sees)
+        .options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], False)
+        )
+        .remote(place, run.space.name, run.space.read_bytes())
+        for node in alive
+    ]
+    blind = [n["NodeManagerHostname"] for n, ok in zip(alive, ray.get(seen), strict=True) if not ok]
+    if blind:
+        raise InputError(
+            f"{', '.join(sorted(blind))} of the cluster's nodes does not see {place}, where trials "
+            "put their checkpoints; name a folder that all nodes share, or s3://BUCKET/PREFIX, "
+            "with --storage, and give every node the right to use it"
+        )
 
 
 def divide(cpus_per_trial: float, gpus_per_trial: float | str, max_concurrent: int | str) -> Slots:
@@ -181,7 +212,7 @@ def _fit(
         DigitSumTrainable,
         images=digits.images.numpy(),
         labels=digits.labels.numpy(),
-        checkpoints=str(run.checkpoints.absolute()),
+        checkpoints=run.checkpoint_location,
     )
     resources = functools.partial(_resources, slots)
     with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
@@ -221,7 +252,9 @@ def _resources(slots: Slots, config: dict[str, Any]) -> tune.PlacementGroupFacto
 
 
 def _interrupted(run: RunPaths) -> InterruptedRun:
-    return InterruptedRun(f"everything so far is kept; go on with\n  crnn-search resume {run.root}")
+    return InterruptedRun(
+        f"everything so far is kept; go on with\n  crnn-search resume {run.location}"
+    )
 
 
 def _cpu_model() -> str:

@@ -3,7 +3,7 @@
 One event a line; each has `event` and `elapsed_s`, the time worked on the run so far, the time
 between sessions left out:
 
-    session   a process began to work on the run
+    session   a process began to work on the run, on `host`; as `job` of a cluster, or null
     stage     a stage began: `stage` search, finalists, retrain or report
     job       a job was made: `stage`, `job`; it has not trained yet
     epoch     a job ended an epoch: `value` is its validation RMSE, `loss` its training loss, null
@@ -18,7 +18,6 @@ same way while they happen as when they are read again.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import socket
@@ -28,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from crnn_search import lines
-from crnn_search.errors import RunFolderError, StorageError
+from crnn_search.errors import StorageError
 from crnn_search.job import Job
 from crnn_search.lines import Record
+from crnn_search.paths import RunPaths
 
 DIED, OUT_OF_MEMORY, PREEMPTED = "process died", "out of memory", "node taken away"
 """Causes of an `again` event."""
@@ -190,26 +190,15 @@ def _stage_seconds(events: list[Record]) -> dict[str, float]:
 
 
 class Journal:
-    """Writes events; holds the run, so that no other process works on it at the same time.
+    """Writes events. Whoever has one holds the run's lease: only one process may write."""
 
-    Raises:
-        RunFolderError: another process works on the run, or its folder cannot be written.
-    """
-
-    def __init__(self, path: Path, elapsed_s: float = 0.0) -> None:
-        self.path = path
+    def __init__(self, run: RunPaths, elapsed_s: float = 0.0) -> None:
+        self.run = run
         self._began = time.monotonic() - elapsed_s
-        try:
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RunFolderError(f"cannot write {path}: {error.strerror}") from error
-        if not _lock(self._lock):
-            os.close(self._lock)
-            raise RunFolderError(
-                f"another process works on {path.parent}; wait for it or stop it (Ctrl-C), then "
-                "try again"
-            )
-        self.write("session", host=socket.gethostname(), pid=os.getpid())
+
+    def begin(self, job: str | None = None) -> None:
+        """Write that a session begins. job: its id, if it was submitted to a cluster."""
+        self.write("session", host=socket.gethostname(), pid=os.getpid(), job=job)
 
     @property
     def elapsed_s(self) -> float:
@@ -223,47 +212,24 @@ class Journal:
             StorageError: the disk is full or the folder cannot be written.
         """
         record = {"event": event, "elapsed_s": round(self.elapsed_s, 3), **fields}
-        append(self.path, record)
+        append(self.run, self.run.journal, record)
         return record
 
-    def close(self) -> None:
-        """Let the run go."""
-        os.close(self._lock)
 
-
-def append(path: Path, record: Record) -> None:
-    """Add a line to journal or ledger.
+def append(run: RunPaths, path: Path, record: Record) -> None:
+    """Add a line to a run's journal or ledger, in the object store first if there is one.
 
     Raises:
-        StorageError: the disk is full or the folder cannot be written.
+        StorageError: the disk is full, or the folder or the store cannot be written.
     """
+    if run.mirror:
+        run.mirror.append(path, record)
     try:
         lines.append(path, record)
     except OSError as error:
         raise StorageError(path, error) from error
 
 
-def is_worked_on(path: Path) -> bool:
-    """Whether a process holds the run of this journal. False for another host's process."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _lock(handle)
-    finally:
-        os.close(handle)
-
-
 def finite(value: float | None) -> float | None:
     """A number as JSON may hold it: None if it is none."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def _lock(handle: int) -> bool:
-    """Take the lock of an open file; it is let go when the file or the process ends."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -6,15 +6,25 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crnn_search import cluster, export, mnist, report, retrain, search, warm_start
+from crnn_search import (
+    __version__,
+    cluster,
+    export,
+    lease,
+    mnist,
+    report,
+    retrain,
+    search,
+    warm_start,
+)
 from crnn_search.budget import Budget, Limit
 from crnn_search.checkpoint import load_model
 from crnn_search.data import Digits, SequenceTable, testing_table
@@ -22,11 +32,12 @@ from crnn_search.journal import History, Journal, read_history
 from crnn_search.paths import ModelPaths, RunPaths, read_json, write_atomically, write_json
 from crnn_search.predictor import FORMATS
 from crnn_search.progress import Progress
+from crnn_search.provenance import JOB_VARIABLE, git_commit
 from crnn_search.space import SearchSpace, to_yaml
 from crnn_search.space_file import load_space
 
 PACKAGES = (
-    "crnn-search", "ray", "optuna", "torch", "torchvision", "numpy", "onnx", "onnxruntime",
+    "ray", "optuna", "torch", "torchvision", "numpy", "onnx", "onnxruntime",
     "safetensors",
 )  # fmt: skip
 EXPORT_CHECK_SEQUENCES = 1000
@@ -53,7 +64,7 @@ def run(
     options: Options,
     *,
     budget: Budget = UNLIMITED,
-    warm_runs: Sequence[Path] = (),
+    warm_runs: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Do all that `crnn-search launch` does; returns the report.
 
@@ -66,13 +77,14 @@ def run(
         progress.note(fitted.describe())
         warm_start.write(fitted, paths.warm_start)
     known = manifest(space, paths, budget, warm_runs)
-    with _working_on(paths) as (history, journal):
+    with _working_on(paths, progress) as (history, journal):
+        paths.push()
         return _work(space, paths, progress, options, known, history, journal)
 
 
 def resume(paths: RunPaths, progress: Progress, options: Options) -> dict[str, Any]:
     """Go on with a run where it was left; returns the report. Raises as `run` does."""
-    with _working_on(paths) as (history, journal):
+    with _working_on(paths, progress) as (history, journal):
         space = load_space(paths.space)
         known = read_json(paths.manifest) if paths.manifest.exists() else manifest(space, paths)
         return _work(space, paths, progress, options, known, history, journal)
@@ -86,7 +98,7 @@ def extend(
     A report that exists is kept in the manifest under `earlier_reports`: it opened the test images.
     Raises as `run` does.
     """
-    with _working_on(paths) as (history, journal):
+    with _working_on(paths, progress) as (history, journal):
         space = load_space(paths.space)
         known = read_json(paths.manifest)
         if paths.report_json.exists():
@@ -96,19 +108,24 @@ def extend(
             known.setdefault("earlier_reports", []).append(earlier)
         known["budget"] = _budget_from(budget, history)
         write_json(paths.manifest, known)
+        paths.push()
         for path in (paths.finalists, paths.best, paths.retrained, paths.report_json):
             path.unlink(missing_ok=True)
+        paths.push()
         more = space.search.model_copy(update={"trials": space.search.trials + trials})
         space = dataclasses.replace(space, search=more)
         write_atomically(paths.space, to_yaml(space))  # from here on it is extended
+        paths.push()
         return _work(space, paths, progress, options, known, history, journal)
 
 
 @contextlib.contextmanager
-def _working_on(paths: RunPaths) -> Iterator[tuple[History, Journal]]:
+def _working_on(paths: RunPaths, progress: Progress) -> Iterator[tuple[History, Journal]]:
     """Hold a run and know its past."""
-    history = read_history(paths.journal, paths.ledger)
-    with contextlib.closing(Journal(paths.journal, history.elapsed_s)) as journal:
+    with lease.hold(paths, progress.note):
+        history = read_history(paths.journal, paths.ledger)
+        journal = Journal(paths, history.elapsed_s)
+        journal.begin(os.environ.get(JOB_VARIABLE))
         yield history, journal
 
 
@@ -141,6 +158,7 @@ def _train(
     digits: Digits,
 ) -> None:
     """Search, repeat the finalists, retrain the winner: each as far as it is not done."""
+    cluster.check_storage(paths)
     resources = space.resources
     slots = cluster.divide(
         resources.cpus_per_trial, resources.gpus_per_trial, space.search.max_concurrent_trials
@@ -148,6 +166,7 @@ def _train(
     known["hardware"] = known["hardware"] or {"nodes": cluster.nodes()}
     known["space"] = _sections(space)
     write_json(paths.manifest, known)
+    paths.push()
     stated = known["budget"]
     limit = Limit(
         Budget(**stated["limits"]),
@@ -175,7 +194,7 @@ def finish(
     """Score the retrained models on the test images, for the only time, and export the winner."""
     progress.close()
     retrained = read_json(paths.retrained)
-    seconds = read_history(journal.path, paths.ledger).seconds
+    seconds = read_history(paths.journal, paths.ledger).seconds
     seconds = {stage: seconds[stage] for stage in TIMED if stage in seconds}
     write_json(paths.retrained, retrained | {"seconds": seconds})
     progress.note("report: scoring the retrained networks on the test images")
@@ -183,6 +202,7 @@ def finish(
     result = report.write_report(paths, digits)
     progress.note("export: " + ", ".join(FORMATS))
     export_winner(paths, FORMATS, digits)
+    paths.push()
     return result
 
 
@@ -204,7 +224,7 @@ def manifest(
     space: SearchSpace,
     paths: RunPaths,
     budget: Budget = UNLIMITED,
-    warm_runs: Sequence[Path] = (),
+    warm_runs: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What is needed to repeat a run: command, versions, commit, seeds, data, hardware.
 
@@ -214,14 +234,14 @@ def manifest(
         "name": paths.name,
         "command": " ".join(["crnn-search", *sys.argv[1:]]),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
-        "versions": {"python": platform.python_version()}
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version(), "crnn-search": __version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "seed": space.search.seed,
         "hardware": None,
         "data_sha256": mnist.FILES,
         "budget": _budget_from(budget, History({}, {})),
-        "warm_start": [str(folder) for folder in warm_runs],
+        "warm_start": list(warm_runs),
         "space": _sections(space),
     }
 
@@ -240,25 +260,3 @@ def _budget_from(budget: Budget, history: History) -> dict[str, Any]:
         sum(record.gpu_seconds for record in records),
     )
     return {"limits": budget.to_dict(), "before": before.to_dict()}
-
-
-def _git_commit() -> str | None:
-    """The commit this package stands at, if run from a checkout; marked where files differ."""
-    try:
-        done = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(Path(__file__).parent),
-                "describe",
-                "--always",
-                "--abbrev=40",
-                "--dirty",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

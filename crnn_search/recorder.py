@@ -33,6 +33,7 @@ from crnn_search.lines import Record
 from crnn_search.paths import RunPaths
 from crnn_search.progress import Progress
 from crnn_search.searcher import Bookkeeper, ending_state
+from crnn_search.storage import join
 from crnn_search.trainable import first_line
 
 SCALARS = (
@@ -207,8 +208,12 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
         writer = self._writers.pop(record.job.name, None)
         if writer:
             writer.close()
-        folder = CheckpointFolder(self._run.checkpoints / record.job.name)
-        folder.keep({record.sound_epochs, best_epoch(record.values)})
+        folder = CheckpointFolder(join(self._run.checkpoint_location, record.job.name))
+        try:
+            folder.keep({record.sound_epochs, best_epoch(record.values)})
+            self._run.push()
+        except StorageError as trouble:
+            self._stop(trouble)
         self._progress.ended(record.job.name, state, reason)
 
     def _forget(self, trial: Any) -> Job | None:
@@ -222,7 +227,7 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
         """Write a line to the ledger, unless the run cannot be written any more."""
         if self.error is None:
             try:
-                append(self._run.ledger, record.ledger_line())
+                append(self._run, self._run.ledger, record.ledger_line())
             except StorageError as error:
                 self._stop(error)
 

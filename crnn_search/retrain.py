@@ -73,7 +73,7 @@ class Stage:
         return [recorder.records[job.name] for job in jobs]
 
     def _has_model(self, record: JobRecord) -> bool:
-        return record.checkpoint is not None and (self.run.root / record.checkpoint).is_file()
+        return record.checkpoint is not None and self.run.file(record.checkpoint).is_file()
 
 
 def choose(finalists: Sequence[JobRecord], stage: Stage) -> dict[str, Any]:
@@ -105,6 +105,7 @@ def choose(finalists: Sequence[JobRecord], stage: Stage) -> dict[str, Any]:
     write_json(stage.run.finalists, {"finalists": rows, "repeats": repeats})
     winner = {name: rows[0][name] for name in ("number", "config", "rmse")}
     write_json(stage.run.best, winner)
+    stage.run.push()
     return winner
 
 
@@ -135,6 +136,7 @@ def retrain(winner: dict[str, Any], stage: Stage) -> None:
     result: dict[str, Any] = {"epochs": spec.epochs, "epoch_sequences": spec.epoch_sequences}
     result["winner"], result[BASELINE] = entries[: spec.seeds], entries[-spec.seeds :]
     write_json(stage.run.retrained, result)
+    stage.run.push()
 
 
 def _search_job(space: SearchSpace, finalist: JobRecord, number: int, k: int) -> Job:
@@ -188,7 +190,7 @@ def _save(record: JobRecord, stage: Stage) -> dict[str, Any]:
     """Turn a job's last checkpoint into a model file; returns its entry in `retrained.json`."""
     run = stage.run
     assert record.checkpoint is not None
-    state, _ = checkpoint.load_state(run.root / record.checkpoint, torch.device("cpu"))
+    state, _ = checkpoint.load_state(run.file(record.checkpoint), torch.device("cpu"))
     path = run.retrained_models / f"{record.job.name}.safetensors"
     info = {
         "max_digits": stage.space.task.max_digits,

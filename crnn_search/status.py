@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from crnn_search import ledger, lines
-from crnn_search.journal import History, JobRecord, is_worked_on, read_history
+from crnn_search.journal import History, JobRecord, read_history
+from crnn_search.lease import is_held
 from crnn_search.paths import RunPaths
 from crnn_search.progress import duration
 from crnn_search.space import SearchSpace
@@ -38,7 +39,7 @@ def read_status(run: RunPaths) -> dict[str, Any]:
     return {
         "name": run.name,
         "folder": str(run.root),
-        "worked_on": is_worked_on(run.journal),
+        "worked_on": is_held(run),
         "stage": stage_of(run, history, space),
         "trials": {"asked": space.search.trials, **outcomes},
         "running": [_running(record) for record in running],

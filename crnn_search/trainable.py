@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from crnn_search.data import TRAINING_IMAGES, Digits, SequenceTable, split_image
 from crnn_search.engine import EpochMetrics, TrainingData, TrainState
 from crnn_search.errors import StorageError
 from crnn_search.job import METRIC, Job
+from crnn_search.storage import join
 
 DIVERGENCE_FACTOR = 2.0
 
@@ -47,7 +47,7 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         """Take the images from the object store, without copying them, and the first job.
 
         images: uint8 `(60000, 28, 28)`. labels: uint8 `(60000,)`. NumPy arrays, read-only.
-        checkpoints: the folder of all jobs' checkpoints.
+        checkpoints: the folder of all jobs' checkpoints, or its URI.
         """
         granted = self.trial_resources.required_resources
         self._device = engine.pick_device()
@@ -58,13 +58,14 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         self._digits = Digits(_shared_tensor(images), _shared_tensor(labels)).to(self._device)
         self._labels = self._digits.labels.cpu()
         self._tables: dict[int, SequenceTable] = {}
-        self._checkpoints = Path(checkpoints)
+        self._checkpoints = checkpoints
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job; the images and tables stay."""
         self._job = Job(**new_config["job"])
         self._state: TrainState | None = None
+        self._notes: list[str] = []
         return True
 
     def step(self) -> dict[str, Any]:
@@ -77,7 +78,8 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
             raise
         except Exception as error:
             result = self._trouble(error, time.monotonic() - began)
-        return {"device": _device_name(self._device), "notes": [], "restored": False} | result
+        notes, self._notes = self._notes, []
+        return {"device": _device_name(self._device), "notes": notes, "restored": False} | result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: Ray keeps no checkpoints here."""
@@ -88,7 +90,7 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
     def _start(self) -> dict[str, Any] | None:
         """Find or make the job's state; the last epoch it had, if any."""
         job = self._job
-        self._folder = CheckpointFolder(self._checkpoints / job.name)
+        self._folder = CheckpointFolder(join(self._checkpoints, job.name), self._notes.append)
         self._data = TrainingData(
             self._digits,
             torch.arange(TRAINING_IMAGES) if job.all_images else split_images(self._labels)[0],
@@ -98,13 +100,14 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         )
         found = self._folder.load(job, self._device)
         self._state, self._history = found.state, found.history
+        self._notes += found.problems
         if self._state is None:
             config = TrialConfig.from_dict(job.config)
             self._state = engine.start(
                 config, seed=job.seed, epochs=job.epochs, device=self._device
             )
-            return self._epoch() | {"notes": found.problems} if found.problems else None
-        return self._sound(self._history[-1]) | {"restored": True, "notes": found.problems}
+            return None
+        return self._sound(self._history[-1]) | {"restored": True}
 
     def _epoch(self) -> dict[str, Any]:
         assert self._state is not None
@@ -122,7 +125,7 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         epoch = figures["epoch"]
         return figures | {
             "done": epoch >= self._job.epochs,
-            "checkpoint": f"{self._job.name}/{self._folder.file(epoch).name}",
+            "checkpoint": f"{self._job.name}/{self._folder.name(epoch)}",
         }
 
     def _trouble(self, error: Exception, seconds: float) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Fitted:
         return text
 
 
-def fit(space: SearchSpace, runs: Sequence[Path]) -> Fitted:
+def fit(space: SearchSpace, runs: Sequence[str]) -> Fitted:
     """What the ledgers of earlier runs hold for a new space.
 
     A value keeps its fidelity: the epoch of the new search that has seen as many sequences. Only a

@@ -14,28 +14,31 @@ import crnn_search
 PACKAGE = Path(crnn_search.__file__).parent
 
 FLOORS: list[set[str]] = [
+    {"__main__"},
     {"cli"},
+    {"control"},
     {"launch"},
     {"search", "retrain", "report", "export"},
-    {"cluster", "plots", "predictor", "render", "status", "warm_start"},
+    {"cluster", "plots", "predictor", "render", "status", "submission", "warm_start"},
     {"recorder"},
     {"searcher", "scheduler", "trainable", "budget", "progress"},
-    {"journal", "checkpoint", "ledger", "evaluate"},
+    {"journal", "checkpoint", "ledger", "evaluate", "lease"},
     {"engine", "space_file", "lines"},
     {"mnist", "model", "space", "stem", "recurrence"},
-    {"data", "footprint", "paths", "domains", "yaml_lines", "job"},
-    {"config"},
+    {"data", "footprint", "paths", "domains", "yaml_lines", "job", "provenance"},
+    {"config", "storage"},
     {"errors"},
 ]
 
 ALLOWED: dict[str, set[str]] = {
-    "ray": {"cluster", "recorder", "trainable", "searcher", "scheduler"},
+    "ray": {"cluster", "recorder", "trainable", "searcher", "scheduler", "submission"},
     "optuna": {"space", "searcher", "search", "report", "warm_start"},
     "onnx": {"export"},
     "onnxruntime": {"predictor"},
     "matplotlib": {"plots"},
-    "typer": {"cli"},
-    "rich": {"cli", "progress"},
+    "typer": {"cli", "control"},
+    "pyarrow": {"storage"},
+    "rich": {"cli", "control", "progress"},
     "pydantic": {"space", "space_file"},
 }
 

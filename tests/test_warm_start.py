@@ -41,7 +41,7 @@ def earlier(tmp_path: Path) -> Path:
 
 
 def test_what_fits_is_taken_and_what_does_not_is_counted(earlier: Path) -> None:
-    fitted = warm_start.fit(parse_space(LATER), [earlier])
+    fitted = warm_start.fit(parse_space(LATER), [str(earlier)])
     first, second = fitted.trials
     assert first["config"] == {"gru_sizes": [16, 32], "learning_rate": 0.01}
     assert (first["state"], first["values"]) == ("COMPLETE", {1: 4, 2: 3, 3: 2, 4: 1})
@@ -54,14 +54,14 @@ def test_what_fits_is_taken_and_what_does_not_is_counted(earlier: Path) -> None:
 
 def test_a_smaller_budget_is_a_lower_fidelity(earlier: Path) -> None:
     longer = parse_space(LATER.replace("epoch_sequences: 1000", "epoch_sequences: 2000"))
-    trial = warm_start.fit(longer, [earlier]).trials[0]
+    trial = warm_start.fit(longer, [str(earlier)]).trials[0]
     assert (trial["state"], trial["values"]) == ("PRUNED", {1: 2, 2: 1})
 
 
 def test_the_sampler_knows_them_and_numbers_begin_at_zero(earlier: Path, tmp_path: Path) -> None:
     space = parse_space(LATER)
     kept = tmp_path / "warm_start.jsonl"
-    warm_start.write(warm_start.fit(space, [earlier]), kept)
+    warm_start.write(warm_start.fit(space, [str(earlier)]), kept)
     searcher = StudySearch(space, earlier=warm_start.read(space, kept))
     states = [trial.state for trial in searcher.study.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED]
@@ -72,4 +72,4 @@ def test_the_sampler_knows_them_and_numbers_begin_at_zero(earlier: Path, tmp_pat
 
 def test_another_task_is_refused(earlier: Path) -> None:
     with pytest.raises(InputError, match=r"needs the same task: .* has max_digits 8, this space 5"):
-        warm_start.fit(parse_space("task: {max_digits: 5}\n" + LATER), [earlier])
+        warm_start.fit(parse_space("task: {max_digits: 5}\n" + LATER), [str(earlier)])
