@@ -16,11 +16,12 @@ import logging
 import math
 import statistics
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -117,31 +118,28 @@ def _setup(name: str, space: SearchSpace, seed: int) -> tuple[Any, Any]:
     return searcher, FiniteAsha(EPOCHS, 1, 3)
 
 
-def search(name: str, seed: int) -> list[float]:
-    """One search; the best full-budget RMSE after so many trials had been begun, and ended."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    changes = {"search.seed": seed, "search.trials": TRIALS, "search.max_epochs": EPOCHS}
-    space = load_space(SPACE, [f"{key}={value}" for key, value in changes.items()])
-    space = dataclasses.replace(space, first=())
-    searcher, scheduler = _setup(name, space, seed)
-    full: dict[int, float] = {}
+class Step(NamedTuple):
+    """An epoch that ended at a simulated time, with its seconds and validation RMSE."""
+
+    now: float
+    number: int
+    epoch: int
+    seconds: float
+    value: float
+
+
+def replay(searcher: Any, scheduler: Any, trials: int, workers: int) -> Iterator[Step]:
+    """Let a searcher and a scheduler search on recorded curves, with a simulated clock.
+
+    A worker that is free begins a trial, or its next epoch, at once.
+    """
     running: list[tuple[float, int, Any]] = []
     begun, now = 0, 0.0
-    while begun < TRIALS or running:
-        while begun < TRIALS and len(running) < WORKERS:
-            suggested = searcher.suggest(str(begun))
-            config = suggested["job"]["config"] if "job" in suggested else suggested
-            trial_name = suggested["job"]["name"] if "job" in suggested else str(begun)
-            searched = {key: value for key, value in config.items() if key in PARAMETERS}
-            whole = TrialConfig.from_dict(searched).to_dict()  # stock adds Optuna's own names
-            values, pace = _curves().guess(np.array(features(whole)))
-            trial = SimpleNamespace(
-                trial_id=str(begun), config={"job": {"name": trial_name}}, number=begun,
-                values=values, pace=pace, epoch=0,
-            )  # fmt: skip
+    while begun < trials or running:
+        while begun < trials and len(running) < workers:
+            trial = _begin(searcher, str(begun))
             scheduler.on_trial_add(None, trial)
-            heapq.heappush(running, (now + pace, begun, trial))
+            heapq.heappush(running, (now + trial.pace, begun, trial))
             begun += 1
         now, number, trial = heapq.heappop(running)
         trial.epoch += 1
@@ -150,11 +148,36 @@ def search(name: str, seed: int) -> list[float]:
         if scheduler.on_trial_result(None, trial, result) == "CONTINUE":
             searcher.on_trial_result(trial.trial_id, result)
             heapq.heappush(running, (now + trial.pace, number, trial))
-            continue
-        scheduler.on_trial_complete(None, trial, result)
-        searcher.on_trial_complete(trial.trial_id, result)
-        if trial.epoch == EPOCHS:
-            full[number] = result[METRIC]
+        else:
+            scheduler.on_trial_complete(None, trial, result)
+            searcher.on_trial_complete(trial.trial_id, result)
+        yield Step(now, number, trial.epoch, trial.pace, value)
+
+
+def _begin(searcher: Any, trial_id: str) -> SimpleNamespace:
+    suggested = searcher.suggest(trial_id)
+    config = suggested["job"]["config"] if "job" in suggested else suggested
+    name = suggested["job"]["name"] if "job" in suggested else trial_id
+    searched = {key: value for key, value in config.items() if key in PARAMETERS}
+    whole = TrialConfig.from_dict(searched).to_dict()  # stock adds Optuna's own names
+    values, pace = _curves().guess(np.array(features(whole)))
+    job = {"job": {"name": name}}
+    return SimpleNamespace(trial_id=trial_id, config=job, values=values, pace=pace, epoch=0)
+
+
+def search(name: str, seed: int) -> list[float]:
+    """One search; the best full-budget RMSE after so many trials had been begun, and ended."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    changes = {"search.seed": seed, "search.trials": TRIALS, "search.max_epochs": EPOCHS}
+    space = load_space(SPACE, [f"{key}={value}" for key, value in changes.items()])
+    space = dataclasses.replace(space, first=())
+    searcher, scheduler = _setup(name, space, seed)
+    full = {
+        step.number: step.value
+        for step in replay(searcher, scheduler, TRIALS, WORKERS)
+        if step.epoch == EPOCHS
+    }
     return [min(value for number, value in full.items() if number < mark) for mark in MARKS]
 
 

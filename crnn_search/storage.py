@@ -8,11 +8,13 @@ again and again (`docs/decisions/0009`). What fails is tried again, with growing
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,10 @@ from crnn_search.errors import InputError, StorageError
 
 PATIENCE_S = 300.0
 """How long a storage that cannot be reached is tried again before the run stops."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
+SLOW_S = 8.0
+"""After so long without an answer, a warning is due; AWS's client itself tries for longer."""
 
 SEGMENT_LINES = 64
 APPENDED = ("journal.jsonl", "trials.jsonl")
@@ -137,33 +143,38 @@ class ObjectStore:
         return f"{self._root}/{name}".rstrip("/")
 
     def _patiently(self, work: Callable[[], T], name: str, patience_s: float) -> T:
-        began, tried = time.monotonic(), 0
-        for pause in _pauses():
+        place, began = join(self.uri, name), time.monotonic()
+        slow = f"storage: no answer from {place} yet; trials wait, none is lost"
+        timer = threading.Timer(SLOW_S, self.warn, [slow])
+        timer.daemon = True
+        timer.start()
+        try:
+            result, tries = self._try(work, place, patience_s)
+        finally:
+            timer.cancel()
+        passed = time.monotonic() - began
+        if tries > 1 or passed > SLOW_S:
+            self.warn(f"storage: reached again after {passed:.0f} s")
+        return result
+
+    def _try(self, work: Callable[[], T], place: str, patience_s: float) -> tuple[T, int]:
+        """The result, and how many tries it took."""
+        began, pause = time.monotonic(), FIRST_PAUSE_S
+        for tries in itertools.count(1):
             try:
-                result = work()
+                return work(), tries
             except OSError as error:
                 passed = time.monotonic() - began
                 if passed >= patience_s or any(word in str(error) for word in FINAL):
-                    raise StorageError(join(self.uri, name), str(error)) from error
-                tried += 1
-                if tried == 1 or passed > 30:
+                    raise StorageError(place, str(error)) from error
+                if tries == 1:
                     self.warn(
-                        f"storage: {join(self.uri, name)} cannot be reached, trying again for "
+                        f"storage: {place} cannot be reached, trying again for "
                         f"{patience_s - passed:.0f} s; trials wait, none is lost: {error}"
                     )
                 time.sleep(pause)
-            else:
-                if tried:
-                    self.warn(f"storage: reached again after {time.monotonic() - began:.0f} s")
-                return result
-        raise AssertionError("pauses do not end")
-
-
-def _pauses() -> Iterator[float]:
-    pause = 0.5
-    while True:
-        yield pause
-        pause = min(2 * pause, 20.0)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+        raise AssertionError("counting ends")
 
 
 def join(place: str, *names: str) -> str:
