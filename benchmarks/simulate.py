@@ -1,8 +1,8 @@
 """How does a search scale? `python -m benchmarks.simulate`.
 
 Searches over `search_spaces/default.yaml` are replayed on recorded learning curves
-(`benchmarks.record_curves`) through the real searcher and scheduler, with a simulated clock and 1 to
-1,000 workers. A configuration that was not recorded gets the curve and the pace of its nearest
+(`benchmarks.record_curves`) through the real searcher and scheduler, with a simulated clock and 1
+to 1,000 workers. A configuration that was not recorded gets the curve and the pace of its nearest
 recorded neighbours (`benchmarks.sampling`). Writes `results/simulate.json` and, in `docs`,
 `simulation.md` and its plot.
 """
@@ -30,6 +30,20 @@ DOCS = Path(__file__).parents[1] / "docs"
 WORKERS = (1, 4, 16, 64, 256, 1000)
 LEVELS = (6.0, 4.5, 3.5)
 """Validation RMSE whose first sight is timed."""
+
+ABOUT = """\
+Written by `python -m benchmarks.simulate`, with `benchmarks/results/simulate.json`; do not edit.
+The real searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come
+from {recorded} learning curves recorded for `{space}` ({epochs} epochs of 3,000 sequences, a core
+each). There are no 1,000 recorded configurations: one that was not recorded gets the mean curve (of
+logarithms) and the mean pace of its {neighbours} nearest recorded neighbours, the nearer counting
+more. Each record guessed from the others so explains {explained:.0%} of the variance of the last
+RMSE's logarithm. So this landscape is smoother than the true one, no RMSE falls below the lowest
+recorded, and a configuration always gives the same curve.
+
+Times are in recorded seconds, of epochs of a few seconds: read their ratios. Starting a worker,
+saving, and the driver's own time are left out of them; what the driver took for searcher and
+scheduler is told beside them, in real seconds of one core."""
 
 MANY, COMMON = 1000, {"trials": 128, "workers": 16, "factor": 3, "grace": 1}
 VARIED: dict[str, tuple[int, ...]] = {
@@ -168,27 +182,18 @@ def document(results: dict[str, Any]) -> str:
     text = [
         "# How a search scales: a simulation",
         "",
-        "Written by `python -m benchmarks.simulate`, with `benchmarks/results/simulate.json`; do",
-        "not edit. The real searcher and scheduler, a simulated clock, no training: each epoch's RMSE "
-        "and",
-        f"seconds come from {results['recorded']} learning curves that were recorded for `{SPACE}`",
-        f"({EPOCHS} epochs of 3,000 sequences, a core each). A configuration that was not recorded "
-        "gets",
-        f"the mean curve (of logarithms) and pace of its {results['neighbours']} nearest recorded "
-        "neighbours, the nearer",
-        "counting more; guessing each record from the others so explains "
-        f"{results['explained_by_neighbours']:.0%} of the variance of the",
-        "last RMSE's logarithm. So the landscape is smoother than the true one, no RMSE falls below "
-        "the",
-        "lowest recorded, and repeats of a configuration do not differ. Times are those of a "
-        "recorded",
-        "epoch of a few seconds: read their ratios. Starting a worker, saving and the driver's own",
-        "time are left out; what the driver took is in the last column.",
+        *ABOUT.format(
+            recorded=results["recorded"],
+            neighbours=results["neighbours"],
+            explained=results["explained_by_neighbours"],
+            space=SPACE,
+            epochs=EPOCHS,
+        ).splitlines(),
         "",
         "## Workers",
         "",
-        f"{MANY:,} trials, `reduction_factor` 3, `grace_epochs` 1, means of {first['repeats']} "
-        "searches. Simulated seconds",
+        f"{MANY:,} trials, `reduction_factor` 3, `grace_epochs` 1, {first['repeats']} "
+        f"{'search' if first['repeats'] == 1 else 'searches'} each. Seconds",
         "until the first validation RMSE at or below a level, in any epoch of any trial:",
         "",
         "![time and utilisation by number of workers](simulation.png)",

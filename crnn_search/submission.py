@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
@@ -72,7 +71,7 @@ class Cluster:
             self._client = JobSubmissionClient(address)
         except AuthenticationError as error:
             raise InputError(f"{address} refuses: {str(error).splitlines()[0]}") from error
-        except (ConnectionError, requests.RequestException, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             raise InputError(
                 f"no Ray dashboard answers at {address}: {error}; it is at port 8265 of the head, "
                 "and only there unless it was started with another --dashboard-host: use an SSH "

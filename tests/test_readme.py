@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
@@ -22,6 +22,7 @@ from PIL import Image
 from crnn_search import cli
 from crnn_search.config import PARAMETERS, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.space_file import parse_space
+from crnn_search.submission import Submitted
 from tests.small_run import FinishedRun, command
 
 ROOT = Path(__file__).parent.parent
@@ -47,11 +48,12 @@ ON_A_RUN = [
 ]
 EXTENSIONS = [line for line in COMMANDS if line.startswith("crnn-search extend")]
 CHECKS = [line for line in COMMANDS if line.startswith("crnn-search check")]
+ELSEWHERE = [line for line in COMMANDS if "--address http" in line]
 TENSORBOARD = [line for line in COMMANDS if line.startswith("crnn-search tensorboard")]
 
 
 def test_every_command_is_run_by_one_of_these_tests() -> None:
-    kinds = (LAUNCHES, EXTENSIONS, MAKES, ON_A_RUN, CHECKS, TENSORBOARD)
+    kinds = (LAUNCHES, EXTENSIONS, MAKES, ON_A_RUN, CHECKS, ELSEWHERE, TENSORBOARD)
     assert all(kinds)
     assert sorted(itertools.chain(*kinds)) == sorted(COMMANDS)
 
@@ -156,6 +158,46 @@ def test_tensorboard_opens(line: str, finished: FinishedRun) -> None:
 
             os.killpg(process.pid, signal.SIGTERM)
     assert opened
+
+
+class Head:
+    """A cluster that knows one job and does what it is told."""
+
+    told: ClassVar[list[str]] = []
+    known = Submitted("demo-1", "RUNNING", "/shared/runs/demo", 1)
+
+    def __init__(self, address: str) -> None:
+        assert address == "http://127.0.0.1:8265"
+
+    def submit(self, arguments: list[str], run: str, space: str | None = None) -> str:
+        assert run == self.known.run
+        self.told.append(arguments[0])
+        return self.known.id
+
+    def jobs(self) -> list[Submitted]:
+        self.told.append("jobs")
+        return [self.known]
+
+    def job(self, name: str) -> Submitted:
+        assert name == self.known.run
+        return self.known
+
+    def follow(self, job: Submitted) -> None:
+        self.told.append("follow")
+
+    def stop(self, job: Submitted) -> Submitted:
+        self.told.append("stop")
+        return job
+
+
+def test_lines_for_a_cluster_elsewhere_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("crnn_search.submission.Cluster", Head)
+    for line in ELSEWHERE:
+        monkeypatch.setattr(sys, "argv", shlex.split(line))
+        with pytest.raises(SystemExit, match=r"^(None|0|)$"):
+            cli.main()
+    assert Head.told == ["launch", "jobs", "follow", "stop", "resume"]
 
 
 def test_the_python_snippet_runs_without_this_package(finished: FinishedRun) -> None:
