@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pyarrow import fs
 
@@ -32,6 +32,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 SLOW_S = 8.0
 """After so long without an answer, a warning is due; AWS's client itself tries for longer."""
 
+TIMEOUT_S = 10.0
+"""How long AWS's client waits for a connection, and for an answer, each of three times."""
+
+S3_OPTIONS = ("region", "endpoint_override", "scheme")
 SEGMENT_LINES = 64
 APPENDED = ("journal.jsonl", "trials.jsonl")
 """The files that grow line by line."""
@@ -72,7 +76,7 @@ class ObjectStore:
             )
         self.uri, self.warn = uri, warn
         try:
-            self._system, root = fs.FileSystem.from_uri(uri)
+            self._system, root = _s3(uri) if parts.scheme == "s3" else fs.FileSystem.from_uri(uri)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{uri!r} is no storage that pyarrow knows: {error}") from error
         self._root = root.strip("/")
@@ -175,6 +179,26 @@ class ObjectStore:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
         raise AssertionError("counting ends")
+
+
+def _s3(uri: str) -> tuple[fs.FileSystem, str]:
+    """An S3 file system that gives up on a server that hangs, and the path in it.
+
+    pyarrow's own reading of URIs leaves no room for timeouts.
+    """
+    parts = urlsplit(uri)
+    options = dict(parse_qsl(parts.query))
+    unknown = sorted(set(options) - set(S3_OPTIONS))
+    if unknown:
+        raise InputError(
+            f"an s3:// storage takes the options {', '.join(S3_OPTIONS)}, got {unknown[0]!r}"
+        )
+    if not options.keys() & {"region", "endpoint_override"}:
+        options["region"] = fs.resolve_s3_region(parts.netloc)
+    system = fs.S3FileSystem(
+        connect_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S, allow_delayed_open=True, **options
+    )
+    return system, f"{parts.netloc}{parts.path}"
 
 
 def join(place: str, *names: str) -> str:

@@ -174,6 +174,7 @@ def test_a_store_that_hangs_is_waited_for(server: Server) -> None:
     [
         ("s3://key:secret@bucket/runs", "may not name its credentials"),
         ("nosuch://bucket/runs", "is no storage that pyarrow knows"),
+        ("s3://bucket/runs?acess=1", "takes the options region, endpoint_override, scheme, got"),
     ],
 )
 def test_a_wrong_uri_is_refused_without_its_secrets(uri: str, message: str) -> None:
