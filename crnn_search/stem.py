@@ -151,6 +151,7 @@ def _pixel_moments(blocks: Tensor, shape: Geometry) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for training, whoever asks first
 def _under_the_kernel(shape: Geometry) -> Tensor:
     """Which pixels of a block lie under the kernel at each of its places: `(p · S · p, k²)`."""
     taps = torch.arange(shape.kernel)
@@ -160,6 +161,7 @@ def _under_the_kernel(shape: Geometry) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)
 def _places(shape: Geometry) -> Tensor:
     """One where a pixel of a block lies under a tap of the kernel: `(p² · K · S, k²)`."""
     pool, windows = shape.pool, shape.windows
