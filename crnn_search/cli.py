@@ -286,7 +286,7 @@ def tensorboard(
 def report(run: Run, data_dir: DataDir = None) -> None:
     """Write a finished run's report anew and print its summary."""
     paths = open_run(run)
-    _needs(paths.retrained, "the run has not been retrained yet")
+    _needs_models(paths)
     from crnn_search import mnist
     from crnn_search.render import summary
     from crnn_search.report import write_report
@@ -307,7 +307,7 @@ def export(
 ) -> None:
     """Write a finished run's model to its model/ folder, each format checked against PyTorch."""
     paths = open_run(run)
-    _needs(paths.retrained, "the run has not been retrained yet")
+    _needs_models(paths)
     from crnn_search import mnist
     from crnn_search.launch import export_winner
     from crnn_search.predictor import FORMATS
@@ -379,6 +379,15 @@ def _usage_error(error: Exception) -> int:
 def _needs(path: Path, reason: str) -> None:
     if not path.is_file():
         raise InputError(f"there is no {path}: {reason}")
+
+
+def _needs_models(run: RunPaths) -> None:
+    _needs(run.retrained, "the run has not been retrained yet")
+    if not run.is_retrained():
+        raise InputError(
+            f"a model in {run.retrained_models} is gone; write it again with\n"
+            f"  crnn-search resume {run.root}"
+        )
 
 
 def _configure_logging(run: RunPaths, verbose: bool) -> None:

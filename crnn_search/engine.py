@@ -107,10 +107,15 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochMetrics]:
 
     Only training sequences are limited by the configuration's `max_sequence_length`.
     """
-    # Numbers near zero that a CPU computes a hundred times slower; RMSprop's averages fade to them.
-    torch.set_flush_denormal(True)
     while state.epoch < state.epochs:
-        yield _train_epoch(state, data)
+        # Numbers near zero that a CPU computes a hundred times slower; RMSprop's averages fade to
+        # them. The setting is the whole process's, so it is taken back before anyone else computes.
+        torch.set_flush_denormal(True)
+        try:
+            metrics = _train_epoch(state, data)
+        finally:
+            torch.set_flush_denormal(False)
+        yield metrics
 
 
 def predict(

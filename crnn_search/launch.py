@@ -139,7 +139,7 @@ def _work(
     journal: Journal,
 ) -> dict[str, Any]:
     """Do what is left of a run. known: its manifest, written once a cluster is there."""
-    if not paths.retrained.exists():
+    if not paths.is_retrained():
         progress.note("data: MNIST")
         digits = mnist.load(options.data_dir)
         with cluster.connect(options.address, verbose=options.verbose):

@@ -125,6 +125,15 @@ class RunPaths:
     def retrained_models(self) -> Path:
         return self.root / "retrained"
 
+    def is_retrained(self) -> bool:
+        """Whether the retrained models are there, all of them."""
+        if not self.retrained.is_file():
+            return False
+        entries = [
+            e for part in read_json(self.retrained).values() if type(part) is list for e in part
+        ]
+        return all((self.root / entry["file"]).is_file() for entry in entries)
+
     @property
     def report_json(self) -> Path:
         return self.root / "report.json"

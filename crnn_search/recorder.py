@@ -136,6 +136,10 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
         used = _used(trial, result)
         epoch = result["epoch"]
         if "train_loss" not in result or epoch <= record.epochs:
+            if epoch == 1 and "train_loss" in result and not result["restored"]:
+                self._progress.note(
+                    f"{record.job.name}: its checkpoint is gone; it is trained again from the start"
+                )
             if not result["restored"]:
                 record.apply(self._write("spent", name=record.job.name, **used))
             return

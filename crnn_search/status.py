@@ -55,10 +55,8 @@ def read_status(run: RunPaths) -> dict[str, Any]:
 
 def stage_of(run: RunPaths, history: History, space: SearchSpace) -> str:
     """The stage that a run is in: search, finalists, retrain, report or finished."""
-    if run.report_json.is_file() and run.model.is_dir():
-        return "finished"
-    if run.retrained.is_file():
-        return "report"
+    if run.is_retrained():
+        return "finished" if run.report_json.is_file() and run.model.is_dir() else "report"
     if run.best.is_file():
         return "retrain"
     trials = [r for r in history.records("search").values() if r.job.epochs]

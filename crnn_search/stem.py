@@ -2,19 +2,20 @@
 
 A convolution of one channel is too thin for PyTorch's kernels, and what follows it is the largest
 tensor of the network. Here an image is cut into overlapping blocks, each holding all pixels that
-`S × S` pooling windows see, and multiplied by a matrix that holds the kernel at each place of a
-window: one product for each of a window's `p²` places. The maximum of the products is the pooled
-map; the full map never lies in memory as a whole, and its normalisation needs no pass over it:
-a convolution is linear, so that its mean and variance follow from those of the pixels under it
-(`w·m` and `wᵀCw`), and normalising is another kernel and another bias.
+`S` pooling windows beside one another see, and multiplied by a matrix that holds the kernel at each
+place of a window: one product for each of a window's `p²` places. The maximum of the products is
+the pooled map. The full map never lies in memory as a whole, and its normalisation needs no pass
+over it: a convolution is linear, so that its mean and variance follow from those of the pixels
+under it (`w·m` and `wᵀCw`), and normalising is another kernel and another bias.
 
-Shapes: `N` images, `M` blocks of all images, `P` pixels of a block's side, `K = P²`, `k` kernel,
-`p` pooling, `C` channels.
+Shapes: `N` images, `M` blocks of all images, `K` pixels of a block, `k` kernel, `p` pooling, `C`
+channels.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,10 @@ from torch import Tensor, nn
 
 from crnn_search.config import IMAGE_SIZE, ModelSpec
 
-MAX_BLOCK = 8
-"""Largest side of a block, in pixels: larger ones multiply more zeros, smaller ones copy more."""
+MAX_WIDTH = 11
+"""Widest block, in pixels: wider ones multiply more zeros, narrower ones copy more."""
 
-CHUNK = 16_384
+CHUNK = 32_768
 """Blocks that are multiplied at once: their products stay in a CPU's cache."""
 
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -37,7 +38,7 @@ BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 class Geometry:
     """How images are cut. kernel, pool: of the layer. side: windows along a pooled map.
 
-    windows: along a block. before, after: zeros around an image.
+    windows: of a block. before, after: zeros around an image.
     """
 
     kernel: int
@@ -48,14 +49,15 @@ class Geometry:
     after: int
 
     @property
-    def stride(self) -> int:
-        """Pixels from one block to the next."""
-        return self.windows * self.pool
+    def strides(self) -> tuple[int, int]:
+        """Pixels from one block to the next, down and across."""
+        return self.pool, self.windows * self.pool
 
     @property
-    def block(self) -> int:
-        """Pixels of a block's side."""
-        return self.stride + self.kernel - 1
+    def block(self) -> tuple[int, int]:
+        """A block's height and width."""
+        down, across = self.strides
+        return down + self.kernel - 1, across + self.kernel - 1
 
 
 def geometry(spec: ModelSpec) -> Geometry | None:
@@ -70,7 +72,8 @@ def geometry(spec: ModelSpec) -> Geometry | None:
     if pool == 1 or (spec.batch_norm and size % pool):
         return None
     side = size // pool
-    fitting = [s for s in range(1, 5) if side % s == 0 and s * pool + kernel - 1 <= MAX_BLOCK]
+    widest = (MAX_WIDTH - kernel + 1) // pool
+    fitting = [windows for windows in range(1, widest + 1) if side % windows == 0]
     return Geometry(kernel, pool, side, max(fitting, default=1), padding // 2, -(-padding // 2))
 
 
@@ -90,13 +93,11 @@ def encode(encoder: nn.Sequential, shape: Geometry, pixels: Tensor, scale: float
     else:
         assert conv.bias is not None
         bias = conv.bias
-    matrices = (_places(shape) @ kernel.T).view(shape.pool**2, shape.block**2, -1)
+    matrices = (_places(shape) @ kernel.T).view(shape.pool**2, blocks.shape[1], -1)
     rows: Tensor = _PooledProduct.apply(
-        blocks, matrices.to(blocks.dtype), bias.repeat(shape.windows**2).to(blocks.dtype)
+        blocks, matrices.to(blocks.dtype), bias.repeat(shape.windows).to(blocks.dtype)
     )
-    across, within = shape.side // shape.windows, shape.windows
-    maps = rows.view(len(pixels), across, across, within, within, -1).transpose(2, 3)
-    return maps.reshape(len(pixels), shape.side, shape.side, -1).permute(0, 3, 1, 2)
+    return rows.view(len(pixels), shape.side, shape.side, -1).permute(0, 3, 1, 2)
 
 
 def layers(spec: ModelSpec) -> int:
@@ -109,9 +110,9 @@ def cut(pixels: Tensor, shape: Geometry) -> Tensor:
     padded = F.pad(pixels, (shape.before, shape.after) * 2)
     covered = shape.side * shape.pool + shape.kernel - 1
     blocks = padded[:, :covered, :covered]
-    for axis in (1, 2):
-        blocks = blocks.unfold(axis, shape.block, shape.stride)
-    return blocks.reshape(-1, shape.block**2)
+    for axis, size, stride in zip((1, 2), shape.block, shape.strides, strict=True):
+        blocks = blocks.unfold(axis, size, stride)
+    return blocks.reshape(-1, math.prod(shape.block))
 
 
 def _statistics(
@@ -122,7 +123,7 @@ def _statistics(
     assert norm.running_var is not None
     if not norm.training:
         return norm.running_mean, norm.running_var
-    count = len(blocks) * shape.stride**2
+    count = len(blocks) * math.prod(shape.strides)
     average, covariance = _pixel_moments(blocks, shape)
     mean, variance = kernel @ average, (kernel @ covariance * kernel).sum(1)
     with torch.no_grad():
@@ -150,22 +151,23 @@ def _pixel_moments(blocks: Tensor, shape: Geometry) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for training, whoever asks first
 def _under_the_kernel(shape: Geometry) -> Tensor:
-    """Which pixels of a block lie under the kernel at each of its places: `(stride², k²)`."""
-    places, taps = torch.arange(shape.stride), torch.arange(shape.kernel)
-    along = places[:, None] + taps
-    pixels = along[:, None, :, None] * shape.block + along[None, :, None, :]
+    """Which pixels of a block lie under the kernel at each of its places: `(p · S · p, k²)`."""
+    taps = torch.arange(shape.kernel)
+    down, across = (torch.arange(stride)[:, None] + taps for stride in shape.strides)
+    pixels = down[:, None, :, None] * shape.block[1] + across[None, :, None, :]
     return pixels.flatten(2).flatten(0, 1)
 
 
 @functools.cache
+@torch.inference_mode(False)
 def _places(shape: Geometry) -> Tensor:
-    """One where a pixel of a block lies under a tap of the kernel: `(p² · K · S², k²)`."""
-    under = _under_the_kernel(shape)
+    """One where a pixel of a block lies under a tap of the kernel: `(p² · K · S, k²)`."""
     pool, windows = shape.pool, shape.windows
-    of_window = torch.arange(shape.stride**2).view(windows, pool, windows, pool)
-    under = under[of_window.permute(1, 3, 0, 2).reshape(pool**2, windows**2)]  # (p², S², k²)
-    ones = torch.zeros(pool**2, windows**2, shape.kernel**2, shape.block**2)
+    under = _under_the_kernel(shape).view(pool, windows, pool, -1).transpose(1, 2)
+    under = under.reshape(pool**2, windows, -1)
+    ones = torch.zeros(*under.shape, math.prod(shape.block))
     ones.scatter_(3, under.unsqueeze(3), 1.0)
     return ones.permute(0, 3, 1, 2).reshape(-1, shape.kernel**2)
 

@@ -176,6 +176,11 @@ def test_global_randomness_is_left_alone(training_data: TrainingData) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_small_numbers_are_left_alone(training_data: TrainingData) -> None:
+    run(SMALL, training_data, epochs=1)
+    assert float(torch.tensor(1e-40) * 2) > 0
+
+
 def test_one_cycle_rises_and_falls() -> None:
     spec = TrainingSpec(learning_rate=0.1)
     rates = [engine.learning_rate_at(spec, k / 100) for k in range(101)]

@@ -174,6 +174,7 @@ def test_a_full_disk_ends_the_run_with_a_remedy_and_loses_nothing(
     done = command(place, *RESUME)
     assert done.returncode == 0, done.stderr
     assert "go on with trial-0003 from epoch 1" in done.stdout
+    assert "trial-0003: its checkpoint is gone; it is trained again" in done.stdout
     assert results(run) == results(finished.folder)
 
 
@@ -197,6 +198,19 @@ def test_a_read_only_folder_is_told_and_can_be_read(place: Path, finished: Finis
     assert "folder writable again, then go on with crnn-search resume" in told["resume"].stderr
     assert told["status"].returncode == 0
     assert "5 of 5 ended" in told["status"].stdout
+
+
+def test_a_deleted_model_is_named_and_written_again(place: Path, finished: FinishedRun) -> None:
+    run = place / "runs" / "demo"
+    shutil.copytree(finished.folder, run)
+    next((run / "retrained").iterdir()).unlink()
+    done = command(place, "report", "runs/demo", "--data-dir", "data")
+    assert done.returncode == 2
+    assert "a model in runs/demo/retrained is gone" in done.stderr
+    assert "crnn-search resume runs/demo" in done.stderr
+    done = command(place, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert results(run) == results(finished.folder)
 
 
 def test_a_budget_and_a_warm_start_in_a_real_run(place: Path, finished: FinishedRun) -> None:

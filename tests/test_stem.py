@@ -90,6 +90,16 @@ def test_of_equal_values_the_first_has_the_gradient() -> None:
         torch.testing.assert_close(other.grad, one.grad)
 
 
+def test_evaluation_first_leaves_training_possible() -> None:
+    spec = ModelSpec(conv_channels=(2,), kernel_size=(7,), pooling=(2,), padding="valid")
+    shape = stem.geometry(spec)
+    assert shape is not None
+    layers = encoder(spec).eval()
+    with torch.inference_mode():
+        stem.encode(layers, shape, pixels(), 1.0)
+    stem.encode(layers.train(), shape, pixels(), 1.0).sum().backward()
+
+
 def test_in_bfloat16_it_is_near() -> None:
     spec = ModelSpec(conv_channels=(8,), kernel_size=(3,), pooling=(2,))
     shape = stem.geometry(spec)

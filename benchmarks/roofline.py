@@ -1,0 +1,270 @@
+"""What each part of training computes, and how near that is to what the machine can.
+
+`python -m benchmarks.roofline` measures this machine's rate of matrix products, then each part of a
+step alone, forward and backward, on batches of 128 sequences of 1 to 8 images. Operations are those
+that the network asks for: two for each product of a weight and an input, thrice in all for training
+(once forward, once for each gradient; the first layer has none of its input). Bytes are those of
+each part's inputs and outputs, read or written once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.work import MAX_DIGITS, NETWORKS
+from crnn_search import engine, mnist, recurrence, stem
+from crnn_search.config import IMAGE_SIZE, ModelSpec, TrialConfig
+from crnn_search.data import Batch, Digits, split_images, training_table, validation_table
+
+RESULTS = Path(__file__).parent / "results" / "roofline.json"
+CPU = torch.device("cpu")
+REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of training. operations, bytes: of one sequence. run: does it once for a batch."""
+
+    name: str
+    operations: float
+    bytes: float
+    run: Callable[[], object]
+    sequences: int
+
+
+def seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Median time of a call, after two that prepare kernels."""
+    times = []
+    for _ in range(repeats + 2):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
+
+
+def product_rate(numbers: torch.dtype) -> float:
+    """Operations a second of a product of two 1,024 × 1,024 matrices, one core."""
+    size = 1024
+    one, other = torch.randn(2, size, size).to(numbers)
+    return 2 * size**3 / seconds(lambda: one @ other)
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written, of copying 64 MiB."""
+    source = torch.zeros(2**26, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return 2 * len(source) / seconds(lambda: target.copy_(source))
+
+
+def maps(spec: ModelSpec) -> list[tuple[int, int, int]]:
+    """Of each layer: operations of its convolution, numbers in and numbers out, for one image."""
+    found = []
+    size, inputs = IMAGE_SIZE, 1
+    for width, kernel, pool in spec.layers():
+        full = size if spec.padding == "same" else size - kernel + 1
+        operations = 2 * kernel**2 * inputs * width * full**2
+        found.append((operations, inputs * size**2, width * (full // pool) ** 2))
+        size, inputs = full // pool, width
+    return found
+
+
+def gradient_of(run: Callable[[], Tensor]) -> Callable[[], None]:
+    """Run forward, and backward from a gradient of ones."""
+    return lambda: run().sum().backward()
+
+
+def parts(config: TrialConfig, digits: Digits) -> list[Part]:
+    """The parts of a step, and evaluation."""
+    state = engine.start(config, seed=0, epochs=1, device=CPU)
+    pool, _ = split_images(digits.labels)
+    size = config.training.batch_size
+    (batch,) = training_table(pool, digits.labels, size, MAX_DIGITS, 0, 0).batches(size)
+    precision = engine.resolve_precision(config.training.precision, CPU)
+    numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return [
+        *_encoder_parts(config, state, digits.images[batch.images], numbers, size),
+        *_recurrent_parts(config, state, batch, numbers, size),
+        _optimizer_part(state, size),
+        _evaluation_part(config, state, digits, precision),
+    ]
+
+
+def _encoder_parts(
+    config: TrialConfig,
+    state: engine.TrainState,
+    images: Tensor,
+    numbers: torch.dtype,
+    size: int,
+) -> list[Part]:
+    model, per_sequence = state.model.train(), len(images) / size
+    shape = stem.geometry(config.model)
+    assert shape is not None, "both networks pool after their first layer"
+    first, *others = maps(config.model)
+    wide = numbers.itemsize
+    inner = stem.encode(model.encoder, shape, images.to(numbers), 1 / 255).detach()
+    inner.requires_grad_()
+    layers = model.encoder[stem.layers(config.model) :]
+
+    def run_stem() -> Tensor:
+        return stem.encode(model.encoder, shape, images.to(numbers), 1 / 255)
+
+    def run_layers() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=numbers == torch.bfloat16):
+            return torch.as_tensor(layers(inner))
+
+    return [
+        Part(
+            "first layer",
+            2 * first[0] * per_sequence,
+            2 * (first[1] + first[2] * wide) * per_sequence,
+            gradient_of(run_stem),
+            size,
+        ),
+        Part(
+            "other layers",
+            3 * sum(layer[0] for layer in others) * per_sequence,
+            2 * wide * sum(layer[1] + layer[2] for layer in others) * per_sequence,
+            gradient_of(run_layers),
+            size,
+        ),
+    ]
+
+
+def _recurrent_parts(
+    config: TrialConfig, state: engine.TrainState, batch: Batch, numbers: torch.dtype, size: int
+) -> list[Part]:
+    rows, model = len(batch.images), state.model
+    widths = (model.feature_size, *config.model.gru_sizes)
+    inputs = [torch.randn(rows, width).requires_grad_() for width in widths[:-1]]
+    inputs[0] = inputs[0].detach().to(numbers).requires_grad_()
+    gates = [torch.randn(rows, 3 * width).requires_grad_() for width in widths[1:]]
+    grus = engine._grus(model)
+
+    def project() -> Tensor:
+        parts = []
+        for gru, values in zip(grus, inputs, strict=True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=values.dtype == torch.bfloat16):
+                parts.append(recurrence.project(gru, values).sum())
+        return torch.stack(parts)
+
+    def recur() -> Tensor:
+        ran = [recurrence.run(g, v, batch.batch_sizes) for g, v in zip(grus, gates, strict=True)]
+        return torch.stack([states.sum() + last.sum() for states, last in ran])
+
+    pairs = list(itertools.pairwise(widths))
+    return [
+        Part(
+            "input projection",
+            3 * sum(2 * a * 3 * b for a, b in pairs) * rows / size,
+            2 * 4 * sum(a + 3 * b for a, b in pairs) * rows / size,
+            gradient_of(project),
+            size,
+        ),
+        Part(
+            "recurrence",
+            3 * sum(2 * b * 3 * b for _, b in pairs) * rows / size,
+            2 * 4 * sum(4 * b for _, b in pairs) * rows / size,
+            gradient_of(recur),
+            size,
+        ),
+    ]
+
+
+def _optimizer_part(state: engine.TrainState, size: int) -> Part:
+    parameters = list(state.model.parameters())
+    count = sum(parameter.numel() for parameter in parameters)
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+
+    def update() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        state.optimizer.step()
+
+    return Part("clipping, optimizer", 12 * count / size, 4 * 6 * count / size, update, size)
+
+
+def _evaluation_part(
+    config: TrialConfig, state: engine.TrainState, digits: Digits, precision: str
+) -> Part:
+    table = validation_table(digits.labels, MAX_DIGITS)
+    distinct = len(engine._distinct_images(table, len(digits.images))[0])
+    model, widths = config.model, (state.model.feature_size, *config.model.gru_sizes)
+    once = sum(layer[0] for layer in maps(model)) + 2 * widths[0] * 3 * widths[1]
+    steps = int(table.lengths.sum())
+    pairs = list(itertools.pairwise(widths))
+    each = sum(2 * b * 3 * b for _, b in pairs) + sum(2 * a * 3 * b for a, b in pairs[1:])
+    return Part(
+        "evaluation",
+        (once * distinct + each * steps) / len(table),
+        4 * (distinct * 3 * widths[1] + steps * (4 * sum(widths[1:]))) / len(table),
+        lambda: engine.predict(state.model, digits, table, precision=precision),
+        len(table),
+    )
+
+
+def measure(digits: Digits) -> dict[str, Any]:
+    """Every part of both networks."""
+    rate, copied = product_rate(torch.bfloat16), copy_rate()
+    found: dict[str, Any] = {
+        "bfloat16_gflops": rate / 1e9,
+        "float32_gflops": product_rate(torch.float32) / 1e9,
+        "copy_gb_per_s": copied / 1e9,
+    }
+    for name, values in NETWORKS.items():
+        rows = {}
+        for part in parts(TrialConfig.from_dict(values), digits):
+            repeats = 3 if part.name == "evaluation" else REPEATS
+            spent = seconds(part.run, repeats) / part.sequences
+            rows[part.name] = {
+                "operations": part.operations,
+                "bytes": part.bytes,
+                "microseconds": 1e6 * spent,
+                "share_of_products": part.operations / spent / rate,
+                "share_of_copying": part.bytes / spent / copied,
+            }
+        found[name] = rows
+    return found
+
+
+def main() -> None:
+    """Measure, print a table, write `benchmarks/results/roofline.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    found = measure(mnist.load(arguments.data_dir))
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    console = Console()
+    for name in NETWORKS:
+        table = Table(title=f"{name}: one sequence")
+        for column in ("part", "Mflop", "kB", "µs", "of products", "of copying"):
+            table.add_column(column, justify="left" if column == "part" else "right")
+        for part, row in found[name].items():
+            table.add_row(
+                part,
+                f"{row['operations'] / 1e6:.2f}",
+                f"{row['bytes'] / 1e3:.0f}",
+                f"{row['microseconds']:.1f}",
+                f"{row['share_of_products']:.0%}",
+                f"{row['share_of_copying']:.0%}",
+            )
+        console.print(table)
+    console.print({k: round(v, 1) for k, v in found.items() if k not in NETWORKS})
+
+
+if __name__ == "__main__":
+    main()
