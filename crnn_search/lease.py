@@ -4,7 +4,7 @@ In a folder the lease is a lock on a file, let go by the system when the process
 store has no locks: there it is an object, `lease.json`, that names its owner and a beat, a number
 that the owner raises every few seconds. Whoever sees a beat stand still for long enough, by a clock
 of its own, takes the lease; no two clocks need to agree. The owner writes nothing unless it has
-seen its own name in the lease within a shorter time (`docs/decisions/0009`).
+seen its own name in the lease within a shorter time (`docs/decisions/0010`).
 
 A request to stop is a file or an object that the working process looks for, so that it can come
 from any machine that sees the run's storage; it stops the run as one Ctrl-C does.

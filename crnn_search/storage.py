@@ -2,7 +2,7 @@
 
 An object store has neither locks nor a way to append. A file is put whole or not at all; the lines
 of an append-only file lie in numbered segments, small objects of which only the newest is put
-again and again (`docs/decisions/0009`). What fails is tried again, with growing pauses, for
+again and again (`docs/decisions/0010`). What fails is tried again, with growing pauses, for
 `PATIENCE_S`.
 """
 
