@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # the run's own journal takes their place
+    "TUNE_MAX_PENDING_TRIALS_PG": str(10**6),  # the searchers say how many may wait for a place
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -42,13 +44,38 @@ AUTO_GPU_FRACTION = 0.25
 CONNECT_TIMEOUT_S = 5.0
 
 
+ROOM_REFRESH_S = 2.0
+
+
 @dataclass(frozen=True)
 class Slots:
-    """How trials share the cluster: what each gets, and how many fit at once."""
+    """How trials share the cluster: what each gets, and how many may run at once.
+
+    follows: whether that many changes as nodes join and leave.
+    """
 
     cpus: float
     gpus: float
     concurrent: int
+    follows: bool = False
+
+
+class Room:
+    """How many trials of a search may run at once, as the cluster is just now.
+
+    It is never 0: where no node is left, one trial waits, and an autoscaler sees that it does.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._known = slots.concurrent
+        self._read = time.monotonic()
+
+    def __call__(self) -> int:
+        if self._slots.follows and time.monotonic() - self._read > ROOM_REFRESH_S:
+            self._known = max(1, _fitting(nodes(), self._slots.cpus, self._slots.gpus))
+            self._read = time.monotonic()
+        return self._known
 
 
 @contextlib.contextmanager
@@ -112,8 +139,17 @@ def nodes() -> list[dict[str, Any]]:
     ]
 
 
-def divide(cpus_per_trial: float, gpus_per_trial: float | str, max_concurrent: int | str) -> Slots:
+def divide(
+    cpus_per_trial: float,
+    gpus_per_trial: float | str,
+    max_concurrent: int | str,
+    *,
+    may_grow: bool = False,
+) -> Slots:
     """Divide the cluster's nodes among trials; `auto` takes a quarter of a GPU where there is one.
+
+    max_concurrent: `auto` for as many as the nodes hold, also those that join later; a number is
+        what may run or wait at most, so that a cluster that `may_grow` grows to hold them.
 
     Raises:
         InputError: no node has what one trial needs.
@@ -122,18 +158,32 @@ def divide(cpus_per_trial: float, gpus_per_trial: float | str, max_concurrent: i
     gpus = gpus_per_trial
     if isinstance(gpus, str):
         gpus = AUTO_GPU_FRACTION if any(node["gpus"] for node in alive) else 0.0
-    fitting = sum(
-        math.floor(min(node["cpus"] / cpus_per_trial, node["gpus"] / gpus if gpus else math.inf))
-        for node in alive
-    )
+    fitting = _fitting(alive, cpus_per_trial, gpus)
+    if isinstance(max_concurrent, int) and may_grow:
+        return Slots(cpus_per_trial, float(gpus), max_concurrent)
     if not fitting:
         raise InputError(
             f"no node has the {cpus_per_trial:g} cores and {gpus:g} GPUs that one trial needs; the "
             "nodes have "
             + ", ".join(f"{node['cpus']:g} cores and {node['gpus']:g} GPUs" for node in alive)
+            + _GROWING * may_grow
         )
-    wanted = fitting if isinstance(max_concurrent, str) else min(fitting, max_concurrent)
-    return Slots(cpus_per_trial, float(gpus), wanted)
+    if isinstance(max_concurrent, int):
+        return Slots(cpus_per_trial, float(gpus), min(fitting, max_concurrent))
+    return Slots(cpus_per_trial, float(gpus), fitting, follows=True)
+
+
+_GROWING = (
+    "; to have a cluster grow from nothing, say how far: --set search.max_concurrent_trials=N"
+)
+
+
+def _fitting(alive: Sequence[dict[str, Any]], cpus: float, gpus: float) -> int:
+    """How many trials the nodes hold at once."""
+    return sum(
+        math.floor(min(node["cpus"] / cpus, node["gpus"] / gpus if gpus else math.inf))
+        for node in alive
+    )
 
 
 def run_search(
@@ -150,9 +200,8 @@ def run_search(
         InterruptedRun: the user stopped the search.
         CrnnSearchError: the recorder's error, if it had one.
     """
-    config = tune.TuneConfig(
-        search_alg=searcher, scheduler=scheduler, max_concurrent_trials=slots.concurrent, **_ALWAYS
-    )
+    searcher.room = Room(slots)
+    config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, **_ALWAYS)
     _fit(digits, run, config, slots, recorder)
     if not searcher.finished:
         raise _interrupted(run)

@@ -126,7 +126,7 @@ def _work(
         progress.note("data: MNIST")
         digits = mnist.load(options.data_dir)
         with cluster.connect(options.address, verbose=options.verbose):
-            _train(space, paths, progress, known, history, journal, digits)
+            _train(space, paths, progress, options, known, history, journal, digits)
     journal.write("stage", stage="report")
     return finish(paths, progress, journal, data_dir=options.data_dir)
 
@@ -135,6 +135,7 @@ def _train(
     space: SearchSpace,
     paths: RunPaths,
     progress: Progress,
+    options: Options,
     known: dict[str, Any],
     history: History,
     journal: Journal,
@@ -143,7 +144,10 @@ def _train(
     """Search, repeat the finalists, retrain the winner: each as far as it is not done."""
     resources = space.resources
     slots = cluster.divide(
-        resources.cpus_per_trial, resources.gpus_per_trial, space.search.max_concurrent_trials
+        resources.cpus_per_trial,
+        resources.gpus_per_trial,
+        space.search.max_concurrent_trials,
+        may_grow=options.address is not None,
     )
     known["hardware"] = known["hardware"] or {"nodes": cluster.nodes()}
     known["space"] = _sections(space)
