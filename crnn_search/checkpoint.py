@@ -10,7 +10,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from crnn_search.errors import ConfigError, ModelFileError, StorageError
 from crnn_search.job import METRIC, Job
 from crnn_search.model import CRNN
 from crnn_search.paths import whole_or_absent
+from crnn_search.patience import patiently
 
 CHECKPOINT_FORMAT = "crnn-search checkpoint 2"
 MODEL_FORMAT = "crnn-search model 2"
@@ -89,8 +90,10 @@ class CheckpointFolder:
     The newest but one stands in for the newest if that is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
+        """tell: is told when the folder above, which must exist, cannot be reached for a while."""
         self.path = path
+        self._tell = tell
 
     def file(self, epoch: int) -> Path:
         """The name of the checkpoint after an epoch."""
@@ -104,7 +107,7 @@ class CheckpointFolder:
         """
         path = self.file(state.epoch)
         try:
-            save_state(path, state, history)
+            patiently(lambda: save_state(path, state, history), self.path.parent, self._tell)
             best = best_epoch([epoch.get(METRIC) for epoch in history])
             self.keep({state.epoch, state.epoch - 1, best})
         except OSError as error:
@@ -114,9 +117,17 @@ class CheckpointFolder:
         return path
 
     def load(self, job: Job, device: torch.device) -> Resumed:
-        """The newest checkpoint of `job` that is whole, else a problem for each that is not."""
+        """The newest checkpoint of `job` that is whole, else a problem for each that is not.
+
+        Raises:
+            StorageError: the folder above cannot be reached.
+        """
         problems = []
-        for epoch in sorted(self._epochs(), reverse=True):
+        try:
+            epochs = patiently(self._epochs, self.path.parent, self._tell)
+        except OSError as error:
+            raise StorageError(self.path, error) from error
+        for epoch in sorted(epochs, reverse=True):
             try:
                 state, history = load_state(self.file(epoch), device)
             except ModelFileError as error:

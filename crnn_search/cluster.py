@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import platform
+import secrets
 import socket
 import tempfile
 import time
@@ -17,9 +18,10 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crnn_search.data import Digits
-from crnn_search.errors import InputError, InterruptedRun
+from crnn_search.errors import InputError, InterruptedRun, RunFolderError
 from crnn_search.job import Job
 from crnn_search.paths import RunPaths
 from crnn_search.recorder import Recorder
@@ -45,6 +47,7 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 ROOM_REFRESH_S = 2.0
+STORAGE_CHECK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
             log_to_driver=verbose,
             **local,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (
+        ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError
+    ) as error:  # fmt: skip
         raise InputError(f"cannot connect to a Ray cluster at {address!r}: {error}") from error
     try:
         yield
@@ -186,6 +191,59 @@ def _fitting(alive: Sequence[dict[str, Any]], cpus: float, gpus: float) -> int:
     )
 
 
+def check_storage(run: RunPaths) -> None:
+    """See that every node reads and writes the run's folder.
+
+    Raises:
+        RunFolderError: some do not.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) < 2:
+        return
+    mark, text = run.root.absolute() / f".seen-{secrets.token_hex(4)}", secrets.token_hex(16)
+    mark.write_text(text)
+    try:
+        answers = [
+            ray.remote(_why_unseen)
+            .options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            )
+            .remote(str(mark), text)
+            for node in alive
+        ]
+        reasons = ray.get(answers, timeout=STORAGE_CHECK_TIMEOUT_S)
+    except ray.exceptions.RayError as error:
+        raise RunFolderError(f"cannot see whether all nodes see {run.root}: {error}") from error
+    finally:
+        mark.unlink()
+    blind = [
+        f"  {node['NodeManagerHostname']}: {reason}"
+        for node, reason in zip(alive, reasons, strict=True)
+        if reason
+    ]
+    if blind:
+        raise RunFolderError(
+            f"every node must see the folder of runs, and these do not see {run.root.absolute()}:\n"
+            + "\n".join(blind)
+            + "\ngive a folder that all of them mount at the same path, with --storage"
+        )
+
+
+def _why_unseen(mark: str, text: str) -> str | None:
+    """Why this node cannot use the folder that a file lies in, or None. Runs on the node."""
+    path = Path(mark)
+    try:
+        if path.read_text() != text:
+            return "it has another folder of that name"
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name):
+            return None
+    except FileNotFoundError:
+        return "it has no such folder"
+    except OSError as error:
+        return f"it cannot use it: {error.strerror}"
+
+
 def run_search(
     digits: Digits,
     run: RunPaths,
@@ -226,6 +284,7 @@ def _fit(
     digits: Digits, run: RunPaths, config: tune.TuneConfig, slots: Slots, recorder: Recorder
 ) -> None:
     """Run Tune with its own files in a folder that is thrown away: nothing is read from them."""
+    run.checkpoints.mkdir(exist_ok=True)  # trials make none: see `patience`
     trainable = tune.with_parameters(
         DigitSumTrainable,
         images=digits.images.numpy(),

@@ -19,10 +19,12 @@ same way while they happen as when they are read again.
 from __future__ import annotations
 
 import fcntl
+import logging
 import math
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,12 @@ from crnn_search import lines
 from crnn_search.errors import RunFolderError, StorageError
 from crnn_search.job import Job
 from crnn_search.lines import Record
+from crnn_search.patience import patiently
 
 DIED, OUT_OF_MEMORY, PREEMPTED = "process died", "out of memory", "node taken away"
 """Causes of an `again` event."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -196,8 +201,15 @@ class Journal:
         RunFolderError: another process works on the run, or its folder cannot be written.
     """
 
-    def __init__(self, path: Path, elapsed_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        elapsed_s: float = 0.0,
+        tell: Callable[[str], None] = _log.warning,
+    ) -> None:
+        """tell: is told when the run's folder cannot be reached for a while."""
         self.path = path
+        self.tell = tell
         self._began = time.monotonic() - elapsed_s
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -223,7 +235,7 @@ class Journal:
             StorageError: the disk is full or the folder cannot be written.
         """
         record = {"event": event, "elapsed_s": round(self.elapsed_s, 3), **fields}
-        append(self.path, record)
+        append(self.path, record, self.tell)
         return record
 
     def close(self) -> None:
@@ -231,14 +243,16 @@ class Journal:
         os.close(self._lock)
 
 
-def append(path: Path, record: Record) -> None:
-    """Add a line to journal or ledger.
+def append(path: Path, record: Record, tell: Callable[[str], None] = _log.warning) -> None:
+    """Add a line to journal or ledger; wait while their folder cannot be reached.
+
+    tell: is told that it waits.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
     try:
-        lines.append(path, record)
+        patiently(lambda: lines.append(path, record), path.parent, tell)
     except OSError as error:
         raise StorageError(path, error) from error
 

@@ -66,13 +66,13 @@ def run(
         progress.note(fitted.describe())
         warm_start.write(fitted, paths.warm_start)
     known = manifest(space, paths, budget, warm_runs)
-    with _working_on(paths) as (history, journal):
+    with _working_on(paths, progress) as (history, journal):
         return _work(space, paths, progress, options, known, history, journal)
 
 
 def resume(paths: RunPaths, progress: Progress, options: Options) -> dict[str, Any]:
     """Go on with a run where it was left; returns the report. Raises as `run` does."""
-    with _working_on(paths) as (history, journal):
+    with _working_on(paths, progress) as (history, journal):
         space = load_space(paths.space)
         known = read_json(paths.manifest) if paths.manifest.exists() else manifest(space, paths)
         return _work(space, paths, progress, options, known, history, journal)
@@ -86,7 +86,7 @@ def extend(
     A report that exists is kept in the manifest under `earlier_reports`: it opened the test images.
     Raises as `run` does.
     """
-    with _working_on(paths) as (history, journal):
+    with _working_on(paths, progress) as (history, journal):
         space = load_space(paths.space)
         known = read_json(paths.manifest)
         if paths.report_json.exists():
@@ -105,10 +105,11 @@ def extend(
 
 
 @contextlib.contextmanager
-def _working_on(paths: RunPaths) -> Iterator[tuple[History, Journal]]:
+def _working_on(paths: RunPaths, progress: Progress) -> Iterator[tuple[History, Journal]]:
     """Hold a run and know its past."""
     history = read_history(paths.journal, paths.ledger)
-    with contextlib.closing(Journal(paths.journal, history.elapsed_s)) as journal:
+    journal = Journal(paths.journal, history.elapsed_s, progress.note)
+    with contextlib.closing(journal):
         yield history, journal
 
 
@@ -149,6 +150,7 @@ def _train(
         space.search.max_concurrent_trials,
         may_grow=options.address is not None,
     )
+    cluster.check_storage(paths)
     known["hardware"] = known["hardware"] or {"nodes": cluster.nodes()}
     known["space"] = _sections(space)
     write_json(paths.manifest, known)

@@ -58,6 +58,7 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         self._digits = Digits(_shared_tensor(images), _shared_tensor(labels)).to(self._device)
         self._labels = self._digits.labels.cpu()
         self._tables: dict[int, SequenceTable] = {}
+        self._waits: list[str] = []
         self._checkpoints = Path(checkpoints)
         self.reset_config(config)
 
@@ -77,7 +78,10 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
             raise
         except Exception as error:
             result = self._trouble(error, time.monotonic() - began)
-        return {"device": _device_name(self._device), "notes": [], "restored": False} | result
+        notes = [*self._waits, *result.get("notes", [])]
+        self._waits.clear()
+        told = {"device": _device_name(self._device), "restored": False}
+        return told | result | {"notes": notes}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: Ray keeps no checkpoints here."""
@@ -88,7 +92,9 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
     def _start(self) -> dict[str, Any] | None:
         """Find or make the job's state; the last epoch it had, if any."""
         job = self._job
-        self._folder = CheckpointFolder(self._checkpoints / job.name)
+        self._folder = CheckpointFolder(
+            self._checkpoints / job.name, lambda text: self._waits.append(text)
+        )
         self._data = TrainingData(
             self._digits,
             torch.arange(TRAINING_IMAGES) if job.all_images else split_images(self._labels)[0],

@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"journal", "checkpoint", "ledger", "evaluate"},
     {"engine", "space_file", "lines"},
     {"mnist", "model", "space"},
-    {"data", "footprint", "paths", "domains", "yaml_lines", "job"},
+    {"data", "footprint", "paths", "patience", "domains", "yaml_lines", "job"},
     {"config"},
     {"errors"},
 ]

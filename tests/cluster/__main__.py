@@ -1,6 +1,7 @@
 """`make cluster-test`: three hosts, a cluster on them, and what hosts suffer.
 
-`--short` kills a worker only. `--keep FOLDER` keeps what hosts and searches had to say.
+`--short` kills a worker only, `--fault WORD` does the faults whose names have this word, `--keep
+FOLDER` keeps what hosts and searches had to say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from tests.cluster import faults, refusals
 from tests.cluster.cluster import Cluster, listens, prepare, prepare_client, wait
+from tests.cluster.faults import Fault
 from tests.cluster.hosts import HOME, PROGRAMS, Host, HostError, World, enter
 
 PACKAGES = "iproute2 openssh-server rsync faketime"
@@ -25,7 +27,7 @@ def main() -> int:
     """Check what is needed, and do the work in a world that is thrown away."""
     options = _options()
     if options.inside:
-        return work(World(options.inside), short=options.short)
+        return work(World(options.inside), _wanted(options))
     problem = _problem()
     if problem:
         print(f"cluster-test: {problem}", file=sys.stderr)
@@ -33,7 +35,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="crnn-search-", dir="/var/tmp"))
     try:
         _put_mnist(folder / "mnist")
-        code = enter(["--short"] * options.short, folder)
+        words = ["--short"] * options.short
+        code = enter([*words, *(f"--fault={word}" for word in options.fault)], folder)
         left = _processes(str(folder))
         print(f"left behind: {', '.join(left) or 'nothing'}")
         return code or bool(left)
@@ -43,7 +46,7 @@ def main() -> int:
         shutil.rmtree(folder)
 
 
-def work(world: World, *, short: bool) -> int:
+def work(world: World, wanted: dict[str, Fault]) -> int:
     """Bring the cluster up, do everything to it, take it down; the exit code."""
     began = time.monotonic()
     try:
@@ -52,7 +55,7 @@ def work(world: World, *, short: bool) -> int:
         for what, told in refusals.checks(cluster):
             print(f"{what}: {told}", flush=True)
         failed = False
-        for name, fault in (faults.SHORT if short else faults.ALL).items():
+        for name, fault in wanted.items():
             try:
                 outcome = fault(cluster)
             except (HostError, RuntimeError) as error:
@@ -97,9 +100,17 @@ def _hosts(world: World) -> Cluster:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make cluster-test", description=__doc__)
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--fault", action="append", default=[], metavar="WORD")
     parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, Fault]:
+    if options.short:
+        return faults.SHORT
+    words = options.fault or [""]
+    return {name: f for name, f in faults.ALL.items() if any(word in name for word in words)}
 
 
 def _problem() -> str | None:

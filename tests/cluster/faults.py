@@ -133,7 +133,8 @@ def clock_off(cluster: Cluster) -> Outcome:
     return Outcome(counted, recovered_s, f"{host.name} was {off_s:.0f} s ahead")
 
 
-SHORT: dict[str, Callable[[Cluster], Outcome]] = {"worker host killed": worker_killed}
+Fault = Callable[[Cluster], Outcome]
+SHORT: dict[str, Fault] = {"worker host killed": worker_killed}
 ALL = SHORT | {
     f"worker's link cut for {CUT_S} s": link_cut,
     "new worker joins": worker_joins,

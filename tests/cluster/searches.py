@@ -130,7 +130,5 @@ def resume(cluster: Cluster, name: str, host: Host) -> Search:
 def _begin(cluster: Cluster, host: Host, name: str, words: str) -> Search:
     command = f"{words} --address auto --data-dir {SHARED}/mnist"
     log = cluster.log.with_name(f"{name}.log")
-    program = "from crnn_search.cli import main; main()"
-    return Search(
-        cluster, name, cluster.begin_ssh(host, f"venv/bin/python -c '{program}' {command}", log)
-    )
+    process = cluster.begin_ssh(host, f"venv/bin/crnn-search {command}", log)
+    return Search(cluster, name, process)
