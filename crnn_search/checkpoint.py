@@ -90,10 +90,10 @@ class CheckpointFolder:
     The newest but one stands in for the newest if that is damaged.
     """
 
-    def __init__(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
-        """tell: is told when the folder above, which must exist, cannot be reached for a while."""
+    def __init__(self, path: Path, warn: Callable[[str], None] = lambda text: None) -> None:
+        """warn: hears when the folder above, which must exist, cannot be reached for a while."""
         self.path = path
-        self._tell = tell
+        self._warn = warn
 
     def file(self, epoch: int) -> Path:
         """The name of the checkpoint after an epoch."""
@@ -107,7 +107,7 @@ class CheckpointFolder:
         """
         path = self.file(state.epoch)
         try:
-            patiently(lambda: save_state(path, state, history), self.path.parent, self._tell)
+            patiently(lambda: save_state(path, state, history), self.path.parent, self._warn)
             best = best_epoch([epoch.get(METRIC) for epoch in history])
             self.keep({state.epoch, state.epoch - 1, best})
         except OSError as error:
@@ -124,7 +124,7 @@ class CheckpointFolder:
         """
         problems = []
         try:
-            epochs = patiently(self._epochs, self.path.parent, self._tell)
+            epochs = patiently(self._epochs, self.path.parent, self._warn)
         except OSError as error:
             raise StorageError(self.path, error) from error
         for epoch in sorted(epochs, reverse=True):

@@ -205,11 +205,11 @@ class Journal:
         self,
         path: Path,
         elapsed_s: float = 0.0,
-        tell: Callable[[str], None] = _log.warning,
+        warn: Callable[[str], None] = _log.warning,
     ) -> None:
-        """tell: is told when the run's folder cannot be reached for a while."""
+        """warn: hears when the run's folder cannot be reached for a while."""
         self.path = path
-        self.tell = tell
+        self.warn = warn
         self._began = time.monotonic() - elapsed_s
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -235,7 +235,7 @@ class Journal:
             StorageError: the disk is full or the folder cannot be written.
         """
         record = {"event": event, "elapsed_s": round(self.elapsed_s, 3), **fields}
-        append(self.path, record, self.tell)
+        append(self.path, record, self.warn)
         return record
 
     def close(self) -> None:
@@ -243,16 +243,16 @@ class Journal:
         os.close(self._lock)
 
 
-def append(path: Path, record: Record, tell: Callable[[str], None] = _log.warning) -> None:
+def append(path: Path, record: Record, warn: Callable[[str], None] = _log.warning) -> None:
     """Add a line to journal or ledger; wait while their folder cannot be reached.
 
-    tell: is told that it waits.
+    warn: hears that it waits.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
     try:
-        patiently(lambda: lines.append(path, record), path.parent, tell)
+        patiently(lambda: lines.append(path, record), path.parent, warn)
     except OSError as error:
         raise StorageError(path, error) from error
 

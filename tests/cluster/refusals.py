@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.cluster import searches
 from tests.cluster.cluster import Cluster, listens
+from tests.cluster.hosts import HOME, SHARED
 
 HTTP = """
 import sys, urllib.error, urllib.request
@@ -74,6 +76,38 @@ def checks(cluster: Cluster) -> Iterator[tuple[str, str]]:
         if ("JOINED" in answer) != joined or joined == ("Unauthenticated" in answer):
             raise RuntimeError(f"GCS with {words}:\n{answer}")
     yield "GCS without and with a wrong token", "Unauthenticated and Unauthenticated"
+    yield "storage that only the head sees", _unseen_storage(cluster)
+
+
+def _unseen_storage(cluster: Cluster) -> str:
+    """Launch into a folder of the head's own; what is said of the workers."""
+    searches.write_space(cluster)
+    words = f"--name unseen --storage {HOME}/runs --address auto --data-dir {SHARED}/mnist"
+    told = cluster.ssh(
+        cluster.head,
+        f"venv/bin/crnn-search launch {SHARED}/space.yaml {words}; echo CODE $?",
+        timeout_s=120,
+    )
+    reasons = [line.strip() for line in told.splitlines() if "it has no such folder" in line]
+    left = list((cluster.head.files / "tmp/home/runs").glob("*"))
+    if "CODE 2" not in told or len(reasons) != len(cluster.workers) or left:
+        raise RuntimeError(f"{left} {told}")
+    return "refused: " + ", ".join(sorted(reasons))
+
+
+def find_secrets(cluster: Cluster) -> str:
+    """Look for the token in all that the searches have left.
+
+    Raises:
+        RuntimeError: it is there.
+    """
+    token = (cluster.client.files / "tmp/home/.ray/auth_token").read_bytes().strip()
+    files = [path for path in (cluster.world.shared / "runs").rglob("*") if path.is_file()]
+    files += cluster.log.parent.glob("*.log")
+    found = [str(path) for path in files if token in path.read_bytes()]
+    if found or not token:
+        raise RuntimeError(f"the token stands in {found}")
+    return f"not in the {len(files)} files of runs and logs"
 
 
 def _status(cluster: Cluster, program: str, address: str, *headers: str) -> str:

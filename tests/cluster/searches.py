@@ -113,9 +113,14 @@ class Search:
         return "\n".join(self.printed().splitlines()[-30:])
 
 
+def write_space(cluster: Cluster) -> None:
+    """Put the space where all hosts see it."""
+    (cluster.world.shared / "space.yaml").write_text(SPACE)
+
+
 def launch(cluster: Cluster, name: str) -> Search:
     """Launch a search on the head."""
-    (cluster.world.shared / "space.yaml").write_text(SPACE)
+    write_space(cluster)
     return _begin(
         cluster, cluster.head, name,
         f"launch {SHARED}/space.yaml --name {name} --storage {SHARED}/runs",
