@@ -47,7 +47,7 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 ROOM_REFRESH_S = 2.0
-STORAGE_CHECK_TIMEOUT_S = 60.0
+STORAGE_CHECK_TIMEOUT_S = 120.0  # longer than Ray needs to know that a node is gone
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,9 @@ def check_storage(run: RunPaths) -> None:
             .remote(str(mark), text)
             for node in alive
         ]
-        reasons = ray.get(answers, timeout=STORAGE_CHECK_TIMEOUT_S)
-    except ray.exceptions.RayError as error:
-        raise RunFolderError(f"cannot see whether all nodes see {run.root}: {error}") from error
+        reasons = [
+            _answer(answer, node["NodeID"]) for answer, node in zip(answers, alive, strict=True)
+        ]
     finally:
         mark.unlink()
     blind = [
@@ -228,6 +228,18 @@ def check_storage(run: RunPaths) -> None:
             + "\n".join(blind)
             + "\ngive a folder that all of them mount at the same path, with --storage"
         )
+
+
+def _answer(answer: ray.ObjectRef, node: str) -> str | None:
+    """What a node says of the folder; nothing if it has left meanwhile."""
+    try:
+        reason: str | None = ray.get(answer, timeout=STORAGE_CHECK_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError:
+        return f"it does not answer within {STORAGE_CHECK_TIMEOUT_S:.0f} s"
+    except ray.exceptions.RayError as error:
+        left = not any(other["Alive"] for other in ray.nodes() if other["NodeID"] == node)
+        return None if left else f"it cannot look: {str(error).strip().splitlines()[0]}"
+    return reason
 
 
 def _why_unseen(mark: str, text: str) -> str | None:

@@ -20,7 +20,7 @@ NETWORK = "10.77.0"
 HOME = Path("/tmp/home")
 SHARED = Path("/tmp/shared")
 """A folder that all hosts see, as a file server would give it."""
-PROGRAMS = ("unshare", "nsenter", "ip", "mount", "sshd", "ssh", "ssh-keygen", "rsync")
+PROGRAMS = ("unshare", "setpriv", "nsenter", "ip", "mount", "sshd", "ssh", "ssh-keygen", "rsync")
 
 BOOT = """
 set -e
@@ -208,7 +208,8 @@ class World:
 def enter(arguments: Sequence[str], folder: Path) -> int:
     """Run this package again as the first process of a new world; its exit code."""
     process = subprocess.Popen(
-        ["unshare", "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child",
+        ["setpriv", "--pdeathsig", "KILL",
+         "unshare", "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child",
          "--mount-proc", "--propagation", "private",
          sys.executable, "-m", "tests.cluster", "--inside", str(folder), *arguments],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
