@@ -22,10 +22,12 @@ space:
 
 GROWING = """
 import pathlib, sys, threading, time
+import ray
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 cluster.add_node(num_cpus=1)
 sys.argv += ["--address", cluster.address]
+ray._private.utils.set_sigterm_handler = lambda handler: None  # it is for the main thread only
 journal = pathlib.Path("runs/demo/journal.jsonl")
 def grow():
     while not (journal.exists() and '"epoch"' in journal.read_text()):

@@ -165,6 +165,8 @@ def _keep_logs(folder: Path, kept: Path) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     for log in (*folder.glob("*.log"), *folder.glob("*/sshd.log")):
         shutil.copy(log, kept / "-".join(log.relative_to(folder).parts))
+    for log in folder.glob("*/tmp/ray/session_2*/logs/monitor.*"):
+        shutil.copy(log, kept / f"{log.relative_to(folder).parts[0]}-{log.name}")
     for run in folder.glob("shared/runs/*"):
         for name in ("search.log", "journal.jsonl", "trials.jsonl"):
             if (run / name).exists():
