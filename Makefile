@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: search test check bench clean
+.PHONY: search test check bench cluster-test cluster-test-short clean
 
 search: $(READY)  ## search the quick space on real MNIST and print the report
 	$(BIN)/crnn-search launch search_spaces/quick.yaml
@@ -23,6 +23,12 @@ bench: .venv/.bench  ## measure the engine beside Ray's recipe, Optuna alone and
 .venv/.bench: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	touch $@
+
+cluster-test: $(READY)  ## three hosts on this machine, and what hosts suffer; needs root and Linux
+	$(BIN)/python -m tests.cluster
+
+cluster-test-short: $(READY)  ## bring three hosts up, submit, kill one
+	$(BIN)/python -m tests.cluster --short
 
 clean:  ## remove the virtual environment and the caches; runs stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,10 +12,10 @@ import math
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,7 +29,10 @@ from crnn_search.errors import ConfigError, ModelFileError, StorageError
 from crnn_search.job import METRIC, Job
 from crnn_search.model import CRNN
 from crnn_search.paths import whole_or_absent
-from crnn_search.storage import ObjectStore, Warn, is_uri
+from crnn_search.patience import patiently
+from crnn_search.storage import ObjectStore, is_uri
+
+T = TypeVar("T")
 
 CHECKPOINT_FORMAT = "crnn-search checkpoint 2"
 MODEL_FORMAT = "crnn-search model 2"
@@ -93,11 +96,11 @@ class CheckpointFolder:
     one in an object store. warn: hears that the store cannot be reached.
     """
 
-    def __init__(self, place: str | Path, warn: Warn | None = None) -> None:
+    def __init__(self, place: str | Path, warn: Callable[[str], None] = lambda text: None) -> None:
+        """warn: hears when the storage cannot be reached for a while; a folder above must exist."""
         self.path = Path(place)
-        self._store = None
-        if is_uri(str(place)):
-            self._store = ObjectStore(str(place), *([warn] if warn else []))
+        self._warn = warn
+        self._store = ObjectStore(str(place), warn) if is_uri(str(place)) else None
 
     @staticmethod
     def name(epoch: int) -> str:
@@ -116,8 +119,7 @@ class CheckpointFolder:
         """
         path = self.file(state.epoch)
         try:
-            with self._writing(path.name) as path:
-                save_state(path, state, history)
+            self._patiently(lambda: self._write(path, state, history))
             best = best_epoch([epoch.get(METRIC) for epoch in history])
             self.keep({state.epoch, state.epoch - 1, best})
         except OSError as error:
@@ -129,10 +131,14 @@ class CheckpointFolder:
         """The newest checkpoint of `job` that is whole, else a problem for each that is not.
 
         Raises:
-            StorageError: the folder cannot be reached.
+            StorageError: the storage cannot be reached.
         """
         problems = []
-        for epoch in sorted(self._epochs(), reverse=True):
+        try:
+            epochs = self._patiently(self._epochs)
+        except OSError as error:
+            raise StorageError(self.path, error) from error
+        for epoch in sorted(epochs, reverse=True):
             with self._reading(self.name(epoch)) as path:
                 try:
                     state, history = load_state(path, device)
@@ -164,15 +170,17 @@ class CheckpointFolder:
         found = [re.fullmatch(r"epoch-(\d{4,})\.safetensors", name) for name in names]
         return {int(match[1]) for match in found if match}
 
-    @contextlib.contextmanager
-    def _writing(self, name: str) -> Iterator[Path]:
-        """A path to write; what is there afterwards is kept."""
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Wait for a folder that is away; an object store waits by itself."""
+        return action() if self._store else patiently(action, self.path.parent, self._warn)
+
+    def _write(self, path: Path, state: TrainState, history: Sequence[Mapping[str, Any]]) -> None:
         if self._store is None:
-            yield self.path / name
+            save_state(path, state, history)
             return
         with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
-            yield Path(folder) / name
-            self._store.write(name, (Path(folder) / name).read_bytes())
+            save_state(Path(folder) / path.name, state, history)
+            self._store.write(path.name, (Path(folder) / path.name).read_bytes())
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from crnn_search import control
 from crnn_search.errors import CrnnSearchError, InputError, StorageError
-from crnn_search.paths import RunPaths, create_run, open_run, remove_run
+from crnn_search.paths import RunPaths, check_owner, create_run, open_run, remove_run
 from crnn_search.storage import is_uri
 
 if TYPE_CHECKING:
@@ -121,10 +121,16 @@ def launch(
 
 @app.command()
 def resume(
-    run: Run, address: Address = None, data_dir: DataDir = None, verbose: Verbose = False
+    run: Run,
+    address: Address = None,
+    force: Annotated[bool, typer.Option(help="Trust a run of another user, too.")] = False,
+    data_dir: DataDir = None,
+    verbose: Verbose = False,
 ) -> None:
     """Go on with a run that was stopped or died, from where it was."""
     paths = open_run(run)
+    if not force:
+        check_owner(paths)
     from crnn_search.status import describe, plan, read_status
 
     status = read_status(paths)
@@ -348,6 +354,7 @@ def predict(
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
     try:
         code: Any = app(prog_name="crnn-search", standalone_mode=False)
         if code == INTERRUPTED:  # what an interruption becomes inside a command

@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,14 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crnn_search.data import Digits
-from crnn_search.errors import InputError, InterruptedRun
+from crnn_search.errors import InputError, InterruptedRun, RunFolderError
 from crnn_search.job import Job
 from crnn_search.lease import interrupt_on_sigterm
 from crnn_search.paths import RunPaths
 from crnn_search.recorder import Recorder
 from crnn_search.scheduler import FiniteAsha
 from crnn_search.searcher import JobQueue, StudySearch
-from crnn_search.storage import sees
+from crnn_search.storage import why_unseen
 from crnn_search.trainable import DigitSumTrainable
 
 SETTINGS = {
@@ -35,6 +36,7 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # the run's own journal takes their place
+    "TUNE_MAX_PENDING_TRIALS_PG": str(10**6),  # the searchers say how many may wait for a place
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -45,13 +47,39 @@ AUTO_GPU_FRACTION = 0.25
 CONNECT_TIMEOUT_S = 5.0
 
 
+ROOM_REFRESH_S = 2.0
+STORAGE_CHECK_TIMEOUT_S = 120.0  # longer than Ray needs to know that a node is gone
+
+
 @dataclass(frozen=True)
 class Slots:
-    """How trials share the cluster: what each gets, and how many fit at once."""
+    """How trials share the cluster: what each gets, and how many may run at once.
+
+    follows: whether that many changes as nodes join and leave.
+    """
 
     cpus: float
     gpus: float
     concurrent: int
+    follows: bool = False
+
+
+class Room:
+    """How many trials of a search may run at once, as the cluster is just now.
+
+    It is never 0: where no node is left, one trial waits, and an autoscaler sees that it does.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._known = slots.concurrent
+        self._read = time.monotonic()
+
+    def __call__(self) -> int:
+        if self._slots.follows and time.monotonic() - self._read > ROOM_REFRESH_S:
+            self._known = max(1, _fitting(nodes(), self._slots.cpus, self._slots.gpus))
+            self._read = time.monotonic()
+        return self._known
 
 
 @contextlib.contextmanager
@@ -74,7 +102,9 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
             log_to_driver=verbose,
             **local,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (
+        ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError
+    ) as error:  # fmt: skip
         raise InputError(f"cannot connect to a Ray cluster at {address!r}: {error}") from error
     interrupt_on_sigterm()  # after Ray, which sets a handler of its own
     try:
@@ -116,35 +146,17 @@ def nodes() -> list[dict[str, Any]]:
     ]
 
 
-def check_storage(run: RunPaths) -> None:
-    """Look for a run's place from every node, before any trial.
-
-    Raises:
-        InputError: a node does not see it.
-    """
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    if len(alive) == 1 and not run.mirror:
-        return
-    place = run.location if run.mirror else str(run.root.absolute())
-    seen = [
-        ray.remote(sees)
-        .options(
-            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], False)
-        )
-        .remote(place, run.space.name, run.space.read_bytes())
-        for node in alive
-    ]
-    blind = [n["NodeManagerHostname"] for n, ok in zip(alive, ray.get(seen), strict=True) if not ok]
-    if blind:
-        raise InputError(
-            f"{', '.join(sorted(blind))} of the cluster's nodes does not see {place}, where trials "
-            "put their checkpoints; name a folder that all nodes share, or s3://BUCKET/PREFIX, "
-            "with --storage, and give every node the right to use it"
-        )
-
-
-def divide(cpus_per_trial: float, gpus_per_trial: float | str, max_concurrent: int | str) -> Slots:
+def divide(
+    cpus_per_trial: float,
+    gpus_per_trial: float | str,
+    max_concurrent: int | str,
+    *,
+    may_grow: bool = False,
+) -> Slots:
     """Divide the cluster's nodes among trials; `auto` takes a quarter of a GPU where there is one.
+
+    max_concurrent: `auto` for as many as the nodes hold, also those that join later; a number is
+        what may run or wait at most, so that a cluster that `may_grow` grows to hold them.
 
     Raises:
         InputError: no node has what one trial needs.
@@ -153,18 +165,78 @@ def divide(cpus_per_trial: float, gpus_per_trial: float | str, max_concurrent: i
     gpus = gpus_per_trial
     if isinstance(gpus, str):
         gpus = AUTO_GPU_FRACTION if any(node["gpus"] for node in alive) else 0.0
-    fitting = sum(
-        math.floor(min(node["cpus"] / cpus_per_trial, node["gpus"] / gpus if gpus else math.inf))
-        for node in alive
-    )
+    fitting = _fitting(alive, cpus_per_trial, gpus)
+    if isinstance(max_concurrent, int) and may_grow:
+        return Slots(cpus_per_trial, float(gpus), max_concurrent)
     if not fitting:
         raise InputError(
             f"no node has the {cpus_per_trial:g} cores and {gpus:g} GPUs that one trial needs; the "
             "nodes have "
             + ", ".join(f"{node['cpus']:g} cores and {node['gpus']:g} GPUs" for node in alive)
+            + _GROWING * may_grow
         )
-    wanted = fitting if isinstance(max_concurrent, str) else min(fitting, max_concurrent)
-    return Slots(cpus_per_trial, float(gpus), wanted)
+    if isinstance(max_concurrent, int):
+        return Slots(cpus_per_trial, float(gpus), min(fitting, max_concurrent))
+    return Slots(cpus_per_trial, float(gpus), fitting, follows=True)
+
+
+_GROWING = (
+    "; to have a cluster grow from nothing, say how far: --set search.max_concurrent_trials=N"
+)
+
+
+def _fitting(alive: Sequence[dict[str, Any]], cpus: float, gpus: float) -> int:
+    """How many trials the nodes hold at once."""
+    return sum(
+        math.floor(min(node["cpus"] / cpus, node["gpus"] / gpus if gpus else math.inf))
+        for node in alive
+    )
+
+
+def check_storage(run: RunPaths) -> None:
+    """See that every node reads and writes the run's place, before any trial.
+
+    Raises:
+        RunFolderError: some do not.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) < 2 and not run.mirror:
+        return
+    place = run.location if run.mirror else str(run.root.absolute())
+    answers = [
+        ray.remote(why_unseen)
+        .options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        .remote(place, run.space.name, run.space.read_bytes())
+        for node in alive
+    ]
+    reasons = [_answer(answer, node["NodeID"]) for answer, node in zip(answers, alive, strict=True)]
+    blind = [
+        f"  {node['NodeManagerHostname']}: {reason}"
+        for node, reason in zip(alive, reasons, strict=True)
+        if reason
+    ]
+    if blind:
+        raise RunFolderError(
+            f"every node must see the folder of runs, and these do not see {place}:\n"
+            + "\n".join(blind)
+            + "\ngive a folder that all of them mount at the same path, or s3://BUCKET/PREFIX, "
+            "with --storage, and every node the right to use it"
+        )
+
+
+def _answer(answer: ray.ObjectRef, node: str) -> str | None:
+    """What a node says of the folder; nothing if it has left meanwhile."""
+    try:
+        reason: str | None = ray.get(answer, timeout=STORAGE_CHECK_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError:
+        return f"it does not answer within {STORAGE_CHECK_TIMEOUT_S:.0f} s"
+    except ray.exceptions.RayError as error:
+        left = not any(other["Alive"] for other in ray.nodes() if other["NodeID"] == node)
+        return None if left else f"it cannot look: {str(error).strip().splitlines()[0]}"
+    return reason
 
 
 def run_search(
@@ -181,9 +253,8 @@ def run_search(
         InterruptedRun: the user stopped the search.
         CrnnSearchError: the recorder's error, if it had one.
     """
-    config = tune.TuneConfig(
-        search_alg=searcher, scheduler=scheduler, max_concurrent_trials=slots.concurrent, **_ALWAYS
-    )
+    searcher.room = Room(slots)
+    config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, **_ALWAYS)
     _fit(digits, run, config, slots, recorder)
     if not searcher.finished:
         raise _interrupted(run)
@@ -208,6 +279,7 @@ def _fit(
     digits: Digits, run: RunPaths, config: tune.TuneConfig, slots: Slots, recorder: Recorder
 ) -> None:
     """Run Tune with its own files in a folder that is thrown away: nothing is read from them."""
+    run.checkpoints.mkdir(exist_ok=True)  # trials make none: see `patience`
     trainable = tune.with_parameters(
         DigitSumTrainable,
         images=digits.images.numpy(),

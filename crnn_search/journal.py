@@ -18,10 +18,12 @@ same way while they happen as when they are read again.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,12 @@ from crnn_search.errors import StorageError
 from crnn_search.job import Job
 from crnn_search.lines import Record
 from crnn_search.paths import RunPaths
+from crnn_search.patience import patiently
 
 DIED, OUT_OF_MEMORY, PREEMPTED = "process died", "out of memory", "node taken away"
 """Causes of an `again` event."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -192,8 +197,12 @@ def _stage_seconds(events: list[Record]) -> dict[str, float]:
 class Journal:
     """Writes events. Whoever has one holds the run's lease: only one process may write."""
 
-    def __init__(self, run: RunPaths, elapsed_s: float = 0.0) -> None:
+    def __init__(
+        self, run: RunPaths, elapsed_s: float = 0.0, warn: Callable[[str], None] = _log.warning
+    ) -> None:
+        """warn: hears when the run's storage cannot be reached for a while."""
         self.run = run
+        self.warn = warn
         self._began = time.monotonic() - elapsed_s
 
     def begin(self, job: str | None = None) -> None:
@@ -212,12 +221,16 @@ class Journal:
             StorageError: the disk is full or the folder cannot be written.
         """
         record = {"event": event, "elapsed_s": round(self.elapsed_s, 3), **fields}
-        append(self.run, self.run.journal, record)
+        append(self.run, self.run.journal, record, self.warn)
         return record
 
 
-def append(run: RunPaths, path: Path, record: Record) -> None:
+def append(
+    run: RunPaths, path: Path, record: Record, warn: Callable[[str], None] = _log.warning
+) -> None:
     """Add a line to a run's journal or ledger, in the object store first if there is one.
+
+    warn: hears that it waits for a folder that cannot be reached.
 
     Raises:
         StorageError: the disk is full, or the folder or the store cannot be written.
@@ -225,7 +238,7 @@ def append(run: RunPaths, path: Path, record: Record) -> None:
     if run.mirror:
         run.mirror.append(path, record)
     try:
-        lines.append(path, record)
+        patiently(lambda: lines.append(path, record), path.parent, warn)
     except OSError as error:
         raise StorageError(path, error) from error
 

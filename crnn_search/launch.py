@@ -124,7 +124,7 @@ def _working_on(paths: RunPaths, progress: Progress) -> Iterator[tuple[History, 
     """Hold a run and know its past."""
     with lease.hold(paths, progress.note):
         history = read_history(paths.journal, paths.ledger)
-        journal = Journal(paths, history.elapsed_s)
+        journal = Journal(paths, history.elapsed_s, progress.note)
         journal.begin(os.environ.get(JOB_VARIABLE))
         yield history, journal
 
@@ -143,7 +143,7 @@ def _work(
         progress.note("data: MNIST")
         digits = mnist.load(options.data_dir)
         with cluster.connect(options.address, verbose=options.verbose):
-            _train(space, paths, progress, known, history, journal, digits)
+            _train(space, paths, progress, options, known, history, journal, digits)
     journal.write("stage", stage="report")
     return finish(paths, progress, journal, data_dir=options.data_dir)
 
@@ -152,17 +152,21 @@ def _train(
     space: SearchSpace,
     paths: RunPaths,
     progress: Progress,
+    options: Options,
     known: dict[str, Any],
     history: History,
     journal: Journal,
     digits: Digits,
 ) -> None:
     """Search, repeat the finalists, retrain the winner: each as far as it is not done."""
-    cluster.check_storage(paths)
     resources = space.resources
     slots = cluster.divide(
-        resources.cpus_per_trial, resources.gpus_per_trial, space.search.max_concurrent_trials
+        resources.cpus_per_trial,
+        resources.gpus_per_trial,
+        space.search.max_concurrent_trials,
+        may_grow=options.address is not None,
     )
+    cluster.check_storage(paths)
     known["hardware"] = known["hardware"] or {"nodes": cluster.nodes()}
     known["space"] = _sections(space)
     write_json(paths.manifest, known)

@@ -293,6 +293,21 @@ def _mirrored(uri: str) -> RunPaths:
     return RunPaths(root, Mirror(uri, root))
 
 
+def check_owner(run: RunPaths) -> None:
+    """See that a run is this user's own: what stands in its files decides what is trained.
+
+    Raises:
+        RunFolderError: another user made its folder or one of the files that are read.
+    """
+    user = os.geteuid()
+    for path in (run.root, run.space, run.manifest, run.journal, run.ledger, run.checkpoints):
+        if path.exists() and path.stat().st_uid != user:
+            raise RunFolderError(
+                f"{path} belongs to user {path.stat().st_uid}, not to you, user {user}, and what "
+                "stands in it would be trusted; if you do trust it, add --force"
+            )
+
+
 @contextlib.contextmanager
 def whole_or_absent(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`; flushed to the disk and renamed if nothing is raised."""

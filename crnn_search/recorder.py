@@ -231,7 +231,7 @@ class Recorder(Callback, Bookkeeper):  # type: ignore[misc]
         """Write a line to the ledger, unless the run cannot be written any more."""
         if self.error is None:
             try:
-                append(self._run, self._run.ledger, record.ledger_line())
+                append(self._run, self._run.ledger, record.ledger_line(), self._journal.warn)
             except StorageError as error:
                 self._stop(error)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 import math
+import sys
 import warnings
 from collections import deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -60,6 +61,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     - Made again, it enqueues `points_to_evaluate` again. Here `records`, what the run's journal
       tells, are taken in first: ended trials as they ended, running ones as running, to be
       suggested again before anything new; and of the configurations to try first only the rest.
+    - How many may run at once is fixed when Tune starts. Here `room` is asked each time, so that
+      nodes that join later are used.
     - Its trials end for good when their process dies. Here the bookkeeper may have them run again,
       as the same trial of the study.
 
@@ -83,6 +86,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._waiting: deque[tuple[Job, optuna.Trial]] = deque()
         self._known: dict[str, int] = {}
         self.finished = False
+        self.room: Callable[[], int] = lambda: sys.maxsize
         super().__init__(
             space=space.suggest,
             metric=METRIC,
@@ -108,6 +112,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         Raises:
             RunError: a thousand suggestions in a row were impossible networks.
         """
+        if len(self._jobs) >= self.room():
+            return None
         if self._waiting:
             self._jobs[trial_id], self._ot_trials[trial_id] = self._waiting.popleft()
         elif self._feasible < self._search_space.search.trials and self._book.may_begin():

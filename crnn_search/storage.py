@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -207,14 +208,28 @@ def join(place: str, *names: str) -> str:
     return "/".join([path.rstrip("/"), *(name for name in names if name)]) + mark + options
 
 
-def sees(place: str, name: str, content: bytes) -> bool:
-    """Whether this machine finds a file with this content in a folder or an object store."""
+def why_unseen(place: str, name: str, content: bytes) -> str | None:
+    """Why this machine cannot use a folder or an object store that holds a file, or None."""
     try:
         if is_uri(place):
-            return ObjectStore(place).read(name, patience_s=0) == content
-        return (Path(place) / name).read_bytes() == content
-    except (OSError, StorageError):
-        return False
+            store = ObjectStore(place)
+            found = store.read(name, patience_s=0)
+            if found == content:
+                mine = f".seen-{secrets.token_hex(4)}"
+                store.write(mine, b"", patience_s=0)
+                store.remove(mine, patience_s=0)
+        else:
+            found = (Path(place) / name).read_bytes()
+            if found == content:
+                with tempfile.NamedTemporaryFile(dir=place, prefix=".seen-"):
+                    pass
+    except FileNotFoundError:
+        return "it has no such folder"
+    except OSError as error:
+        return f"it cannot use it: {error.strerror}"
+    except StorageError as error:
+        return f"it cannot use it: {error}"
+    return None if found == content else "it finds something else there"
 
 
 @dataclass

@@ -90,7 +90,7 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
     def _start(self) -> dict[str, Any] | None:
         """Find or make the job's state; the last epoch it had, if any."""
         job = self._job
-        self._folder = CheckpointFolder(join(self._checkpoints, job.name), self._notes.append)
+        self._folder = CheckpointFolder(join(self._checkpoints, job.name), self._note)
         self._data = TrainingData(
             self._digits,
             torch.arange(TRAINING_IMAGES) if job.all_images else split_images(self._labels)[0],
@@ -119,6 +119,9 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         self._history.append(figures)
         self._folder.save(self._state, self._history)
         return self._sound(figures)
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
 
     def _sound(self, figures: dict[str, Any]) -> dict[str, Any]:
         """The result of an epoch whose state is saved."""

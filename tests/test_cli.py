@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from crnn_search import cli
+from crnn_search.errors import RunError
+from crnn_search.paths import RunPaths
 
 SPACE = "space: {dropout: {float: [0.0, 0.5]}}"
 
@@ -200,3 +202,27 @@ def test_help_reads_well(
     code, out, _ = run(monkeypatch, capsys, *command, "--help")
     assert code == 0
     assert "Usage: crnn-search" in out
+
+
+def test_another_users_run_is_resumed_by_force_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    resumed: list[Path] = []
+
+    def resume(paths: RunPaths, *_: object) -> None:
+        resumed.append(paths.root)
+        raise RunError("far enough")
+
+    monkeypatch.setattr("crnn_search.launch.resume", resume)
+    monkeypatch.setattr(cli, "_configure_logging", lambda run, verbose: None)
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    code, _, err = run(monkeypatch, capsys, "resume", str(tmp_path))
+    assert code == 2
+    assert f"{tmp_path} belongs to user {user}, not to you, user {user + 1}" in err
+    assert err.endswith("if you do trust it, add --force\n")
+    assert not resumed
+    code, _, err = run(monkeypatch, capsys, "resume", str(tmp_path), "--force")
+    assert (code, err) == (1, "error: far enough\n")
+    assert resumed == [tmp_path]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crnn_search import cluster
 from crnn_search.errors import InputError
+from crnn_search.storage import why_unseen
 
 
 def free_port() -> int:
@@ -44,13 +46,44 @@ def with_nodes(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[float, float]) -> 
     ],
 )
 def test_resources_are_divided(
-    monkeypatch: pytest.MonkeyPatch, nodes: Any, asked: Any, expected: Any
+    monkeypatch: pytest.MonkeyPatch, nodes: Any, asked: Any, expected: tuple[float, float, int]
 ) -> None:
     with_nodes(monkeypatch, *nodes)
-    assert cluster.divide(*asked) == cluster.Slots(*expected)
+    follows = asked[2] == "auto"
+    assert cluster.divide(*asked) == cluster.Slots(*expected, follows)
 
 
 def test_a_trial_that_fits_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with_nodes(monkeypatch, (2, 0), (4, 0))
     with pytest.raises(InputError, match="no node has the 8 cores and 0 GPUs that one trial needs"):
         cluster.divide(8, "auto", "auto")
+
+
+def test_a_stated_number_is_what_a_cluster_may_grow_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_nodes(monkeypatch, (0, 0), (1, 0))
+    assert cluster.divide(1, "auto", 8, may_grow=True) == cluster.Slots(1, 0.0, 8)
+    assert cluster.divide(1, 0.25, 8, may_grow=True) == cluster.Slots(1, 0.25, 8)
+    with pytest.raises(InputError, match=r"grow from nothing, say how far: --set search\.max_conc"):
+        cluster.divide(1, 0.25, "auto", may_grow=True)
+
+
+def test_the_room_of_a_search_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ROOM_REFRESH_S", -1.0)
+    with_nodes(monkeypatch, (0, 0), (1, 0))
+    follows, fixed = (
+        cluster.Room(cluster.divide(1, 0, "auto")),
+        cluster.Room(cluster.Slots(1, 0, 2)),
+    )
+    assert (follows(), fixed()) == (1, 2)
+    with_nodes(monkeypatch, (0, 0), (1, 0), (3, 0))
+    assert (follows(), fixed()) == (4, 2)
+    with_nodes(monkeypatch, (0, 0))
+    assert follows() == 1, "one waits, so that an autoscaler sees it"
+
+
+def test_a_node_tells_why_it_cannot_use_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "mark").write_text("this one")
+    assert why_unseen(str(tmp_path), "mark", b"this one") is None
+    assert why_unseen(str(tmp_path), "mark", b"other") == "it finds something else there"
+    assert why_unseen(str(tmp_path / "gone"), "mark", b"") == "it has no such folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["mark"]

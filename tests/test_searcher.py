@@ -451,3 +451,18 @@ def test_bounds_are_inclusive() -> None:
     searcher = StudySearch(parse_space("search: {trials: 30}\nspace: {batch_size: {int: [1, 2]}}"))
     sizes = {job_of(searcher, str(number)).config["batch_size"] for number in range(30)}
     assert sizes == {1, 2}
+
+
+def test_no_more_trials_than_there_is_room_for(space: SearchSpace) -> None:
+    searcher = StudySearch(space)
+    room = 1
+    searcher.room = lambda: room
+    assert searcher.suggest("a") is not None
+    assert searcher.suggest("b") is None
+    room = 2  # a node has joined
+    assert searcher.suggest("b") is not None
+    room = 1  # and is gone again
+    searcher.on_trial_complete("b", result(1, 5.0))
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("a", result(1, 5.0))
+    assert searcher.suggest("c") is not None
