@@ -102,10 +102,9 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
             log_to_driver=verbose,
             **local,
         )
-    except (
-        ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError
-    ) as error:  # fmt: skip
-        raise InputError(f"cannot connect to a Ray cluster at {address!r}: {error}") from error
+    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        what = f"connect to a Ray cluster at {address!r}" if address else "start Ray"
+        raise InputError(f"cannot {what}: {error}") from error
     interrupt_on_sigterm()  # after Ray, which sets a handler of its own
     try:
         yield

@@ -9,7 +9,7 @@ from crnn_search.data import Digits
 from tests.small_run import start, write_mnist
 
 SPACE = """
-search: {trials: 14, max_epochs: 2, grace_epochs: 2, epoch_sequences: 1024, seed: 3}
+search: {trials: 14, max_epochs: 2, grace_epochs: 2, epoch_sequences: 20480, seed: 3}
 retrain: {epochs: 1, epoch_sequences: 256, seeds: 1, finalists: 1}
 space:
   conv_channels: 4

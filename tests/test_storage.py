@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
-import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -215,7 +217,7 @@ def test_a_search_in_a_store_survives_its_drivers_machine_and_a_store_that_hangs
     uri = join(server.uri, "demo")
     data = ("--data-dir", "data")
     launch = ("launch", "space.yaml", "--name", "demo", "--storage", server.uri, *data)
-    process = start(tmp_path, *launch, before=QUICK, TMPDIR=folder(tmp_path, "first"))
+    process = start(tmp_path, *launch, before=QUICK, TMPDIR=own_folder())
     wait_for(uri, 0, event="epoch", name="trial-0001", epoch=1)
     assert "demo: searching; a process works on it" in command(tmp_path, "status", uri).stdout
     other = command(tmp_path, "resume", uri, *data)
@@ -226,7 +228,7 @@ def test_a_search_in_a_store_survives_its_drivers_machine_and_a_store_that_hangs
 
     # Another machine: nothing is left of the first one's folders.
     known = len(events(uri))
-    process = start(tmp_path, "resume", uri, *data, before=QUICK, TMPDIR=folder(tmp_path, "second"))
+    process = start(tmp_path, "resume", uri, *data, before=QUICK, TMPDIR=own_folder())
     wait_for(uri, known, event="epoch")
     server.hang(True)
     time.sleep(15)
@@ -240,7 +242,8 @@ def test_a_search_in_a_store_survives_its_drivers_machine_and_a_store_that_hangs
     assert "demo      finished  no         5 of 5" in listed
 
 
-def folder(root: Path, name: str) -> str:
-    """A machine's own folder for temporary files."""
-    (root / name).mkdir()
-    return os.fspath(root / name)
+def own_folder() -> str:
+    """A machine's own folder for temporary files; Ray's sockets need a short path."""
+    folder = tempfile.mkdtemp(prefix="m")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
