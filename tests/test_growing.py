@@ -9,7 +9,7 @@ from crnn_search.data import Digits
 from tests.small_run import start, write_mnist
 
 SPACE = """
-search: {trials: 14, max_epochs: 2, grace_epochs: 2, epoch_sequences: 20480, seed: 3}
+search: {trials: 14, max_epochs: 2, grace_epochs: 2, epoch_sequences: 8192, seed: 3}
 retrain: {epochs: 1, epoch_sequences: 256, seeds: 1, finalists: 1}
 space:
   conv_channels: 4
@@ -33,6 +33,7 @@ def grow():
     while not (journal.exists() and '"epoch"' in journal.read_text()):
         time.sleep(0.05)
     cluster.add_node(num_cpus=3)
+    threading.Event().wait()  # Linux ends the node's processes with the thread that began them
 threading.Thread(target=grow, daemon=True).start()
 """
 
