@@ -126,8 +126,9 @@ def test_two_submitted_searches_share_a_cluster_and_are_stopped_and_resumed(
 ) -> None:
     storage = head.root / "shared"
     place = ("--storage", str(storage))
-    first = head.submit("space.yaml", "--name", "first", *place)
-    second = head.submit("space.yaml", "--name", "second", *place)
+    long = ("--trials", "12", "--set", "search.epoch_sequences=6000")  # none ends by itself
+    first = head.submit("space.yaml", "--name", "first", *place, *long)
+    second = head.submit("space.yaml", "--name", "second", *place, *long)
     for name in ("first", "second"):
         wait_for(storage / name, event="epoch", name="trial-0001", epoch=1)
     listed = head.run("list", "--address", head.address)

@@ -66,11 +66,14 @@ class Search:
         """Wait until it is in its middle: some trials have ended and others run on every worker."""
         nodes = {worker.name for worker in self.cluster.workers}
         wait_s = 120.0
-        self.wait_for(lambda event: event["event"] == "epoch" and event["epoch"] == 2, 0, wait_s)
+        self.wait_for(lambda event: event["event"] == "epoch", 0, wait_s)
         wait(
-            lambda: nodes <= {event["node"] for event in self.events(event="epoch")},
+            lambda: (
+                bool(self.ledger())
+                and nodes <= {event["node"] for event in self.events(event="epoch")}
+            ),
             wait_s,
-            f"not every one of {nodes} has a trial of {self.name}",
+            f"not every one of {nodes} has a trial of {self.name}, or none has ended",
         )
 
     def running_on(self, host: Host) -> set[str]:
