@@ -92,8 +92,12 @@ def stop(run: RunPaths, timeout_s: float) -> bool:
 
 
 def interrupt_on_sigterm() -> None:
-    """Let SIGTERM, which Ray's jobs are stopped with, do what Ctrl-C does."""
+    """Let SIGTERM, which Ray's jobs are stopped with, do what Ctrl-C does.
+
+    Ray starts its jobs with SIGINT blocked, which a process inherits: here it is let through again.
+    """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextlib.contextmanager
