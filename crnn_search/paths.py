@@ -16,7 +16,7 @@ from typing import Any
 import platformdirs
 
 from crnn_search.errors import InputError, RunFolderError, StorageError
-from crnn_search.storage import Mirror, ObjectStore, is_uri, join
+from crnn_search.storage import READ_PATIENCE_S, Mirror, ObjectStore, is_uri, join
 
 CACHE_VARIABLE = "CRNN_SEARCH_CACHE"
 """Environment variable that puts the cache into another folder."""
@@ -227,7 +227,7 @@ def open_run(place: str) -> RunPaths:
     run = _mirrored(place) if is_uri(place) else RunPaths(Path(place))
     if run.mirror:
         try:
-            run.mirror.store.names(run.space.name, patience_s=0)
+            run.mirror.store.names(run.space.name, READ_PATIENCE_S)
             run.mirror.pull()
         except StorageError as error:
             raise RunFolderError(f"cannot read {place}: {error}") from error

@@ -29,6 +29,9 @@ from crnn_search.errors import InputError, StorageError
 PATIENCE_S = 300.0
 """How long a storage that cannot be reached is tried again before the run stops."""
 
+READ_PATIENCE_S = 10.0
+"""The same for commands that only look at runs: somebody waits for them."""
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 SLOW_S = 8.0
 """After so long without an answer, a warning is due; AWS's client itself tries for longer."""
@@ -135,7 +138,7 @@ class ObjectStore:
             found = self._system.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
             return sorted(i.base_name for i in found if i.type == fs.FileType.Directory)
 
-        return self._patiently(folders, "", 0)
+        return self._patiently(folders, "", READ_PATIENCE_S)
 
     def fetch(self, name: str, path: Path) -> None:
         """Copy an object into a file; nothing if there is none."""

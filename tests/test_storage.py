@@ -238,8 +238,8 @@ def test_a_search_in_a_store_survives_its_drivers_machine_and_a_store_that_hangs
     assert "trials wait, none is lost" in printed
     assert f"report: {join(uri, 'report.md')}" in printed
     assert results(open_run(uri).root) == results(finished.folder)
-    listed = command(tmp_path, "list", "--storage", server.uri).stdout
-    assert "demo finished no 5 of 5" in " ".join(listed.split())
+    listed = command(tmp_path, "list", "--storage", server.uri)
+    assert "demo finished no 5 of 5" in " ".join(listed.stdout.split()), listed.stderr
 
 
 def own_folder() -> str:
