@@ -254,7 +254,8 @@ def runs(storage: str) -> list[str]:
     """
     if is_uri(storage):
         try:
-            return [join(storage, name) for name in ObjectStore(storage).folders()]
+            held = ObjectStore(storage).folders(holding=RunPaths(Path()).space.name)
+            return [join(storage, name) for name in held]
         except StorageError as error:
             raise InputError(f"cannot read {storage}: {error}") from error
     folder = Path(storage)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 PATIENCE_S = 600.0
+"""How long a storage that cannot be reached is tried again before the run stops."""
+
 PAUSE_S = 1.0
 
 AWAY = {
@@ -33,9 +35,8 @@ def patiently(action: Callable[[], T], folder: Path, warn: Callable[[str], None]
     told = False
     while True:
         try:
-            if (
-                not folder.is_dir()
-            ):  # where a share is not mounted, nothing must be made in its place
+            # Where a share is not mounted, nothing must be made in its place.
+            if not folder.is_dir():
                 raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(folder))
             result = action()
         except OSError as error:

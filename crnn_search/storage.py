@@ -25,9 +25,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pyarrow import fs
 
 from crnn_search.errors import InputError, StorageError
-
-PATIENCE_S = 300.0
-"""How long a storage that cannot be reached is tried again before the run stops."""
+from crnn_search.patience import PATIENCE_S
 
 READ_PATIENCE_S = 10.0
 """The same for commands that only look at runs: somebody waits for them."""
@@ -131,12 +129,14 @@ class ObjectStore:
 
         return self._patiently(names, under, patience_s)
 
-    def folders(self) -> list[str]:
-        """The names of the folders right in it."""
+    def folders(self, holding: str) -> list[str]:
+        """The names of the folders right in it that hold an object of this name."""
 
         def folders() -> list[str]:
             found = self._system.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
-            return sorted(i.base_name for i in found if i.type == fs.FileType.Directory)
+            names = sorted(i.base_name for i in found if i.type == fs.FileType.Directory)
+            held = self._system.get_file_info([self._path(f"{name}/{holding}") for name in names])
+            return [n for n, i in zip(names, held, strict=True) if i.type == fs.FileType.File]
 
         return self._patiently(folders, "", READ_PATIENCE_S)
 

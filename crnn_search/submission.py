@@ -8,6 +8,7 @@ its token (`RAY_AUTH_TOKEN`, or the file `~/.ray/auth_token`), which Ray's clien
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import shlex
@@ -35,6 +36,7 @@ STOP_WAIT_S = 60
 
 RUN_KEY = "crnn_search_run"
 SPACE_NAME = "space.yaml"
+logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
 ENDED = {"STOPPED", "SUCCEEDED", "FAILED"}
 
 

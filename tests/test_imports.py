@@ -25,8 +25,9 @@ FLOORS: list[set[str]] = [
     {"journal", "checkpoint", "ledger", "evaluate", "lease"},
     {"engine", "space_file", "lines"},
     {"mnist", "model", "space", "stem", "recurrence"},
-    {"data", "footprint", "paths", "patience", "domains", "yaml_lines", "job", "provenance"},
+    {"data", "footprint", "paths", "domains", "yaml_lines", "job", "provenance"},
     {"config", "storage"},
+    {"patience"},
     {"errors"},
 ]
 

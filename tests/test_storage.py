@@ -23,7 +23,7 @@ import pytest
 from crnn_search import journal, lease, lines
 from crnn_search.data import Digits
 from crnn_search.errors import InputError, RunFolderError, StorageError
-from crnn_search.paths import RunPaths, create_run, open_run, write_json
+from crnn_search.paths import RunPaths, create_run, open_run, runs, write_json
 from crnn_search.storage import SEGMENT_LINES, ObjectStore, join
 from tests.small_run import SPACE, FinishedRun, command, start, write_mnist
 from tests.test_resume import results
@@ -169,6 +169,13 @@ def test_a_store_that_hangs_is_waited_for(server: Server) -> None:
     assert said[0].startswith("storage: ")
     assert "trials wait, none is lost" in said[0]
     assert "reached again after" in said[-1]
+
+
+def test_only_folders_that_hold_a_run_are_listed(server: Server) -> None:
+    storage = join(server.uri, "listed")
+    for name in ("b/space.yaml", "a/space.yaml", "half/lease.json"):
+        ObjectStore(storage).write(name, b"content")
+    assert runs(storage) == [join(storage, "a"), join(storage, "b")]
 
 
 @pytest.mark.parametrize(

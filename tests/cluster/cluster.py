@@ -40,6 +40,7 @@ class Cluster:
     workers: list[Host]
     off: list[Host]
     client: Host
+    _tunnel: tuple[Host, subprocess.Popen[bytes]] | None = None
 
     @property
     def log(self) -> Path:
@@ -67,6 +68,17 @@ class Cluster:
             timeout_s,
             f"{expected} do not come together; see {self.log}",
         )
+
+    def tunnel(self) -> str:
+        """The head's dashboard as the client sees it: through SSH, as it is bound to loopback."""
+        if not self._tunnel or self._tunnel[0] is not self.head:
+            words = ("ssh", "-N", "-L", "8265:127.0.0.1:8265", f"root@{self.head.address}")
+            self._tunnel = self.head, self.client.begin(*words, log=self.log)
+            probe = ("bash", "-c", "true < /dev/tcp/127.0.0.1/8265 && echo OPEN")
+            wait(
+                lambda: "OPEN" in self.client.run(*probe, check=False), 30, "the tunnel is not open"
+            )
+        return "http://127.0.0.1:8265"
 
     def ssh(self, host: Host, command: str, *, check: bool = True, timeout_s: float = 60) -> str:
         """Run a command on a host by SSH from the client; what it printed."""

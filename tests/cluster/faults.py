@@ -53,7 +53,7 @@ def link_cut(cluster: Cluster) -> Outcome:
 
 def worker_joins(cluster: Cluster) -> Outcome:
     """A machine that stands in the file is switched on; it gets trials."""
-    search = searches.launch(cluster, "worker-joins")
+    search = searches.submit(cluster, "worker-joins")
     search.under_way()
     known = len(search.events())
     new = cluster.off.pop()
@@ -147,7 +147,7 @@ def _in_the_middle(
     cluster: Cluster, name: str, victim: Host | None = None
 ) -> tuple[Search, Host, set[str]]:
     """A search with trials on every worker, one of the workers, and the trials it is at."""
-    search = searches.launch(cluster, name)
+    search = searches.submit(cluster, name)
     search.under_way()
     victim = victim or cluster.workers[0]
     trials = search.running_on(victim)

@@ -121,22 +121,21 @@ def write_space(cluster: Cluster) -> None:
     (cluster.world.shared / "space.yaml").write_text(SPACE)
 
 
-def launch(cluster: Cluster, name: str) -> Search:
-    """Launch a search on the head."""
+def submit(cluster: Cluster, name: str) -> Search:
+    """Submit a search from the client, which is no part of the cluster, and follow its job."""
     write_space(cluster)
-    return _begin(
-        cluster, cluster.head, name,
-        f"launch {SHARED}/space.yaml --name {name} --storage {SHARED}/runs",
-    )  # fmt: skip
+    dashboard = cluster.tunnel()
+    place = f"--name {name} --storage {SHARED}/runs --data-dir {SHARED}/mnist"
+    words = f"submit {SHARED}/space.yaml --address {dashboard} {place}"
+    said = cluster.client.run("crnn-search", *words.split()).splitlines()
+    job = next(line.removeprefix("job: ") for line in said if line.startswith("job: "))
+    log = cluster.log.with_name(f"{name}.log")
+    follow = ("crnn-search", "logs", job, "--address", dashboard, "--follow")
+    return Search(cluster, name, cluster.client.begin(*follow, log=log))
 
 
 def resume(cluster: Cluster, name: str, host: Host) -> Search:
     """Go on with a search on a host."""
-    return _begin(cluster, host, name, f"resume {SHARED}/runs/{name}")
-
-
-def _begin(cluster: Cluster, host: Host, name: str, words: str) -> Search:
-    command = f"{words} --address auto --data-dir {SHARED}/mnist"
+    words = f"resume {SHARED}/runs/{name} --address auto --data-dir {SHARED}/mnist"
     log = cluster.log.with_name(f"{name}.log")
-    process = cluster.begin_ssh(host, f"venv/bin/crnn-search {command}", log)
-    return Search(cluster, name, process)
+    return Search(cluster, name, cluster.begin_ssh(host, f"venv/bin/crnn-search {words}", log))
