@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crnn_search.errors import InputError
-from crnn_search.paths import RunPaths, open_run, runs
+from crnn_search.paths import open_run, runs
 
 WATCH_S = 90
 """How long `stop` waits for a run to be let go."""
@@ -95,7 +95,7 @@ def list_runs(
         for column in ("run", "stage", "worked on", "trials ended", "best RMSE"):
             table.add_column(column, overflow="fold")
         for place in runs(storage or "runs"):
-            table.add_row(*_row(open_run(place)))
+            table.add_row(*_row(place))
     Console().print(table)
 
 
@@ -199,13 +199,13 @@ def _seen_by_all(option: str, place: str) -> str:
     return place
 
 
-def _row(run: RunPaths) -> list[str]:
+def _row(place: str) -> list[str]:
     from crnn_search.status import read_status
 
     try:
-        known = read_status(run)
+        known = read_status(open_run(place))
     except InputError as error:
-        return [run.name, str(error), "", "", ""]
+        return [place.rstrip("/").rpartition("/")[2], str(error), "", "", ""]
     trials, best = known["trials"], known["best"]
     ended = trials["completed"] + trials["stopped"] + trials["failed"]
     return [

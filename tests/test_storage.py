@@ -221,15 +221,16 @@ def test_a_search_in_a_store_survives_its_drivers_machine_and_a_store_that_hangs
 ) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     write_mnist(tmp_path / "data", digits)
-    uri = join(server.uri, "demo")
+    storage = join(server.uri, "machines")
+    uri = join(storage, "demo")
     data = ("--data-dir", "data")
-    launch = ("launch", "space.yaml", "--name", "demo", "--storage", server.uri, *data)
+    launch = ("launch", "space.yaml", "--name", "demo", "--storage", storage, *data)
     process = start(tmp_path, *launch, before=QUICK, TMPDIR=own_folder())
     wait_for(uri, 0, event="epoch", name="trial-0001", epoch=1)
     assert "demo: searching; a process works on it" in command(tmp_path, "status", uri).stdout
     other = command(tmp_path, "resume", uri, *data)
     assert other.returncode == 2
-    assert "another process works on s3://bucket/runs/demo" in other.stderr
+    assert "another process works on s3://bucket/runs/machines/demo" in other.stderr
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -245,7 +246,7 @@ def test_a_search_in_a_store_survives_its_drivers_machine_and_a_store_that_hangs
     assert "trials wait, none is lost" in printed
     assert f"report: {join(uri, 'report.md')}" in printed
     assert results(open_run(uri).root) == results(finished.folder)
-    listed = command(tmp_path, "list", "--storage", server.uri)
+    listed = command(tmp_path, "list", "--storage", storage)
     assert "demo finished no 5 of 5" in " ".join(listed.stdout.split()), listed.stderr
 
 
