@@ -88,7 +88,7 @@ def _hosts(world: World) -> Cluster:
     head, spare = Host("head", 1, world, common), Host("head-2", 4, world, common)
     workers = [Host(f"worker-{n}", 10 + n, world, common | one) for n in (1, 2)]
     big = Host("worker-3", 13, world, common | three)
-    client = Host("client", 99, world, common)
+    client = Host("client", 99, world, {"PYTHONPATH": f"{HOME}/checkout"})
     for host in (head, spare, *workers, big, client):
         prepare(host)
     prepare_client(client)
