@@ -10,8 +10,6 @@ Shapes: `B` sequences of a batch, `N` its real images, `S` sequences of a table,
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crnn_search import recurrence, stem
+from crnn_search import memory, recurrence, stem
 from crnn_search.config import TrainingSpec, TrialConfig
 from crnn_search.data import Batch, Digits, SequenceTable, derive_seed, training_table
 from crnn_search.model import CRNN
@@ -219,7 +217,7 @@ def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
         exact_sum_rate=exact,
         sequences_per_s=len(table) / (trained - started),
         learning_rate=state.optimizer.param_groups[0]["lr"],
-        peak_memory_mb=_peak_memory_mb(device),
+        peak_memory_mb=memory.peak_mb(device),
         seconds=time.perf_counter() - started,
     )
 
@@ -322,11 +320,3 @@ def _optimizer(spec: TrainingSpec, model: CRNN) -> torch.optim.Optimizer:
 
 def _cosine(first: float, last: float, progress: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of this process, on the device that trains."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from ray import tune
 
-from crnn_search import engine
+from crnn_search import engine, memory
 from crnn_search.checkpoint import CheckpointFolder
 from crnn_search.config import TrialConfig
 from crnn_search.data import TRAINING_IMAGES, Digits, SequenceTable, split_images, validation_table
@@ -53,6 +53,8 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         self._device = engine.pick_device()
         if self._device.type == "cuda" and not granted.get("GPU"):
             self._device = torch.device("cpu")
+        memory.limit_to(granted.get("GPU", 0.0), self._device)
+        memory.keep_freed()
         if self._device.type == "cpu":
             torch.set_num_threads(max(1, int(granted["CPU"])))
         self._digits = Digits(_shared_tensor(images), _shared_tensor(labels)).to(self._device)

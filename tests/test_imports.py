@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     {"journal", "checkpoint", "ledger", "evaluate", "lease"},
     {"engine", "space_file", "lines"},
     {"mnist", "model", "space", "stem", "recurrence"},
-    {"data", "footprint", "paths", "domains", "yaml_lines", "job", "provenance"},
+    {"data", "footprint", "paths", "domains", "yaml_lines", "job", "memory", "provenance"},
     {"config", "storage"},
     {"patience"},
     {"errors"},
