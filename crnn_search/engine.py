@@ -9,10 +9,12 @@ Shapes: `B` sequences of a batch, `N` its real images, `S` sequences of a table,
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from crnn_search import memory, recurrence, stem
 from crnn_search.config import TrainingSpec, TrialConfig
 from crnn_search.data import Batch, Digits, SequenceTable, derive_seed, training_table
+from crnn_search.graphs import Step, Steps
 from crnn_search.model import CRNN
 
 ENCODING_CHUNK = 512
@@ -72,7 +75,10 @@ class TrainingData:
 
 @dataclass
 class TrainState:
-    """All that changes during a training; `epoch` epochs of `epochs` are done."""
+    """All that changes during a training; `epoch` epochs of `epochs` are done.
+
+    steps: captured steps, on a GPU. They are no part of what is saved.
+    """
 
     config: TrialConfig
     seed: int
@@ -80,6 +86,12 @@ class TrainState:
     model: CRNN
     optimizer: torch.optim.Optimizer
     epoch: int = 0
+    steps: Steps | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def note(self) -> str | None:
+        """What should be known of how it was trained."""
+        return self.steps.note if self.steps else None
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -97,7 +109,7 @@ def start(config: TrialConfig, *, seed: int, epochs: int, device: torch.device) 
         torch.manual_seed(derive_seed("weights", seed))
         model = CRNN(config.model)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainState(config, seed, epochs, model, _optimizer(config.training, model))
+    return TrainState(config, seed, epochs, model, _optimizer(config.training, model, device))
 
 
 def train(state: TrainState, data: TrainingData) -> Iterator[EpochMetrics]:
@@ -127,18 +139,19 @@ def predict(
     was_training = model.training
     model.eval()
     device = digits.images.device
+    on_cpu = device.type == "cpu"
     sums = torch.empty(len(table))
     with torch.inference_mode():
         distinct, place = _distinct_images(table, len(digits.images))
         gates = torch.cat(
             [
-                _project(model, _encode(model, digits.images[chunk.to(device)], precision))
+                _project(model, _encode(model, digits.images[chunk.to(device)], precision), on_cpu)
                 for chunk in distinct.split(ENCODING_CHUNK)
             ]
         )
         for batch in table.batches(ADDING_CHUNK, by_length=True):
             rows = gates[place[batch.images].to(device)]
-            sums[batch.order] = _add_up(model, rows, batch.batch_sizes).cpu()
+            sums[batch.order] = _add_up(model, rows, batch.batch_sizes, on_cpu).cpu()
     model.train(was_training)
     return sums
 
@@ -216,7 +229,7 @@ def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
         validation_rmse=validation_rmse,
         exact_sum_rate=exact,
         sequences_per_s=len(table) / (trained - started),
-        learning_rate=state.optimizer.param_groups[0]["lr"],
+        learning_rate=float(state.optimizer.param_groups[0]["lr"]),
         peak_memory_mb=memory.peak_mb(device),
         seconds=time.perf_counter() - started,
     )
@@ -225,33 +238,73 @@ def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
 def _train_table(state: TrainState, digits: Digits, table: SequenceTable) -> float:
     """One pass over a table; returns the mean squared error that training saw."""
     spec, device = state.config.training, digits.images.device
-    precision = resolve_precision(spec.precision, device)
-    steps = math.ceil(len(table) / spec.batch_size)
+    step = _step_of(state, digits, resolve_precision(spec.precision, device))
+    count = math.ceil(len(table) / spec.batch_size)
     total = torch.zeros((), device=device)
     state.model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed("steps", state.seed, state.epoch))
-        for step, batch in enumerate(table.batches(spec.batch_size)):
-            progress = (state.epoch + step / steps) / state.epochs
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate_at(spec, progress)
-            total += _train_batch(state, digits, batch, precision) * len(batch.targets)
+        for number, batch in enumerate(_on_device(table.batches(spec.batch_size), device)):
+            progress = (state.epoch + number / count) / state.epochs
+            _set_rate(state.optimizer, learning_rate_at(spec, progress))
+            loss = step(batch.images, batch.targets, batch.batch_sizes)
+            total += loss * len(batch.targets)
     return total.item() / len(table)
 
 
-def _train_batch(state: TrainState, digits: Digits, batch: Batch, precision: str) -> Tensor:
-    spec, device = state.config.training, digits.images.device
-    features = _encode(
-        state.model, digits.images[batch.images.to(device)], precision, spec.augmentation
+def _step_of(state: TrainState, digits: Digits, precision: str) -> Step:
+    """The function that trains on a batch: captured as CUDA graphs where there is CUDA.
+
+    cuDNN's GRU copies lengths from the host, which cannot be captured; ours can.
+    """
+
+    def step(own_gru: bool, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
+        spec, model = state.config.training, state.model
+        features = _encode(model, digits.images[images], precision, spec.augmentation)
+        rows = _project(model, features, own_gru)
+        loss = F.mse_loss(_add_up(model, rows, batch_sizes, own_gru), targets)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if spec.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
+        state.optimizer.step()
+        return loss.detach()
+
+    on_cpu = digits.images.device.type == "cpu"
+    eager = functools.partial(step, on_cpu)
+    if digits.images.device.type != "cuda":
+        return eager
+    if state.steps is None:
+        captured = functools.partial(step, True)
+        state.steps = Steps(state.model, state.optimizer, captured, eager)
+    return state.steps
+
+
+def _on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches of an epoch, brought to a device at once: nothing waits for a copy later."""
+    if device.type == "cpu":
+        yield from batches
+        return
+    held = list(batches)
+    images = torch.cat([batch.images for batch in held]).to(device)
+    targets = torch.cat([batch.targets for batch in held]).to(device)
+    parts = zip(
+        held,
+        images.split([len(batch.images) for batch in held]),
+        targets.split([len(batch.targets) for batch in held]),
+        strict=True,
     )
-    sums = _add_up(state.model, _project(state.model, features), batch.batch_sizes)
-    loss = F.mse_loss(sums, batch.targets.to(device))
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if spec.gradient_clip:
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), spec.gradient_clip)
-    state.optimizer.step()
-    return loss.detach()
+    for batch, own_images, own_targets in parts:
+        yield dataclasses.replace(batch, images=own_images, targets=own_targets)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """A captured step reads its learning rate from a tensor."""
+    for group in optimizer.param_groups:
+        if torch.is_tensor(group["lr"]):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _encode(model: CRNN, images: Tensor, precision: str, augmentation: float = 0.0) -> Tensor:
@@ -274,11 +327,12 @@ def _encode(model: CRNN, images: Tensor, precision: str, augmentation: float = 0
     return features
 
 
-def _project(model: CRNN, features: Tensor) -> Tensor:
-    """What the first GRU makes of each image alone: `(N, 3H)` on a CPU; else features, float32."""
-    if features.device.type != "cpu":
+def _project(model: CRNN, features: Tensor, own_gru: bool) -> Tensor:
+    """What the first GRU of `recurrence` makes of each image alone: `(N, 3H)`; else features."""
+    if not own_gru:
         return features.float()
-    with torch.autocast("cpu", torch.bfloat16, enabled=features.dtype == torch.bfloat16):
+    kind = features.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=features.dtype == torch.bfloat16):
         return recurrence.project(_grus(model)[0], features)
 
 
@@ -286,9 +340,9 @@ def _grus(model: CRNN) -> list[nn.GRU]:
     return [gru for gru in model.grus if isinstance(gru, nn.GRU)]
 
 
-def _add_up(model: CRNN, projected: Tensor, batch_sizes: Tensor) -> Tensor:
+def _add_up(model: CRNN, projected: Tensor, batch_sizes: Tensor, own_gru: bool) -> Tensor:
     """Sums, float32 `(B,)`, of a packed batch of what `_project` gave."""
-    if projected.device.type != "cpu":
+    if not own_gru:
         return model.add_up(projected, batch_sizes)
     first, *others = _grus(model)
     states, last = recurrence.run(first, projected, batch_sizes)
@@ -306,16 +360,14 @@ def _distinct_images(table: SequenceTable, count: int) -> tuple[Tensor, Tensor]:
     return used.nonzero().flatten(), used.cumsum(0) - 1
 
 
-def _optimizer(spec: TrainingSpec, model: CRNN) -> torch.optim.Optimizer:
-    parameters = model.parameters()
+def _optimizer(spec: TrainingSpec, model: CRNN, device: torch.device) -> torch.optim.Optimizer:
+    on_cuda = device.type == "cuda"
+    rate: Any = torch.tensor(spec.learning_rate, device=device) if on_cuda else spec.learning_rate
+    shared: dict[str, Any] = {"weight_decay": spec.weight_decay, "capturable": on_cuda}
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, spec.learning_rate, weight_decay=spec.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(model.parameters(), rate, fused=True, **shared)
     # Keras's defaults, as the demonstration used them: rho 0.9, epsilon 1e-7.
-    return torch.optim.RMSprop(
-        parameters, spec.learning_rate, alpha=0.9, eps=1e-7, weight_decay=spec.weight_decay
-    )
+    return torch.optim.RMSprop(model.parameters(), rate, alpha=0.9, eps=1e-7, **shared)
 
 
 def _cosine(first: float, last: float, progress: float) -> float:

@@ -114,6 +114,8 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
     def _epoch(self) -> dict[str, Any]:
         assert self._state is not None
         metrics = next(engine.train(self._state, self._data))
+        if self._state.note and metrics.epoch == 1:
+            self._note(self._state.note)
         figures = {name: value for name, value in metrics.to_dict().items() if value is not None}
         reason = failure_reason(metrics, self._data.validation, self._job.grace_epochs)
         if reason is not None:

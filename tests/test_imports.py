@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"searcher", "scheduler", "trainable", "budget", "progress"},
     {"journal", "checkpoint", "ledger", "evaluate", "lease"},
     {"engine", "space_file", "lines"},
-    {"mnist", "model", "space", "stem", "recurrence"},
+    {"mnist", "model", "space", "stem", "recurrence", "graphs"},
     {"data", "footprint", "paths", "domains", "yaml_lines", "job", "memory", "provenance"},
     {"config", "storage"},
     {"patience"},
