@@ -19,7 +19,10 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from crnn_search import dry_run
+from crnn_search.config import TrialConfig
 from crnn_search.data import Digits
+from crnn_search.dry_run import Reading
 from crnn_search.errors import InputError, InterruptedRun, RunFolderError
 from crnn_search.job import Job
 from crnn_search.lease import interrupt_on_sigterm
@@ -27,8 +30,9 @@ from crnn_search.paths import RunPaths
 from crnn_search.recorder import Recorder
 from crnn_search.scheduler import FiniteAsha
 from crnn_search.searcher import JobQueue, StudySearch
+from crnn_search.space import SearchSpace
 from crnn_search.storage import why_unseen
-from crnn_search.trainable import DigitSumTrainable
+from crnn_search.trainable import DigitSumTrainable, shared_tensor
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever the verbosity
@@ -45,6 +49,7 @@ SETTINGS = {
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 AUTO_GPU_FRACTION = 0.25
 CONNECT_TIMEOUT_S = 5.0
+ASKED_GPU, GPU_TIMEOUT_S = 0.01, 180.0
 
 
 ROOM_REFRESH_S = 2.0
@@ -145,6 +150,30 @@ def nodes() -> list[dict[str, Any]]:
     ]
 
 
+def read_gpu(space: SearchSpace, digits: Digits) -> Reading | None:
+    """What a trial of this space takes of a GPU; None if the cluster has none that can be asked.
+
+    Takes next to nothing of a GPU that other trials use, and gives up when all of it is taken.
+    """
+    config = dry_run.largest(space)
+    if config is None or not any(node["gpus"] for node in nodes()):
+        return None
+    task = ray.remote(_read_gpu).options(num_cpus=0, num_gpus=ASKED_GPU, max_retries=0)
+    answer = task.remote(
+        config, digits.images.numpy(), digits.labels.numpy(), space.task.max_digits
+    )
+    try:
+        reading: Reading | None = ray.get(answer, timeout=GPU_TIMEOUT_S)
+    except ray.exceptions.RayError:
+        ray.cancel(answer, force=True)
+        return None
+    return reading
+
+
+def _read_gpu(config: TrialConfig, images: Any, labels: Any, max_digits: int) -> Reading | None:
+    return dry_run.read(config, Digits(shared_tensor(images), shared_tensor(labels)), max_digits)
+
+
 def divide(
     cpus_per_trial: float,
     gpus_per_trial: float | str,
@@ -152,8 +181,9 @@ def divide(
     *,
     may_grow: bool = False,
 ) -> Slots:
-    """Divide the cluster's nodes among trials; `auto` takes a quarter of a GPU where there is one.
+    """Divide the cluster's nodes among trials.
 
+    gpus_per_trial: `auto` is a quarter of a GPU where there is one; see `read_gpu` for better.
     max_concurrent: `auto` for as many as the nodes hold, also those that join later; a number is
         what may run or wait at most, so that a cluster that `may_grow` grows to hold them.
 

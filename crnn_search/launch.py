@@ -160,14 +160,21 @@ def _train(
 ) -> None:
     """Search, repeat the finalists, retrain the winner: each as far as it is not done."""
     resources = space.resources
+    gpus, reading = resources.gpus_per_trial, None
+    if gpus == "auto" and (reading := cluster.read_gpu(space, digits)):
+        gpus = reading.share
+        progress.note(reading.describe())
     slots = cluster.divide(
         resources.cpus_per_trial,
-        resources.gpus_per_trial,
+        gpus,
         space.search.max_concurrent_trials,
         may_grow=options.address is not None,
     )
     cluster.check_storage(paths)
-    known["hardware"] = known["hardware"] or {"nodes": cluster.nodes()}
+    known["hardware"] = known["hardware"] or {
+        "nodes": cluster.nodes(),
+        "gpu": dataclasses.asdict(reading) | {"share": reading.share} if reading else None,
+    }
     known["space"] = _sections(space)
     write_json(paths.manifest, known)
     paths.push()

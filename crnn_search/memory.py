@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -14,6 +16,8 @@ KEPT_BYTES = 2**30
 
 GPU_CONTEXT_MB = 600.0
 """What CUDA itself and its libraries take on a GPU in each process, beside PyTorch's memory."""
+
+MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108  (NVIDIA's default)
 
 
 def keep_freed() -> bool:
@@ -41,6 +45,19 @@ def limit_to(share: float, device: torch.device) -> None:
 def own_share(share: float, total_mb: float) -> float:
     """What of a share is left for PyTorch's memory: at least half of it."""
     return max(share - GPU_CONTEXT_MB / total_mb, share / 2)
+
+
+def mps_runs() -> bool:
+    """Whether NVIDIA's Multi-Process Service waits for this node's processes."""
+    folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", MPS_FOLDER)
+    return (Path(folder) / "control").exists()
+
+
+def reserved_mb(device: torch.device) -> float:
+    """Most that this process took of a GPU for PyTorch, used or not; elsewhere its peak."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e6
+    return peak_mb(device)
 
 
 def peak_mb(device: torch.device) -> float:

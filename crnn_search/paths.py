@@ -13,19 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from crnn_search.errors import InputError, RunFolderError, StorageError
 from crnn_search.storage import READ_PATIENCE_S, Mirror, ObjectStore, is_uri, join
-
-CACHE_VARIABLE = "CRNN_SEARCH_CACHE"
-"""Environment variable that puts the cache into another folder."""
-
-
-def cache_folder() -> Path:
-    """Where MNIST is kept between runs."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else Path(platformdirs.user_cache_dir("crnn-search"))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         memory.keep_freed()
         if self._device.type == "cpu":
             torch.set_num_threads(max(1, int(granted["CPU"])))
-        self._digits = Digits(_shared_tensor(images), _shared_tensor(labels)).to(self._device)
+        self._digits = Digits(shared_tensor(images), shared_tensor(labels)).to(self._device)
         self._labels = self._digits.labels.cpu()
         self._tables: dict[int, SequenceTable] = {}
         self._checkpoints = checkpoints
@@ -190,7 +190,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _shared_tensor(array: Any) -> torch.Tensor:
+def shared_tensor(array: Any) -> torch.Tensor:
     """A tensor over an array of the object store, without a copy."""
     with warnings.catch_warnings():
         # The store's memory is read-only; nothing here writes to images or labels.

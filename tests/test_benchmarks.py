@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from benchmarks import gpu
 from benchmarks.lanes import CONVOLUTIONS, Lanes
 from benchmarks.peers import keras_demo, recipe
 from benchmarks.table import markdown, replace_section, summarise
@@ -28,6 +33,7 @@ from crnn_search.data import Digits, draw_table, split_images
 from crnn_search.engine import TrainingData
 from crnn_search.model import CRNN
 from tests.conftest import small_table
+from tests.small_run import write_mnist
 
 CPU = torch.device("cpu")
 
@@ -185,3 +191,47 @@ def test_a_lane_trains_as_it_would_alone(
             rtol=2e-3,
             atol=2e-3,
         )
+
+
+GPU_PROGRAM = """
+import sys
+for name in ("ray", "pydantic", "optuna", "pyarrow"):
+    sys.modules[name] = None
+import hashlib, pathlib
+from benchmarks import gpu
+from crnn_search import mnist
+for name in mnist.FILES:
+    mnist.FILES[name] = hashlib.sha256(pathlib.Path("data", name).read_bytes()).hexdigest()
+if __name__ == "__main__":
+    gpu.main()
+"""
+
+
+def test_gpu_benchmark_needs_pytorch_only(tmp_path: Path, digits: Digits) -> None:
+    """In its small form, on a CPU: every part runs, and what is written was measured."""
+    write_mnist(tmp_path / "data", digits)
+    (tmp_path / "program.py").write_text(GPU_PROGRAM)
+    words = "--device cpu --sequences 300 --repeats 1 --trials 1 2 --workers 0"
+    command = [sys.executable, "program.py", *words.split(), "--data-dir", "data"]
+    done = subprocess.run(
+        [*command, "--output", "found.json"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["trials"] for row in found["together"]] == [1, 2]
+    assert found["ratio"] == found["one_trial"][0] / found["recipe"]["0"][0]
+    assert f"one trial: {found['ratio']:.1f} times the recipe" in done.stdout
+    assert "2 trials without MPS: " in done.stdout
+
+
+def test_gpu_benchmark_refuses_where_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main([])
+    assert "there is no CUDA here; --device cpu" in capsys.readouterr().err

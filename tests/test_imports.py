@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"search", "retrain", "report", "export"},
     {"cluster", "plots", "predictor", "render", "status", "submission", "warm_start"},
     {"recorder"},
-    {"searcher", "scheduler", "trainable", "budget", "progress"},
+    {"searcher", "scheduler", "trainable", "budget", "progress", "dry_run"},
     {"journal", "checkpoint", "ledger", "evaluate", "lease"},
     {"engine", "space_file", "lines"},
     {"mnist", "model", "space", "stem", "recurrence", "graphs"},
