@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks import gpu
+from benchmarks import gpu, orchestration
 from benchmarks.lanes import CONVOLUTIONS, Lanes
 from benchmarks.peers import keras_demo, recipe
 from benchmarks.table import markdown, replace_section, summarise
@@ -198,7 +198,7 @@ import sys
 for name in ("ray", "pydantic", "optuna", "pyarrow"):
     sys.modules[name] = None
 import hashlib, pathlib
-from benchmarks import gpu
+from benchmarks import gpu, orchestration
 from crnn_search import mnist
 for name in mnist.FILES:
     mnist.FILES[name] = hashlib.sha256(pathlib.Path("data", name).read_bytes()).hexdigest()
@@ -235,3 +235,26 @@ def test_gpu_benchmark_refuses_where_there_is_no_gpu(
     with pytest.raises(SystemExit, match="2"):
         gpu.main([])
     assert "there is no CUDA here; --device cpu" in capsys.readouterr().err
+
+
+def test_orchestration_is_what_a_journal_says() -> None:
+    def epoch(name: str, at: float, seconds: float) -> dict[str, Any]:
+        return {"event": "epoch", "name": name, "elapsed_s": at, "seconds": seconds}
+
+    found = orchestration.figures(
+        [
+            {"event": "stage", "stage": "search", "elapsed_s": 0.0},
+            epoch("a", 12.0, 10.0),  # begun at 2
+            epoch("b", 13.0, 10.0),
+            epoch("a", 23.0, 10.0),
+            epoch("b", 24.0, 10.0),
+            epoch("c", 33.5, 10.0),  # half a second after a's end
+            epoch("d", 34.25, 10.0),
+            {"event": "stage", "stage": "finalists", "elapsed_s": 35.0},
+            epoch("e", 90.0, 1.0),
+        ]
+    )
+    assert found["wall_s"] == 32.25
+    assert found["engine_s_each"] == 30
+    assert found["overhead"] == pytest.approx(0.075)
+    assert found["waits_s"] == [0.5, 0.25]
