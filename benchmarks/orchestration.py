@@ -1,9 +1,9 @@
 """What a search costs beside its training: `python -m benchmarks.orchestration`.
 
-Launches a real search, two trials at once with epochs of some 15 seconds on one core each, and reads
-its journal: the wall time from the first trial's first step to the last one's end, beside the
-engine's seconds divided by two, and how long each later trial waited for its first step. Ray's start
-is left out.
+Launches a real search, two trials at once with epochs of some 15 seconds on one core each, and
+reads its journal: the wall time from the first trial's first step to the last one's end, beside the
+engine's seconds divided by two, and how long each later trial waited for its first step. Ray's
+start is left out.
 """
 
 from __future__ import annotations
