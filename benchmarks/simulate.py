@@ -3,8 +3,8 @@
 Searches over `search_spaces/default.yaml` are replayed on recorded learning curves
 (`benchmarks.record_curves`) through the real searcher and scheduler, with a simulated clock and 1
 to 1,000 workers. A configuration that was not recorded gets the curve and the pace of its nearest
-recorded neighbours (`benchmarks.sampling`). Writes `results/simulate.json` and, in `docs`,
-`simulation.md` and its plot.
+recorded neighbours (`benchmarks.sampling`). Writes `results/simulate.json`, and its section and
+plot in `docs/cluster.md`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import statistics
 import time
 import warnings
@@ -23,17 +24,18 @@ from typing import Any
 from benchmarks.record_curves import EPOCHS, SPACE
 from benchmarks.sampling import NEIGHBOURS, replay
 from benchmarks.sampling import _curves as curves
+from benchmarks.table import replace_section
 from crnn_search.space_file import load_space
 
 RESULTS = Path(__file__).parent / "results" / "simulate.json"
-DOCS = Path(__file__).parents[1] / "docs"
+PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
+PLOT = PAGE.with_name("simulation.png")
 WORKERS = (1, 4, 16, 64, 256, 1000)
 LEVELS = (6.0, 4.5, 3.5)
 """Validation RMSE whose first sight is timed."""
 
 ABOUT = """\
-Written by `python -m benchmarks.simulate`, with `benchmarks/results/simulate.json`; do not edit.
-The real searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come
+Written by `python -m benchmarks.simulate` ([figures](../benchmarks/results/simulate.json)). The real searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come
 from {recorded} learning curves recorded for `{space}` ({epochs} epochs of 3,000 sequences, a core
 each). There are no 1,000 recorded configurations: one that was not recorded gets the mean curve (of
 logarithms) and the mean pace of its {neighbours} nearest recorded neighbours, the nearer counting
@@ -45,6 +47,10 @@ Times are in recorded seconds, of epochs of a few seconds: read their ratios. St
 saving, and the driver's own time are left out of them; what the driver took for searcher and
 scheduler is told beside them, in real seconds of one core."""
 
+ENOUGH = 0.8
+"""Share of the workers that train, below which a search is too small for them."""
+
+WORDS = {"factor": "`reduction_factor`", "grace": "`grace_epochs`", "trials": "`trials`"}
 MANY, COMMON = 1000, {"trials": 128, "workers": 16, "factor": 3, "grace": 1}
 VARIED: dict[str, tuple[int, ...]] = {
     "factor": (2, 3, 4),
@@ -143,8 +149,8 @@ def main() -> None:
         **found,
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    plot(results, DOCS / "simulation.png")
-    (DOCS / "simulation.md").write_text(document(results))
+    plot(results, PLOT)
+    PAGE.write_text(replace_section(PAGE.read_text(), "simulation", document(results)))
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -176,12 +182,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 
 def document(results: dict[str, Any]) -> str:
-    """`docs/simulation.md`."""
+    """The section of `docs/cluster.md`."""
     first = results["workers"][0]
     head = "| " + " | ".join(f"RMSE {level}" for level in LEVELS)
     text = [
-        "# How a search scales: a simulation",
-        "",
         *ABOUT.format(
             recorded=results["recorded"],
             neighbours=results["neighbours"],
@@ -190,7 +194,7 @@ def document(results: dict[str, Any]) -> str:
             epochs=EPOCHS,
         ).splitlines(),
         "",
-        "## Workers",
+        "### Workers",
         "",
         f"{MANY:,} trials, `reduction_factor` 3, `grace_epochs` 1, {first['repeats']} "
         f"{'search' if first['repeats'] == 1 else 'searches'} each. Seconds",
@@ -209,7 +213,7 @@ def document(results: dict[str, Any]) -> str:
     common = ", ".join(f"{name} {value}" for name, value in COMMON.items())
     text += [
         "",
-        "## Settings",
+        "### Settings",
         "",
         f"One thing varied at a time from: {common}. Means of "
         f"{results['trials'][0]['repeats']} searches, with the lowest and highest",
@@ -218,12 +222,11 @@ def document(results: dict[str, Any]) -> str:
         f"| varied {head} | all trials | core time | full-budget trials | best |",
         "| --- " + "| --: " * (len(LEVELS) + 4) + "|",
     ]
-    words = {"factor": "`reduction_factor`", "grace": "`grace_epochs`", "trials": "`trials`"}
     for name in VARIED:
         for row in results[name]:
             low, high = row["spread"]["best"]
             text.append(
-                f"| {words[name]} {row[name]} | {_reached(row)} | {row['seconds']:,.0f} "
+                f"| {WORDS[name]} {row[name]} | {_reached(row)} | {row['seconds']:,.0f} "
                 f"| {row['core_seconds']:,.0f} | {row['full_budget_trials']:.1f} "
                 f"| {row['best']:.2f} ({low:.2f}–{high:.2f}) |"
             )
@@ -231,25 +234,33 @@ def document(results: dict[str, Any]) -> str:
 
 
 def recommendation(results: dict[str, Any]) -> list[str]:
-    """What the tables say, for each number of workers."""
-    base = results["workers"][0]
-    level = str(LEVELS[1])
-    rows = [
-        "## Recommended",
-        "",
-        f"Trials so that workers are used; how much faster than one worker, of {MANY:,} trials.",
-        "",
-        f"| workers | all trials | RMSE {level} | trials a worker | use |",
-        "| --: | --: | --: | --: | --- |",
-    ]
+    """What the tables say, for each number of workers and each setting."""
+    base, level = results["workers"][0], str(LEVELS[1])
+    rows = ["### Recommended", "", "| | gain over one worker | use |", "| --- | --- | --- |"]
     for row in results["workers"]:
         reached, first = row["reached_s"][level]["mean"], base["reached_s"][level]["mean"]
-        gain = f"{first / reached:,.1f}×" if reached and first else "not reached"
-        well = "as it is" if row["utilisation"] >= 0.8 else "more trials, or fewer workers"
+        gain = f"{first / reached:,.1f}× to RMSE {level}" if reached and first else "not reached"
+        well = "as it is" if row["utilisation"] >= ENOUGH else "more trials, or fewer workers"
         rows.append(
-            f"| {row['workers']:,} | {base['seconds'] / row['seconds']:,.1f}× | {gain} "
-            f"| {MANY / row['workers']:,.0f} | {well} ({row['utilisation']:.0%} used) |"
+            f"| {row['workers']:,} workers, {MANY / row['workers']:,.0f} trials each "
+            f"| {base['seconds'] / row['seconds']:,.1f}× for all trials, {gain} "
+            f"| {well} ({row['utilisation']:.0%} used) |"
         )
+    rows += [
+        "",
+        f"| setting | soonest at RMSE {level} | lowest RMSE in the end | least core time |",
+    ]
+    rows.append("| --- | --- | --- | --- |")
+    for name in VARIED:
+        told = [
+            min(results[name], key=measure)[name]
+            for measure in (
+                lambda row: row["reached_s"][level]["mean"] or math.inf,
+                lambda row: row["best"],
+                lambda row: row["core_seconds"],
+            )
+        ]
+        rows.append(f"| {WORDS[name]} | " + " | ".join(map(str, told)) + " |")
     return rows
 
 
