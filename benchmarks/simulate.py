@@ -35,9 +35,10 @@ LEVELS = (6.0, 4.5, 3.5)
 """Validation RMSE whose first sight is timed."""
 
 ABOUT = """\
-Written by `python -m benchmarks.simulate` ([figures](../benchmarks/results/simulate.json)). The real searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come
-from {recorded} learning curves recorded for `{space}` ({epochs} epochs of 3,000 sequences, a core
-each). There are no 1,000 recorded configurations: one that was not recorded gets the mean curve (of
+Written by `python -m benchmarks.simulate` ([figures](../benchmarks/results/simulate.json)). The real
+searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come from
+{recorded} learning curves recorded for `{space}` ({epochs} epochs of 3,000 sequences, a core each).
+There are no 1,000 recorded configurations: one that was not recorded gets the mean curve (of
 logarithms) and the mean pace of its {neighbours} nearest recorded neighbours, the nearer counting
 more. Each record guessed from the others so explains {explained:.0%} of the variance of the last
 RMSE's logarithm. So this landscape is smoother than the true one, no RMSE falls below the lowest
@@ -150,7 +151,7 @@ def main() -> None:
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     plot(results, PLOT)
-    PAGE.write_text(replace_section(PAGE.read_text(), "simulation", document(results)))
+    replace_section(PAGE, "simulation", document(results))
 
 
 def plot(results: dict[str, Any], path: Path) -> None:

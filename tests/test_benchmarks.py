@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks import gpu, orchestration
+from benchmarks import gpu, orchestration, simulate
 from benchmarks.lanes import CONVOLUTIONS, Lanes
 from benchmarks.peers import keras_demo, recipe
 from benchmarks.table import markdown, replace_section, summarise
@@ -198,7 +198,7 @@ import sys
 for name in ("ray", "pydantic", "optuna", "pyarrow"):
     sys.modules[name] = None
 import hashlib, pathlib
-from benchmarks import gpu, orchestration
+from benchmarks import gpu, orchestration, simulate
 from crnn_search import mnist
 for name in mnist.FILES:
     mnist.FILES[name] = hashlib.sha256(pathlib.Path("data", name).read_bytes()).hexdigest()
@@ -258,3 +258,26 @@ def test_orchestration_is_what_a_journal_says() -> None:
     assert found["engine_s_each"] == 30
     assert found["overhead"] == pytest.approx(0.075)
     assert found["waits_s"] == [0.5, 0.25]
+
+
+def test_simulated_workers_share_a_search() -> None:
+    setting = {"trials": 12, "factor": 3, "grace": 1}
+    rows = {
+        workers: [simulate.search(**setting, workers=workers, seed=seed) for seed in (0, 1)]
+        for workers in (1, 4)
+    }
+    for alone, together in zip(rows[1], rows[4], strict=True):
+        assert alone["utilisation"] == pytest.approx(1)
+        assert 0.25 < together["utilisation"] <= 1
+        assert together["seconds"] < alone["seconds"] / 1.5
+    results: dict[str, Any] = {
+        "recorded": 240, "neighbours": 5, "explained_by_neighbours": 0.5,
+        "workers": [{"workers": n} | simulate.mean(found) for n, found in rows.items()],
+    }  # fmt: skip
+    for name, values in simulate.VARIED.items():
+        results[name] = [{name: value} | simulate.mean(rows[4]) for value in values]
+    text = simulate.document(results)
+    gain = results["workers"][0]["seconds"] / results["workers"][1]["seconds"]
+    assert f"| 4 workers, 250 trials each | {gain:.1f}× for all trials" in text
+    assert "| `grace_epochs` | 1 | 1 | 1 |" in text
+    assert text.endswith("\n")
