@@ -35,8 +35,8 @@ LEVELS = (6.0, 4.5, 3.5)
 """Validation RMSE whose first sight is timed."""
 
 ABOUT = """\
-Written by `python -m benchmarks.simulate` ([figures](../benchmarks/results/simulate.json)). The real
-searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come from
+Written by `python -m benchmarks.simulate` ([figures](../benchmarks/results/simulate.json)). The
+real searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come from
 {recorded} learning curves recorded for `{space}` ({epochs} epochs of 3,000 sequences, a core each).
 There are no 1,000 recorded configurations: one that was not recorded gets the mean curve (of
 logarithms) and the mean pace of its {neighbours} nearest recorded neighbours, the nearer counting
