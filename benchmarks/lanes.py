@@ -269,19 +269,21 @@ def lone_rate(network: str, seed: int, options: dict[str, Any]) -> float:
     return statistics.fmean([next(found).sequences_per_s for _ in range(3)][1:])
 
 
-def measure(options: dict[str, Any], counts: Sequence[int]) -> dict[str, Any]:
+def measure(
+    options: dict[str, Any], counts: Sequence[int], convolutions: Sequence[str]
+) -> dict[str, Any]:
     """All figures of one repeat: lanes in one process with two threads, in two with one each."""
     rows: dict[str, Any] = {}
     for network in NETWORKS:
         rates = {"separate": _processes(lone_rate, [(network, s, options) for s in (0, 1)])}
-        for convolutions in CONVOLUTIONS:
+        for kind in convolutions:
             for count in counts:
-                name = f"{convolutions} {count}"
-                one = [(network, count, convolutions, 2, 0, options)]
+                name = f"{kind} {count}"
+                one = [(network, count, kind, 2, 0, options)]
                 rates[f"{name} together"] = _processes(lanes_rate, one)
                 if count > 1:
                     half = count // 2
-                    two = [(network, half, convolutions, 1, f, options) for f in (0, half)]
+                    two = [(network, half, kind, 1, f, options) for f in (0, half)]
                     rates[f"{name} in two"] = _processes(lanes_rate, two)
         print(network, json.dumps(rates), flush=True)
         rows[network] = rates
@@ -300,11 +302,13 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=1024, help="of a lane, an epoch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lanes", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--convolutions", nargs="+", choices=CONVOLUTIONS, default=["grouped"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
     options = {name: getattr(arguments, name) for name in ("sequences", "device", "data_dir")}
-    repeats = [measure(options, arguments.lanes) for _ in range(arguments.repeats)]
+    settings = (options, arguments.lanes, arguments.convolutions)
+    repeats = [measure(*settings) for _ in range(arguments.repeats)]
     results = {
         "python": platform.python_version(),
         "torch": torch.__version__,
