@@ -243,7 +243,8 @@ def recommendation(results: dict[str, Any]) -> list[str]:
         gain = f"{first / reached:,.1f}× to RMSE {level}" if reached and first else "not reached"
         well = "as it is" if row["utilisation"] >= ENOUGH else "more trials, or fewer workers"
         rows.append(
-            f"| {row['workers']:,} workers, {MANY / row['workers']:,.0f} trials each "
+            f"| {row['workers']:,} worker{'s' * (row['workers'] > 1)}, "
+            f"{MANY / row['workers']:,.0f} trial{'s' * (row['workers'] < MANY)} each "
             f"| {base['seconds'] / row['seconds']:,.1f}× for all trials, {gain} "
             f"| {well} ({row['utilisation']:.0%} used) |"
         )
