@@ -198,7 +198,7 @@ import sys
 for name in ("ray", "pydantic", "optuna", "pyarrow"):
     sys.modules[name] = None
 import hashlib, pathlib
-from benchmarks import gpu, orchestration, simulate
+from benchmarks import gpu
 from crnn_search import mnist
 for name in mnist.FILES:
     mnist.FILES[name] = hashlib.sha256(pathlib.Path("data", name).read_bytes()).hexdigest()
