@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.work import MAX_DIGITS, NETWORKS
-from crnn_search import engine, mnist, recurrence, stem
+from crnn_search import engine, layers, mnist, recurrence
 from crnn_search.config import IMAGE_SIZE, ModelSpec, TrialConfig
 from crnn_search.data import Batch, Digits, split_images, training_table, validation_table
 
@@ -110,20 +110,22 @@ def _encoder_parts(
     size: int,
 ) -> list[Part]:
     model, per_sequence = state.model.train(), len(images) / size
-    shape = stem.geometry(config.model)
-    assert shape is not None, "both networks pool after their first layer"
     first, *others = maps(config.model)
     wide = numbers.itemsize
-    inner = stem.encode(model.encoder, shape, images.to(numbers), 1 / 255).detach()
-    inner.requires_grad_()
-    layers = model.encoder[stem.layers(config.model) :]
+    (outer, *within), rest = layers.parts(model.encoder, config.model)
+    inner = layers.first_layer(outer, images, 1 / 255, numbers).detach().requires_grad_()
 
     def run_stem() -> Tensor:
-        return stem.encode(model.encoder, shape, images.to(numbers), 1 / 255)
+        return layers.first_layer(outer, images, 1 / 255, numbers)
 
     def run_layers() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=numbers == torch.bfloat16):
-            return torch.as_tensor(layers(inner))
+            found = inner
+            for layer in within:
+                found = layers.inner_layer(layer, found)
+            for module in rest:
+                found = module(found)
+        return found
 
     return [
         Part(

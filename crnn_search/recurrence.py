@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crnn_search import kernels
+
 
 def project(gru: nn.GRU, features: Tensor) -> Tensor:
     """The input's part of all gates: `(N, D)` to float32 `(N, 3H)`."""
@@ -28,13 +30,38 @@ def run(gru: nn.GRU, gates: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor
 
     gates: from `project`. batch_sizes: sequences alive at each time step, int64 `(T,)`.
     """
-    states, last = _Recurrence.apply(
+    compiled = gates.device.type == "cpu" and kernels.problem() is None
+    recurrence = _Compiled if compiled and torch.get_num_threads() == 1 else _Recurrence
+    states, last = recurrence.apply(
         gates,
         gru.get_parameter("weight_hh_l0"),
         gru.get_parameter("bias_hh_l0"),
         tuple(batch_sizes.tolist()),
     )
     return states, last
+
+
+class _Compiled(torch.autograd.Function):
+    """All steps in one call, on one thread of a CPU."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, alive: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        saved = kernels.gru_forward(gates, weight, bias, torch.tensor(alive))
+        ctx.alive = alive
+        ctx.save_for_backward(weight, *saved)
+        return saved[0], _last(saved[0], alive)
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_states: Tensor, of_last: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        weight, *saved = ctx.saved_tensors
+        of_hidden, of_new = kernels.gru_backward(
+            of_states, of_last, weight, tuple(saved), torch.tensor(ctx.alive)
+        )
+        return *_gradients(of_hidden, of_new, _before(saved[0], ctx.alive)), None
 
 
 class _Recurrence(torch.autograd.Function):
@@ -120,9 +147,14 @@ class _Recurrence(torch.autograd.Function):
             torch.mul(state, to_u, out=of_u)
             torch.mul(of_n, r, out=of_hn)
             state.mul_(u).addmm_(of_h, weight)
-        of_weight, of_bias = of_hidden.t() @ before, of_hidden.sum(0)
-        of_hidden[:, 2 * width :] = of_new
-        return of_hidden, of_weight, of_bias, None
+        return *_gradients(of_hidden, of_new, before), None
+
+
+def _gradients(of_hidden: Tensor, of_new: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the gates, the weights and the bias. Changes `of_hidden` into the first."""
+    of_weight, of_bias = of_hidden.t() @ before, of_hidden.sum(0)
+    of_hidden[:, 2 * before.shape[1] :] = of_new
+    return of_hidden, of_weight, of_bias
 
 
 def _before(states: Tensor, alive: tuple[int, ...]) -> Tensor:

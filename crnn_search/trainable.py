@@ -61,6 +61,7 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
         self._labels = self._digits.labels.cpu()
         self._tables: dict[int, SequenceTable] = {}
         self._checkpoints = checkpoints
+        self._told: set[str] = set()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -114,8 +115,9 @@ class DigitSumTrainable(tune.Trainable):  # type: ignore[misc]
     def _epoch(self) -> dict[str, Any]:
         assert self._state is not None
         metrics = next(engine.train(self._state, self._data))
-        if self._state.note and metrics.epoch == 1:
-            self._note(self._state.note)
+        if (note := self._state.note) and note not in self._told:  # not again for every job
+            self._told.add(note)
+            self._note(note)
         figures = {name: value for name, value in metrics.to_dict().items() if value is not None}
         reason = failure_reason(metrics, self._data.validation, self._job.grace_epochs)
         if reason is not None:

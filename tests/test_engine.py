@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crnn_search import engine
+from crnn_search import engine, kernels
 from crnn_search.config import MNIST_CRNN_2016, TrainingSpec, TrialConfig
 from crnn_search.data import Digits, SequenceTable, training_table
 from crnn_search.engine import EpochMetrics, TrainingData
@@ -146,6 +146,22 @@ def test_fast_steps_equal_slow_ones(options: dict[str, object], digits: Digits) 
         rtol=2e-3,
         atol=1e-3,
     )
+
+
+def test_without_kernels_the_same_is_learnt_and_said(
+    training_data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = engine.start(SMALL, seed=0, epochs=2, device=CPU)
+    assert state.note is None
+    with_kernels = list(engine.train(state, training_data))
+    monkeypatch.setattr(kernels, "problem", lambda: "there is no C compiler")
+    assert state.note == (
+        "training on PyTorch's own layers, which are slower: there is no C compiler"
+    )
+    without = run(SMALL, training_data)
+    for one, other in zip(with_kernels, without, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+        assert one.validation_rmse == pytest.approx(other.validation_rmse, rel=1e-3)
 
 
 def test_cached_encodings_give_the_direct_predictions(digits: Digits) -> None:

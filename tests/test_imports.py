@@ -24,10 +24,20 @@ FLOORS: list[set[str]] = [
     {"searcher", "scheduler", "trainable", "budget", "progress", "dry_run"},
     {"journal", "checkpoint", "ledger", "evaluate", "lease"},
     {"engine", "space_file", "lines"},
-    {"mnist", "model", "space", "stem", "recurrence", "graphs"},
-    {"data", "footprint", "paths", "domains", "yaml_lines", "job", "memory", "provenance"},
+    {"layers", "mnist", "model", "space", "recurrence", "graphs"},
+    {
+        "data",
+        "footprint",
+        "paths",
+        "domains",
+        "yaml_lines",
+        "job",
+        "kernels",
+        "memory",
+        "provenance",
+    },
     {"config", "storage"},
-    {"patience"},
+    {"cache", "patience"},
     {"errors"},
 ]
 

@@ -1,0 +1,389 @@
+"""What a convolutional layer does beside its products, on a CPU: `kernels.c`, and its callers.
+
+PyTorch has a kernel for each of convolution, normalisation, pooling and ReLU, and each reads and
+writes the largest tensors of a network. Here they are one, in C, compiled once on each machine by
+its own compiler for its own processor, and kept in the cache. Where there is none, `problem` says
+so and layers are PyTorch's (decision 0012).
+
+Shapes: `N` images, `C` channels, `k` kernel, `p` pooling. Maps are `(N, C, H, W)`, channels last,
+bfloat16 or float32; a pooled map has beside each number its choice, uint8, of the same shape.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crnn_search.cache import cache_folder
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=gnu11", "-shared", "-fPIC")
+COMPILE_LIMIT_S = 120
+LANES = 8
+
+Result = TypeVar("Result")
+
+
+class Stem(ctypes.Structure):
+    """`Shape` of kernels.c. side: of the pooled map. before: zeros before an image's first pixel.
+
+    width: an image's size with the zeros around it.
+    """
+
+    _fields_ = tuple(
+        (name, ctypes.c_int) for name in ("kernel", "side", "channels", "before", "width")
+    )
+    kernel: int
+    side: int
+    channels: int
+    before: int
+    width: int
+
+
+class _Map(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int) for name in ("rows", "columns", "channels"))
+
+
+def problem() -> str | None:
+    """Why there are no kernels on this machine; None if there are. The first call compiles."""
+    return _built()[1]
+
+
+def stem_forward(
+    pixels: Tensor, shape: Stem, pool: int, kernel: Tensor, bias: Tensor, numbers: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """A convolution of one channel, pooled, and its ReLU; and the choices.
+
+    pixels: `(N, 28, 28)`, uint8 or float32. kernel: `(C, k²)`. bias: `(C,)`. numbers: of the map.
+    """
+    count = len(pixels)
+    result, choice = _pooled(count, shape.channels, shape.side, shape.side, numbers)
+    weights, shift = _by_lane(kernel.t()), _by_lane(bias)
+
+    def part(rows: slice) -> None:
+        _call(
+            "stem_forward", rows, pool, pixels[rows], shape, weights, shift, result[rows],
+            choice[rows],
+        )  # fmt: skip
+
+    _in_parts(count, part)
+    return result, choice
+
+
+def stem_backward(
+    pixels: Tensor, shape: Stem, pool: int, gradient: Tensor, choice: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of kernel, `(C, k²)`, and bias, `(C,)`; of those of the pooled map."""
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    lanes = _filled(shape.channels)
+    taps = shape.kernel**2
+
+    def part(rows: slice) -> Tensor:
+        sums, scratch = torch.zeros(taps + 1, lanes), torch.empty(taps + 1, lanes)
+        _call(
+            "stem_backward", rows, pool, pixels[rows], shape, gradient[rows], choice[rows],
+            sums[:taps], sums[taps], scratch,
+        )  # fmt: skip
+        return sums
+
+    found = sum(_in_parts(len(pixels), part), torch.zeros(()))[:, : shape.channels]
+    return found[:taps].t(), found[taps]
+
+
+def pixel_moments(pixels: Tensor, shape: Stem) -> tuple[Tensor, Tensor]:
+    """Mean, `(k²,)`, and covariance, `(k², k²)`, of the pixels under a kernel; float64."""
+    taps = shape.kernel**2
+
+    def part(rows: slice) -> Tensor:
+        sums = torch.zeros(taps + 1, taps, dtype=torch.float64)
+        scratch = torch.empty(taps + 1, taps, LANES)
+        _call(
+            "pixel_moments", rows, pixels[rows], shape.kernel, shape.before, shape.width,
+            sums[0], sums[1:], scratch,
+        )  # fmt: skip
+        return sums
+
+    places = (shape.width - shape.kernel + 1) ** 2
+    moments = sum(_in_parts(len(pixels), part), torch.zeros(())) / (len(pixels) * places)
+    mean, upper = moments[0], moments[1:].triu()
+    return mean, upper + upper.triu(1).t() - mean.outer(mean)
+
+
+def map_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance by channel, `(C,)` each; float64."""
+
+    def part(rows: slice) -> Tensor:
+        sums = torch.zeros(2, maps.shape[1], dtype=torch.float64)
+        _call("map_moments", rows, maps[rows], _map(maps), sums[0], sums[1])
+        return sums
+
+    count = maps.shape[0] * maps.shape[2] * maps.shape[3]
+    mean, square = sum(_in_parts(len(maps), part), torch.zeros(())) / count
+    return mean, (square - mean * mean).clamp_min(0)
+
+
+def pool_forward(maps: Tensor, pool: int, gain: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """ReLU of the largest number of each window, times gain, `(C,)`, plus shift; the choices."""
+    count, channels, rows, columns = maps.shape
+    result, choice = _pooled(count, channels, rows // pool, columns // pool, maps.dtype)
+    by_channel = _by_lane(gain), _by_lane(shift)
+
+    def part(rows: slice) -> None:
+        _call(
+            "pool_forward", rows, pool, maps[rows], _map(maps), *by_channel, result[rows],
+            choice[rows],
+        )  # fmt: skip
+
+    _in_parts(count, part)
+    return result, choice
+
+
+def pool_backward_sums(
+    gradient: Tensor, choice: Tensor, maps: Tensor, pool: int
+) -> tuple[Tensor, Tensor]:
+    """Sums by channel, `(C,)`: of gradients, and of gradients times what was chosen; float64."""
+
+    def part(rows: slice) -> Tensor:
+        sums = torch.zeros(2, maps.shape[1], dtype=torch.float64)
+        _call(
+            "pool_backward_sums", rows, pool, gradient[rows], choice[rows], maps[rows],
+            _map(maps), sums[0], sums[1],
+        )  # fmt: skip
+        return sums
+
+    sums, products = sum(_in_parts(len(maps), part), torch.zeros(()))
+    return sums, products
+
+
+def pool_backward(
+    gradient: Tensor,
+    choice: Tensor,
+    maps: Tensor,
+    pool: int,
+    gain: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+) -> Tensor:
+    """The maps' gradient: gain times that of a number chosen; plus slope times it, plus offset."""
+    result = torch.empty_like(maps, memory_format=torch.channels_last)
+    by_channel = _by_lane(gain), _by_lane(slope), _by_lane(offset)
+
+    def part(rows: slice) -> None:
+        _call(
+            "pool_backward", rows, pool, gradient[rows], choice[rows], maps[rows],
+            _map(maps), *by_channel, result[rows],
+        )  # fmt: skip
+
+    _in_parts(len(maps), part)
+    return result
+
+
+def conv(maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
+    """Maps correlated with weights `(8, 8, k, k)`, zeros before and after rows and columns.
+
+    Eight channels in and out alone: PyTorch's own is as fast for more, and for fewer.
+    """
+    count, _, rows, columns = maps.shape
+    kernel, around = weight.shape[2], before + after
+    shape = (count, rows + around - kernel + 1, columns + around - kernel + 1, LANES)
+    result = torch.empty(shape, dtype=maps.dtype).permute(0, 3, 1, 2)
+    by_tap = weight.detach().float().permute(2, 3, 1, 0).contiguous()
+
+    def part(images: slice) -> None:
+        padded = torch.empty(LANES * (rows + around) * (columns + around))
+        _call(
+            "conv", images, maps[images], _map(maps), kernel, before, after, by_tap,
+            result[images], padded,
+        )  # fmt: skip
+
+    _in_parts(count, part)
+    return result
+
+
+def conv_weights(maps: Tensor, gradient: Tensor, kernel: int, before: int, after: int) -> Tensor:
+    """The gradient of such weights, `(8, 8, k, k)`, of that of the result."""
+    count, _, rows, columns = maps.shape
+    around = before + after
+
+    def part(images: slice) -> Tensor:
+        sums = torch.zeros(kernel, kernel, LANES, LANES)
+        padded = torch.empty(LANES * (rows + around) * (columns + around))
+        own = torch.empty(LANES * gradient.shape[2] * gradient.shape[3])
+        _call(
+            "conv_weights", images, maps[images], _map(maps), gradient[images], kernel, before,
+            after, sums, padded, own,
+        )  # fmt: skip
+        return sums
+
+    return sum(_in_parts(count, part), torch.zeros(())).permute(3, 2, 0, 1)
+
+
+def gru_forward(
+    gates: Tensor, weight: Tensor, bias: Tensor, alive: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """States and new, `(N, H)` both; hidden, `(N, 3H)`; sigmoids, `(N, 2H)`: see `recurrence`.
+
+    gates: `(N, 3H)`. weight: `(3H, H)`. alive: int64 `(T,)`.
+    """
+    rows, width = len(gates), weight.shape[1]
+    hidden, sigmoids = gates.new_empty(rows, 3 * width), gates.new_empty(rows, 2 * width)
+    new, states = gates.new_empty(rows, width), gates.new_empty(rows, width)
+    _call(
+        "gru_forward", slice(0, len(alive)), alive, width, gates.contiguous(), _by_rows(weight),
+        _by_lane(bias), hidden, sigmoids, new, states,
+    )  # fmt: skip
+    return states, new, hidden, sigmoids
+
+
+def gru_backward(
+    of_states: Tensor,
+    of_last: Tensor,
+    weight: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor, Tensor],
+    alive: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of hidden, `(N, 3H)`, and of the argument of new, `(N, H)`.
+
+    of_states: `(N, H)`. of_last: `(B, H)`, by row. saved: what `gru_forward` gave.
+    """
+    states, new, hidden, sigmoids = saved
+    of_hidden, of_new = torch.empty_like(hidden), torch.empty_like(new)
+    _call(
+        "gru_backward", slice(0, len(alive)), alive, weight.shape[1], of_states.contiguous(),
+        _by_rows(weight.t()), states, new, hidden, sigmoids, of_hidden, of_new,
+        of_last.clone(memory_format=torch.contiguous_format),
+    )  # fmt: skip
+    return of_hidden, of_new
+
+
+def _filled(channels: int) -> int:
+    return -(-channels // LANES) * LANES
+
+
+def _by_rows(weight: Tensor) -> Tensor:
+    """`(O, H)` to `(O / 8, H, 8)`, filled with zeros."""
+    filled = F.pad(weight.detach().float(), (0, 0, 0, -len(weight) % LANES))
+    return filled.view(-1, LANES, weight.shape[1]).transpose(1, 2).contiguous()
+
+
+def _pooled(
+    images: int, channels: int, rows: int, columns: int, numbers: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    shape = (images, rows, columns, channels)
+    empty = torch.empty(shape, dtype=numbers), torch.empty(shape, dtype=torch.uint8)
+    return empty[0].permute(0, 3, 1, 2), empty[1].permute(0, 3, 1, 2)
+
+
+def _map(maps: Tensor) -> _Map:
+    return _Map(maps.shape[2], maps.shape[3], maps.shape[1])
+
+
+def _by_lane(values: Tensor) -> Tensor:
+    """Float32, the last dimension filled with zeros to a multiple of what is computed at once."""
+    values = values.detach().float()
+    return F.pad(values, (0, -values.shape[-1] % LANES)).contiguous()
+
+
+def _in_parts(images: int, work: Callable[[slice], Result]) -> list[Result]:
+    """Work on the images in as many parts as PyTorch has threads. C holds no lock of Python's."""
+    threads = min(torch.get_num_threads(), images)
+    if threads <= 1:
+        return [work(slice(0, images))]
+    ends = [images * number // threads for number in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, map(slice, ends[:-1], ends[1:])))
+
+
+def _call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int) -> None:
+    """Call a kernel on some images. A tensor of `_FORMAT_AFTER` is followed by its format."""
+    library, reason = _built()
+    if library is None:
+        raise RuntimeError(reason)
+    formats = _FORMAT_AFTER[name]
+    values: list[object] = [ctypes.c_long(rows.stop - rows.start)]
+    for number, argument in enumerate(arguments):
+        if isinstance(argument, Tensor):
+            values.append(ctypes.c_void_p(argument.data_ptr()))
+            if number in formats:
+                values.append(ctypes.c_int(argument.dtype == torch.float32))
+        elif isinstance(argument, int):
+            values.append(ctypes.c_int(argument))
+        else:
+            values.append(argument)
+    getattr(library, name)(*values)
+
+
+_FORMAT_AFTER = {
+    "stem_forward": {1, 5},
+    "stem_backward": {1, 3},
+    "pixel_moments": {0},
+    "map_moments": {0},
+    "pool_forward": {1},
+    "pool_backward_sums": {3},
+    "pool_backward": {3},
+    "conv": {0},
+    "conv_weights": {0},
+    "gru_forward": set(),
+    "gru_backward": set(),
+}
+"""By kernel, the arguments of two possible formats, of which C is told whether it is float32."""
+
+
+@functools.cache
+def _built() -> tuple[ctypes.CDLL | None, str | None]:
+    """The compiled kernels, or why there are none."""
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        return None, "there is no C compiler"
+    try:
+        try:
+            return ctypes.CDLL(str(_compiled(compiler, cache_folder() / "kernels"))), None
+        except OSError:  # the cache cannot be written, or holds what cannot be loaded
+            return ctypes.CDLL(str(_compiled(compiler, Path(tempfile.mkdtemp())))), None
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        return None, f"{compiler} could not compile: {said.strip().splitlines()[0]}"
+
+
+def _compiled(compiler: str, folder: Path) -> Path:
+    """The library for this source and processor; compiled if it is not there."""
+    text = SOURCE.read_text()
+    about = "\n".join((text, compiler, *FLAGS, platform.machine(), _processor()))
+    library = folder / f"kernels-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        made = Path(unfinished) / library.name
+        subprocess.run(
+            [compiler, *FLAGS, "-o", str(made), str(SOURCE)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_LIMIT_S,
+        )
+        made.replace(library)  # whole or not at all, whoever else compiles
+    return library
+
+
+def _processor() -> str:
+    """What this processor can; machines that share a cache may differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

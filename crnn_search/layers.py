@@ -1,0 +1,228 @@
+"""The encoder's layers on a CPU: products by PyTorch, all between them by `kernels`.
+
+The first layer's map never lies in memory before it is pooled, and its normalisation needs no pass
+over it: a convolution is linear, so that its mean and variance follow from those of the pixels
+under it (`w·m` and `wᵀCw`), and normalising is another kernel and another bias.
+
+Shapes: `N` images, `C` channels, `D` features, `k` kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crnn_search import kernels
+from crnn_search.config import IMAGE_SIZE, ModelSpec
+from crnn_search.kernels import Stem
+
+Layer = tuple[nn.Conv2d, nn.BatchNorm2d | None, int]
+"""Convolution, normalisation and pooling; then comes ReLU."""
+
+
+def encode(
+    encoder: nn.Sequential, spec: ModelSpec, pixels: Tensor, scale: float, numbers: torch.dtype
+) -> Tensor:
+    """What the encoder makes of images: `(N, D)`.
+
+    pixels: `(N, 28, 28)`, uint8 or float32. scale: takes them to [0, 1]. numbers: bfloat16 or
+    float32, that maps are kept in.
+    """
+    (first, *others), rest = parts(encoder, spec)
+    with torch.autocast("cpu", torch.bfloat16, enabled=numbers == torch.bfloat16):
+        features = first_layer(first, pixels, scale, numbers)
+        for layer in others:
+            features = inner_layer(layer, features)
+        for module in rest:
+            features = module(features)
+    return features
+
+
+def parts(encoder: nn.Sequential, spec: ModelSpec) -> tuple[list[Layer], list[nn.Module]]:
+    """The layers of an encoder, and the modules after them."""
+    modules, layers = list(encoder), []
+    for _, _, pool in spec.layers():
+        conv, norm = modules.pop(0), modules.pop(0) if spec.batch_norm else None
+        assert isinstance(conv, nn.Conv2d)
+        assert norm is None or isinstance(norm, nn.BatchNorm2d)
+        layers.append((conv, norm, pool))
+        del modules[: 2 if pool > 1 else 1]  # pooling and ReLU
+    return layers, modules
+
+
+def first_layer(layer: Layer, pixels: Tensor, scale: float, numbers: torch.dtype) -> Tensor:
+    """Images to maps, `(N, C, H, W)`, channels last; see `encode`."""
+    conv, norm, pool = layer
+    shape = _stem(conv, pool)
+    kernel = conv.weight.flatten(1) * scale
+    if norm is None:
+        assert conv.bias is not None
+        bias = conv.bias
+    else:
+        mean, variance = _statistics(norm, kernel, pixels, shape)
+        gain = norm.weight * (variance + norm.eps).rsqrt()
+        kernel, bias = kernel * gain[:, None], norm.bias - mean * gain
+    result: Tensor = _Stem.apply(pixels, kernel, bias, shape, pool, numbers)
+    return result
+
+
+def inner_layer(layer: Layer, maps: Tensor) -> Tensor:
+    """Maps to maps, channels last."""
+    conv, norm, pool = layer
+    maps = _convolve(conv, maps)
+    result: Tensor
+    if norm is None:
+        result = _Pool.apply(maps, None, conv.bias, None, None, 0.0, False, pool)
+        return result
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    if norm.training:
+        with torch.no_grad():
+            mean, variance = kernels.map_moments(maps)
+            _remember(norm, mean, variance, maps.numel() // maps.shape[1])
+    result = _Pool.apply(
+        maps, norm.weight, norm.bias, mean, variance, norm.eps, norm.training, pool
+    )
+    return result
+
+
+def _convolve(conv: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Without the bias. Of eight channels, as in the 2016 network, PyTorch's kernels are slow."""
+    if conv.in_channels == conv.out_channels == kernels.LANES:
+        result: Tensor = _Conv.apply(maps, conv.weight, *_zeros(conv))
+        return result
+    maps = F.conv2d(maps, conv.weight, padding=conv.padding)
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def _zeros(conv: nn.Conv2d) -> tuple[int, int]:
+    """Rows and columns of zeros before a map and after it."""
+    zeros = conv.kernel_size[0] - 1 if conv.padding == "same" else 0
+    return zeros // 2, zeros - zeros // 2
+
+
+def _stem(conv: nn.Conv2d, pool: int) -> Stem:
+    (kernel, _), (before, after) = conv.kernel_size, _zeros(conv)
+    width = IMAGE_SIZE + before + after
+    return Stem(kernel, (width - kernel + 1) // pool, conv.out_channels, before, width)
+
+
+def _statistics(
+    norm: nn.BatchNorm2d, kernel: Tensor, pixels: Tensor, shape: Stem
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the convolution by channel, `(C,)`; the running ones in evaluation."""
+    if not norm.training:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        return norm.running_mean, norm.running_var
+    average, covariance = (moment.float() for moment in kernels.pixel_moments(pixels, shape))
+    with torch.autocast("cpu", enabled=False):
+        mean, variance = kernel @ average, (kernel @ covariance * kernel).sum(1)
+    with torch.no_grad():
+        _remember(norm, mean, variance, len(pixels) * (shape.width - shape.kernel + 1) ** 2)
+    return mean, variance
+
+
+def _remember(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running figures towards a batch's, of `count` numbers a channel."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean.float(), norm.momentum)
+    norm.running_var.lerp_((variance * (count / (count - 1))).float(), norm.momentum)
+
+
+class _Stem(torch.autograd.Function):
+    """The first layer: of pixels `(N, 28, 28)`, a kernel `(C, k²)` and a bias `(C,)`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pixels: Tensor,
+        kernel: Tensor,
+        bias: Tensor,
+        shape: Stem,
+        pool: int,
+        numbers: torch.dtype,
+    ) -> Tensor:
+        result, choice = kernels.stem_forward(pixels, shape, pool, kernel, bias, numbers)
+        ctx.shape, ctx.pool = shape, pool
+        ctx.save_for_backward(pixels, choice)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pixels, choice = ctx.saved_tensors
+        of_kernel, of_bias = kernels.stem_backward(pixels, ctx.shape, ctx.pool, gradient, choice)
+        return None, of_kernel, of_bias, None, None, None
+
+
+class _Conv(torch.autograd.Function):
+    """A convolution of maps with weights `(8, 8, k, k)`, in float32 whatever maps are kept in."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
+        ctx.zeros = before, after
+        ctx.save_for_backward(maps, weight)
+        return kernels.conv(maps, weight, before, after)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        maps, weight = ctx.saved_tensors
+        (before, after), kernel = ctx.zeros, weight.shape[2]
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        turned = weight.transpose(0, 1).flip(2, 3)
+        of_maps = kernels.conv(gradient, turned, kernel - 1 - before, kernel - 1 - after)
+        return of_maps, kernels.conv_weights(maps, gradient, kernel, before, after), None, None
+
+
+class _Pool(torch.autograd.Function):
+    """Normalising (without a weight only the bias is added), pooling and ReLU of a map.
+
+    mean, variance: to normalise by. from_batch: whether they are the map's own, so that they have
+    gradients; those are Ioffe and Szegedy's, arXiv:1502.03167.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Tensor,
+        weight: Tensor | None,
+        bias: Tensor,
+        mean: Tensor | None,
+        variance: Tensor | None,
+        eps: float,
+        from_batch: bool,
+        pool: int,
+    ) -> Tensor:
+        if weight is None or mean is None or variance is None:
+            mean, scale = torch.zeros_like(bias), torch.ones_like(bias)
+            gain = scale
+        else:
+            mean, scale = mean.double(), (variance.double() + eps).rsqrt()
+            gain = weight * scale
+        result, choice = kernels.pool_forward(maps, pool, gain, bias - mean * gain)
+        ctx.normalised, ctx.from_batch, ctx.pool = weight is not None, from_batch, pool
+        ctx.save_for_backward(maps, choice, gain, mean, scale)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        maps, choice, gain, mean, scale = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_bias, products = kernels.pool_backward_sums(gradient, choice, maps, ctx.pool)
+        of_weight = (products - mean * of_bias) * scale
+        slope = offset = torch.zeros_like(of_bias)
+        if ctx.from_batch:
+            count = maps.numel() // maps.shape[1]
+            slope = -gain * scale * of_weight / count
+            offset = -gain * of_bias / count - slope * mean
+        of_maps = kernels.pool_backward(gradient, choice, maps, ctx.pool, gain, slope, offset)
+        found = of_weight.float() if ctx.normalised else None
+        return of_maps, found, of_bias.float(), *(None,) * 5

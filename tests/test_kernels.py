@@ -1,0 +1,85 @@
+"""Compiling the kernels; what they compute is tested in `test_layers`."""
+
+from __future__ import annotations
+
+import ctypes
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from crnn_search import kernels
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """Each test compiles anew; those after it have what this machine has."""
+    kernels._built.cache_clear()
+    yield
+    kernels._built.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path))
+    return tmp_path / "kernels"
+
+
+def test_it_is_compiled_once(folder: Path) -> None:
+    assert kernels.problem() is None
+    (library,) = folder.iterdir()
+    made = library.stat().st_mtime_ns
+    kernels._built.cache_clear()
+    assert kernels.problem() is None
+    assert [path.stat().st_mtime_ns for path in folder.iterdir()] == [made]
+
+
+def test_another_source_is_another_library(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert kernels.problem() is None
+    changed = tmp_path / "kernels.c"
+    changed.write_text(kernels.SOURCE.read_text() + "\nint answer(void) { return 42; }\n")
+    monkeypatch.setattr(kernels, "SOURCE", changed)
+    kernels._built.cache_clear()
+    library, _ = kernels._built()
+    assert isinstance(library, ctypes.CDLL)
+    assert library.answer() == 42
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert kernels.problem() == "there is no C compiler"
+    with pytest.raises(RuntimeError, match="there is no C compiler"):
+        kernels.map_moments(torch.zeros(1, 1, 2, 2))
+
+
+def test_a_compiler_that_fails_is_quoted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken-cc"
+    broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CC", str(broken))
+    assert kernels.problem() == f"{broken} could not compile: out of order"
+    assert not list(folder.glob("*.so"))
+
+
+def test_a_cache_that_cannot_be_written_is_gone_round(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path / "file"))
+    assert kernels.problem() is None
+
+
+def test_a_damaged_library_is_gone_round(folder: Path) -> None:
+    assert kernels.problem() is None
+    (library,) = folder.iterdir()
+    library.unlink()
+    library.write_bytes(b"no library")
+    kernels._built.cache_clear()
+    assert kernels.problem() is None
