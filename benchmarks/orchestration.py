@@ -60,7 +60,7 @@ def main() -> None:
     """Measure, print, write `benchmarks/results/orchestration.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--sequences", type=int, default=60_000)
+    parser.add_argument("--sequences", type=int, default=100_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

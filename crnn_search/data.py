@@ -22,6 +22,9 @@ VALIDATION_SEQUENCES = 20_000
 TEST_SEQUENCES = 60_000
 SPLIT_SEED = 20_160_414
 
+DRAWN_AT_ONCE = 16_384
+"""Sequences of a table that are drawn together: what that needs beside the table is small."""
+
 
 @dataclass(frozen=True)
 class Digits:
@@ -133,11 +136,16 @@ def draw_table(
 def _fill(
     lengths: Tensor, pool: Tensor, labels: Tensor, max_length: int, generator: torch.Generator
 ) -> SequenceTable:
-    draws = torch.randint(len(pool), (len(lengths), max_length), generator=generator)
-    blank = torch.arange(max_length)[None, :] >= lengths[:, None]
-    indices = pool[draws].masked_fill_(blank, 0)
-    sums = labels[indices].float().masked_fill_(blank, 0.0).sum(1)
-    return SequenceTable(indices.int(), lengths, sums)
+    indices = torch.empty(len(lengths), max_length, dtype=torch.int32)
+    sums = torch.empty(len(lengths))
+    for start in range(0, len(lengths), DRAWN_AT_ONCE):
+        rows = slice(start, start + DRAWN_AT_ONCE)
+        blank = torch.arange(max_length)[None, :] >= lengths[rows, None]
+        draws = torch.randint(len(pool), blank.shape, generator=generator)
+        drawn = pool[draws].masked_fill_(blank, 0)
+        indices[rows] = drawn
+        sums[rows] = labels[drawn].float().masked_fill_(blank, 0.0).sum(1)
+    return SequenceTable(indices, lengths, sums)
 
 
 def training_table(

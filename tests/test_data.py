@@ -92,3 +92,15 @@ def test_seeds_differ_by_every_part() -> None:
 def test_no_sequence_is_longer_than_asked(digits: Digits, max_length: int) -> None:
     table = data.training_table(torch.arange(100), digits.labels, 200, max_length, 0, 0)
     assert int(table.lengths.max()) == max_length
+
+
+def test_a_table_does_not_depend_on_how_much_is_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels = torch.arange(1000) % 10
+    pool = torch.arange(0, 1000, 3)
+    whole = data.draw_table(pool, labels, 100, 5, 1)
+    monkeypatch.setattr(data, "DRAWN_AT_ONCE", 7)
+    parts = data.draw_table(pool, labels, 100, 5, 1)
+    assert torch.equal(whole.indices, parts.indices)
+    assert torch.equal(whole.sums, parts.sums)
