@@ -1,9 +1,8 @@
-"""What a convolutional layer does beside its products, on a CPU: `kernels.c`, and its callers.
+"""What layers and GRUs do beside their large products, on a CPU: the callers of folder `c`.
 
 PyTorch has a kernel for each of convolution, normalisation, pooling and ReLU, and each reads and
-writes the largest tensors of a network. Here they are one, in C, compiled once on each machine by
-its own compiler for its own processor, and kept in the cache. Where there is none, `problem` says
-so and layers are PyTorch's (decision 0012).
+writes the largest tensors of a network. Here they are one, in C. On a machine that cannot compile,
+`problem` says so, and layers are PyTorch's (decision 0012).
 
 Shapes: `N` images, `C` channels, `k` kernel, `p` pooling. Maps are `(N, C, H, W)`, channels last,
 bfloat16 or float32; a pooled map has beside each number its choice, uint8, of the same shape.
@@ -12,36 +11,26 @@ bfloat16 or float32; a pooled map has beside each number its choice, uint8, of t
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crnn_search.cache import cache_folder
+from crnn_search import compiler
 
-SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=gnu11", "-shared", "-fPIC")
-COMPILE_LIMIT_S = 120
 LANES = 8
 
 Result = TypeVar("Result")
 
 
 class Stem(ctypes.Structure):
-    """`Shape` of kernels.c. side: of the pooled map. before: zeros before an image's first pixel.
+    """`Shape` of first_layer.c.
 
-    width: an image's size with the zeros around it.
+    side: of the pooled map. before: zeros before an image's first pixel. width: an image's size
+    with the zeros around it.
     """
 
     _fields_ = tuple(
@@ -60,7 +49,7 @@ class _Map(ctypes.Structure):
 
 def problem() -> str | None:
     """Why there are no kernels on this machine; None if there are. The first call compiles."""
-    return _built()[1]
+    return compiler.library()[1]
 
 
 def stem_forward(
@@ -310,7 +299,7 @@ def _in_parts(images: int, work: Callable[[slice], Result]) -> list[Result]:
 
 def _call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int) -> None:
     """Call a kernel on some images. A tensor of `_FORMAT_AFTER` is followed by its format."""
-    library, reason = _built()
+    library, reason = compiler.library()
     if library is None:
         raise RuntimeError(reason)
     formats = _FORMAT_AFTER[name]
@@ -341,49 +330,3 @@ _FORMAT_AFTER = {
     "gru_backward": set(),
 }
 """By kernel, the arguments of two possible formats, of which C is told whether it is float32."""
-
-
-@functools.cache
-def _built() -> tuple[ctypes.CDLL | None, str | None]:
-    """The compiled kernels, or why there are none."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        return None, "there is no C compiler"
-    try:
-        try:
-            return ctypes.CDLL(str(_compiled(compiler, cache_folder() / "kernels"))), None
-        except OSError:  # the cache cannot be written, or holds what cannot be loaded
-            return ctypes.CDLL(str(_compiled(compiler, Path(tempfile.mkdtemp())))), None
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        return None, f"{compiler} could not compile: {said.strip().splitlines()[0]}"
-
-
-def _compiled(compiler: str, folder: Path) -> Path:
-    """The library for this source and processor; compiled if it is not there."""
-    text = SOURCE.read_text()
-    about = "\n".join((text, compiler, *FLAGS, platform.machine(), _processor()))
-    library = folder / f"kernels-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        made = Path(unfinished) / library.name
-        subprocess.run(
-            [compiler, *FLAGS, "-o", str(made), str(SOURCE)],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=COMPILE_LIMIT_S,
-        )
-        made.replace(library)  # whole or not at all, whoever else compiles
-    return library
-
-
-def _processor() -> str:
-    """What this processor can; machines that share a cache may differ."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

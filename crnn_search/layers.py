@@ -56,7 +56,7 @@ def parts(encoder: nn.Sequential, spec: ModelSpec) -> tuple[list[Layer], list[nn
 def first_layer(layer: Layer, pixels: Tensor, scale: float, numbers: torch.dtype) -> Tensor:
     """Images to maps, `(N, C, H, W)`, channels last; see `encode`."""
     conv, norm, pool = layer
-    shape = _stem(conv, pool)
+    pixels, shape = pixels.contiguous(), _stem(conv, pool)
     kernel = conv.weight.flatten(1) * scale
     if norm is None:
         assert conv.bias is not None

@@ -36,7 +36,7 @@ FLOORS: list[set[str]] = [
         "memory",
         "provenance",
     },
-    {"config", "storage"},
+    {"compiler", "config", "storage"},
     {"cache", "patience"},
     {"errors"},
 ]

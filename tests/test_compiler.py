@@ -1,8 +1,9 @@
-"""Compiling the kernels; what they compute is tested in `test_layers`."""
+"""Compiling; what the kernels compute is tested in `test_layers` and `test_recurrence`."""
 
 from __future__ import annotations
 
 import ctypes
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from crnn_search import kernels
+from crnn_search import compiler, kernels
 
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
     """Each test compiles anew; those after it have what this machine has."""
-    kernels._built.cache_clear()
+    compiler.library.cache_clear()
     yield
-    kernels._built.cache_clear()
+    compiler.library.cache_clear()
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_it_is_compiled_once(folder: Path) -> None:
     assert kernels.problem() is None
     (library,) = folder.iterdir()
     made = library.stat().st_mtime_ns
-    kernels._built.cache_clear()
+    compiler.library.cache_clear()
     assert kernels.problem() is None
     assert [path.stat().st_mtime_ns for path in folder.iterdir()] == [made]
 
@@ -40,11 +41,12 @@ def test_another_source_is_another_library(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert kernels.problem() is None
-    changed = tmp_path / "kernels.c"
-    changed.write_text(kernels.SOURCE.read_text() + "\nint answer(void) { return 42; }\n")
-    monkeypatch.setattr(kernels, "SOURCE", changed)
-    kernels._built.cache_clear()
-    library, _ = kernels._built()
+    changed = tmp_path / "c"
+    shutil.copytree(compiler.SOURCES, changed)
+    (changed / "answer.c").write_text("int answer(void) { return 42; }\n")
+    monkeypatch.setattr(compiler, "SOURCES", changed)
+    compiler.library.cache_clear()
+    library, _ = compiler.library()
     assert isinstance(library, ctypes.CDLL)
     assert library.answer() == 42
     assert len(list(folder.iterdir())) == 2
@@ -81,5 +83,5 @@ def test_a_damaged_library_is_gone_round(folder: Path) -> None:
     (library,) = folder.iterdir()
     library.unlink()
     library.write_bytes(b"no library")
-    kernels._built.cache_clear()
+    compiler.library.cache_clear()
     assert kernels.problem() is None

@@ -1,0 +1,40 @@
+/* Products too small for the kernels of libraries, by tiles of rows. */
+#ifndef TILES_H
+#define TILES_H
+
+#include "vectors.h"
+
+#define MAX_TILE 12 /* rows at once: enough sums to hide how long a product takes */
+
+/* Calls with the tile's rows as a constant. */
+#define WITH_TILE(tile, function, ...)                          \
+    switch (tile) {                                             \
+        case 1: function(1, __VA_ARGS__); break;                \
+        case 2: function(2, __VA_ARGS__); break;                \
+        case 4: function(4, __VA_ARGS__); break;                \
+        case 6: function(6, __VA_ARGS__); break;                \
+        case 8: function(8, __VA_ARGS__); break;                \
+        case 10: function(10, __VA_ARGS__); break;              \
+        case 12: function(12, __VA_ARGS__); break;              \
+    }
+
+/* Adds to each row's sum its numbers times weights, `(inputs, 8)`. */
+INLINE void tile_product(const int tile, int inputs, const float *rows, long stride,
+                         const float *weights, V *sums) {
+    for (int i = 0; i < inputs; i++) {
+        V weight = load_floats(weights + LANES * i);
+#pragma GCC unroll 12
+        for (int row = 0; row < tile; row++) sums[row] += weight * rows[row * stride + i];
+    }
+}
+
+/* One or an even number, for as few kinds of tiles. */
+INLINE int even(long rows) { return rows == 1 ? 1 : rows < MAX_TILE ? rows & ~1 : MAX_TILE; }
+
+/* Rows of each tile, when tiles may overlap: as few tiles as can be, as small as can be. */
+INLINE int tile_of(int rows) {
+    int tiles = (rows + MAX_TILE - 1) / MAX_TILE, each = (rows + tiles - 1) / tiles;
+    return each + (each & 1) <= rows ? each + (each & 1) : even(rows);
+}
+
+#endif
