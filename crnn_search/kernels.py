@@ -23,6 +23,9 @@ from crnn_search import compiler
 
 LANES = 8
 
+TILE, POINTS = 4, 36
+"""Of winograd.c: the side of a tile of results, and the products of numbers that one takes."""
+
 Result = TypeVar("Result")
 
 
@@ -45,6 +48,15 @@ class Stem(ctypes.Structure):
 
 class _Map(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int) for name in ("rows", "columns", "channels"))
+
+
+class _Conv(ctypes.Structure):
+    """`Conv` of winograd.c: the map that is read, zeros before it, and the result."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int)
+        for name in ("rows", "columns", "channels", "before", "high", "across", "outputs")
+    )
 
 
 def problem() -> str | None:
@@ -221,6 +233,43 @@ def conv_weights(maps: Tensor, gradient: Tensor, kernel: int, before: int, after
     return sum(_in_parts(count, part), torch.zeros(())).permute(3, 2, 0, 1)
 
 
+def winograd(maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
+    """Maps correlated with weights `(O, C, 3, 3)`, zeros before and after rows and columns.
+
+    By minimal filtering (Lavin and Gray, arXiv:1509.09308), in float32: see winograd.c.
+    """
+    count, _, rows, columns = maps.shape
+    high, across = rows + before + after - 2, columns + before + after - 2
+    shape = _Conv(rows, columns, maps.shape[1], before, high, across, len(weight))
+    result = torch.empty((count, high, across, len(weight)), dtype=maps.dtype).permute(0, 3, 1, 2)
+    by_tap = weight.detach().double().permute(2, 3, 1, 0).reshape(9, -1)
+    by_point = _by_lane((_TO_POINTS @ by_tap).view(POINTS, -1, len(weight)))
+
+    def part(images: slice) -> None:
+        _call("winograd", images, maps[images], shape, by_point, result[images], _scratch(shape))
+
+    _in_parts(count, part)
+    return result
+
+
+def winograd_weights(maps: Tensor, gradient: Tensor, before: int) -> Tensor:
+    """The gradient of such weights, `(O, C, 3, 3)`, of that of the result."""
+    (count, channels, rows, columns), (_, outputs, high, across) = maps.shape, gradient.shape
+    shape = _Conv(rows, columns, channels, before, high, across, outputs)
+
+    def part(images: slice) -> Tensor:
+        sums = torch.zeros(POINTS, channels, _filled(outputs))
+        _call(
+            "winograd_weights", images, maps[images], shape, gradient[images], sums,
+            _scratch(shape),
+        )  # fmt: skip
+        return sums
+
+    sums = sum(_in_parts(count, part), torch.zeros(()))[..., :outputs]
+    by_tap = _TO_POINTS.t() @ sums.double().flatten(1)
+    return by_tap.view(3, 3, channels, outputs).permute(3, 2, 0, 1).float()
+
+
 def gru_forward(
     gates: Tensor, weight: Tensor, bias: Tensor, alive: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -257,6 +306,13 @@ def gru_backward(
         of_last.clone(memory_format=torch.contiguous_format),
     )  # fmt: skip
     return of_hidden, of_new
+
+
+def _scratch(shape: _Conv) -> Tensor:
+    library, reason = compiler.library()
+    if library is None:
+        raise RuntimeError(reason)
+    return torch.empty(library.winograd_scratch(shape))
 
 
 def _filled(channels: int) -> int:
@@ -326,7 +382,23 @@ _FORMAT_AFTER = {
     "pool_backward": {3},
     "conv": {0},
     "conv_weights": {0},
+    "winograd": {0},
+    "winograd_weights": {0},
     "gru_forward": set(),
     "gru_backward": set(),
 }
 """By kernel, the arguments of two possible formats, of which C is told whether it is float32."""
+
+_BY_SIDE = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+_TO_POINTS = torch.kron(_BY_SIDE, _BY_SIDE)
+"""The taps of a kernel to the points of winograd.c: `(36, 9)`."""

@@ -91,12 +91,28 @@ def inner_layer(layer: Layer, maps: Tensor) -> Tensor:
 
 
 def _convolve(conv: nn.Conv2d, maps: Tensor) -> Tensor:
-    """Without the bias. Of eight channels, as in the 2016 network, PyTorch's kernels are slow."""
+    """Without the bias; by PyTorch, but for eight channels and where filtering saves enough."""
+    result: Tensor
     if conv.in_channels == conv.out_channels == kernels.LANES:
-        result: Tensor = _Conv.apply(maps, conv.weight, *_zeros(conv))
+        result = _Conv.apply(maps, conv.weight, *_zeros(conv))
+        return result
+    if maps.dtype == torch.float32 and _filters(conv, maps.shape[2]):
+        result = _Winograd.apply(maps, conv.weight, *_zeros(conv))
         return result
     maps = F.conv2d(maps, conv.weight, padding=conv.padding)
     return maps.contiguous(memory_format=torch.channels_last)
+
+
+def _filters(conv: nn.Conv2d, side: int) -> bool:
+    """Whether minimal filtering gains more than its transforms cost (`docs/experiments.md`).
+
+    In bfloat16 a processor that has it computes the plain products as fast.
+    """
+    if conv.kernel_size != (3, 3) or conv.in_channels * conv.out_channels < 256:
+        return False
+    side += sum(_zeros(conv)) - 2
+    tiles = -(-side // kernels.TILE)
+    return 9 * side**2 >= 2.25 * kernels.POINTS * tiles**2  # products saved: twice or more
 
 
 def _zeros(conv: nn.Conv2d) -> tuple[int, int]:
@@ -180,6 +196,25 @@ class _Conv(torch.autograd.Function):
         turned = weight.transpose(0, 1).flip(2, 3)
         of_maps = kernels.conv(gradient, turned, kernel - 1 - before, kernel - 1 - after)
         return of_maps, kernels.conv_weights(maps, gradient, kernel, before, after), None, None
+
+
+class _Winograd(torch.autograd.Function):
+    """A convolution of maps with weights `(O, C, 3, 3)` by minimal filtering."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
+        ctx.zeros = before, after
+        ctx.save_for_backward(maps, weight)
+        return kernels.winograd(maps, weight, before, after)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        maps, weight = ctx.saved_tensors
+        before, after = ctx.zeros
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        turned = weight.transpose(0, 1).flip(2, 3)
+        of_maps = kernels.winograd(gradient, turned, 2 - before, 2 - after)
+        return of_maps, kernels.winograd_weights(maps, gradient, before), None, None
 
 
 class _Pool(torch.autograd.Function):

@@ -41,7 +41,7 @@ def by_torch(modules: nn.Sequential, images: Tensor) -> Tensor:
 @st.composite
 def specs(draw: st.DrawFn) -> ModelSpec:
     depth = draw(st.integers(1, 2))
-    channels = tuple(draw(st.sampled_from([1, 3, 8, 8, 11, 16, 19])) for _ in range(depth))
+    channels = tuple(draw(st.sampled_from([1, 3, 8, 8, 11, 16, 19, 24])) for _ in range(depth))
     return ModelSpec(
         conv_channels=channels,
         kernel_size=(draw(st.integers(1, 9)), draw(st.integers(1, 3)))[:depth],
@@ -126,6 +126,26 @@ def test_what_is_not_a_number_stays_none(layer: int, batch_norm: bool) -> None:
     nn.init.constant_(conv.weight, float("nan"))
     for numbers in (torch.float32, torch.bfloat16):
         assert layers.encode(modules, spec, pixels(), 1 / 255, numbers).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "kernel", "filters"),
+    [
+        ((16, 32), 14, 3, True),
+        ((32, 64), 7, 3, True),
+        ((8, 16), 14, 3, False),  # too few channels
+        ((32, 64), 5, 3, False),  # tiles mostly beyond the map
+        ((16, 32), 14, 5, False),
+    ],
+)
+def test_filtering_where_it_saves_products(
+    channels: tuple[int, int], side: int, kernel: int, filters: bool
+) -> None:
+    conv = nn.Conv2d(*channels, kernel, padding="same", bias=False)
+    maps = torch.randn(2, channels[0], side, side).contiguous(memory_format=torch.channels_last)
+    found = layers._convolve(conv, maps)
+    assert (type(found.grad_fn).__name__ == "_WinogradBackward") == filters
+    torch.testing.assert_close(found, conv(maps), rtol=1e-4, atol=1e-4)
 
 
 def test_threads_share_the_images() -> None:

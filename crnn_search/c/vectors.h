@@ -33,6 +33,13 @@ typedef struct {
 
 INLINE V all(float x) { return (V){x, x, x, x, x, x, x, x}; }
 
+/* Keeps a vector in a register: GCC else reads it from memory again for each product. */
+#if defined(__x86_64__)
+#define KEEP(v) __asm__("" : "+x"(v))
+#else
+#define KEEP(v)
+#endif
+
 INLINE V choose(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
 
 INLINE V load_floats(const float *from) {
