@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.work import MAX_DIGITS, NETWORKS
-from crnn_search import engine, layers, mnist, recurrence
+from crnn_search import engine, layers, mnist, optimizers, recurrence
 from crnn_search.config import IMAGE_SIZE, ModelSpec, TrialConfig
 from crnn_search.data import Batch, Digits, split_images, training_table, validation_table
 
@@ -112,7 +112,7 @@ def _encoder_parts(
     model, per_sequence = state.model.train(), len(images) / size
     first, *others = maps(config.model)
     wide = numbers.itemsize
-    (outer, *within), rest = layers.parts(model.encoder, config.model)
+    (outer, *within), embedding = layers.parts(model.encoder, config.model)
     inner = layers.first_layer(outer, images, 1 / 255, numbers).detach().requires_grad_()
 
     def run_stem() -> Tensor:
@@ -123,9 +123,7 @@ def _encoder_parts(
             found = inner
             for layer in within:
                 found = layers.inner_layer(layer, found)
-            for module in rest:
-                found = module(found)
-        return found
+            return layers.flatten(found, embedding)
 
     return [
         Part(
@@ -153,13 +151,13 @@ def _recurrent_parts(
     inputs = [torch.randn(rows, width).requires_grad_() for width in widths[:-1]]
     inputs[0] = inputs[0].detach().to(numbers).requires_grad_()
     gates = [torch.randn(rows, 3 * width).requires_grad_() for width in widths[1:]]
-    grus = engine._grus(model)
+    _, *others = grus = engine._grus(model)
 
     def project() -> Tensor:
-        parts = []
-        for gru, values in zip(grus, inputs, strict=True):
-            with torch.autocast("cpu", torch.bfloat16, enabled=values.dtype == torch.bfloat16):
-                parts.append(recurrence.project(gru, values).sum())
+        parts = [engine._project(model, inputs[0], True).sum()]
+        parts += [
+            recurrence.project(gru, v).sum() for gru, v in zip(others, inputs[1:], strict=True)
+        ]
         return torch.stack(parts)
 
     def recur() -> Tensor:
@@ -192,8 +190,7 @@ def _optimizer_part(state: engine.TrainState, size: int) -> Part:
         parameter.grad = torch.randn_like(parameter)
 
     def update() -> None:
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        state.optimizer.step()
+        optimizers.step(state.optimizer, 1.0)
 
     return Part("clipping, optimizer", 12 * count / size, 4 * 6 * count / size, update, size)
 

@@ -19,7 +19,10 @@ from pathlib import Path
 from crnn_search.cache import cache_folder
 
 SOURCES = Path(__file__).with_name("c")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=gnu11", "-shared", "-fPIC")
+FLAGS = (
+    "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=gnu11", "-shared",
+    "-fPIC",
+)  # fmt: skip
 LIMIT_S = 120
 
 

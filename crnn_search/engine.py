@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crnn_search import kernels, layers, memory, recurrence
+from crnn_search import kernels, layers, memory, optimizers, recurrence
 from crnn_search.config import TrainingSpec, TrialConfig
 from crnn_search.data import Batch, Digits, SequenceTable, derive_seed, training_table
 from crnn_search.graphs import Step, Steps
@@ -113,7 +113,7 @@ def start(config: TrialConfig, *, seed: int, epochs: int, device: torch.device) 
         torch.manual_seed(derive_seed("weights", seed))
         model = CRNN(config.model)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainState(config, seed, epochs, model, _optimizer(config.training, model, device))
+    return TrainState(config, seed, epochs, model, optimizers.make(config.training, model, device))
 
 
 def train(state: TrainState, data: TrainingData) -> Iterator[EpochMetrics]:
@@ -254,7 +254,7 @@ def _train_table(state: TrainState, digits: Digits, table: SequenceTable) -> flo
         torch.manual_seed(derive_seed("steps", state.seed, state.epoch))
         for number, batch in enumerate(_on_device(table.batches(spec.batch_size), device)):
             progress = (state.epoch + number / count) / state.epochs
-            _set_rate(state.optimizer, learning_rate_at(spec, progress))
+            optimizers.set_rate(state.optimizer, learning_rate_at(spec, progress))
             loss = step(batch.images, batch.targets, batch.batch_sizes)
             total += loss * len(batch.targets)
     return total.item() / len(table)
@@ -275,9 +275,7 @@ def _step_of(state: TrainState, digits: Digits, precision: str) -> Step:
         loss = F.mse_loss(_add_up(model, rows, batch_sizes, own_gru), targets)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if spec.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
-        state.optimizer.step()
+        optimizers.step(state.optimizer, spec.gradient_clip)
         return loss.detach()
 
     on_cpu = digits.images.device.type == "cpu"
@@ -308,22 +306,13 @@ def _on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         yield dataclasses.replace(batch, images=own_images, targets=own_targets)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """A captured step reads its learning rate from a tensor."""
-    for group in optimizer.param_groups:
-        if torch.is_tensor(group["lr"]):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
 def _encode(model: CRNN, images: Tensor, precision: str, augmentation: float = 0.0) -> Tensor:
     """Features `(N, D)` of uint8 images `(N, 28, 28)`, in the precision of the convolutions."""
     scale = 1 / 255
     if augmentation:
         images = augment(images.unsqueeze(1).float().div_(255), augmentation).squeeze(1)
         scale = 1.0
-    if images.device.type == "cpu" and kernels.problem() is None:
+    if _in_c(images.device):
         numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
         return layers.encode(model.encoder, model.spec, images, scale, numbers)
     inputs = images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last) * scale
@@ -336,9 +325,17 @@ def _project(model: CRNN, features: Tensor, own_gru: bool) -> Tensor:
     """What the first GRU of `recurrence` makes of each image alone: `(N, 3H)`; else features."""
     if not own_gru:
         return features.float()
+    gru, weight = _grus(model)[0], None
+    if _in_c(features.device) and not model.spec.embedding:
+        weight = layers.by_pixel(gru.get_parameter("weight_ih_l0"), model.spec.conv_channels[-1])
     kind = features.device.type
     with torch.autocast(kind, torch.bfloat16, enabled=features.dtype == torch.bfloat16):
-        return recurrence.project(_grus(model)[0], features)
+        return recurrence.project(gru, features, weight)
+
+
+def _in_c(device: torch.device) -> bool:
+    """Whether images are encoded by `layers`."""
+    return device.type == "cpu" and kernels.problem() is None
 
 
 def _grus(model: CRNN) -> list[nn.GRU]:
@@ -363,16 +360,6 @@ def _distinct_images(table: SequenceTable, count: int) -> tuple[Tensor, Tensor]:
     used = torch.zeros(count, dtype=torch.bool)
     used[table.indices[steps[None, :] < table.lengths[:, None]].long()] = True
     return used.nonzero().flatten(), used.cumsum(0) - 1
-
-
-def _optimizer(spec: TrainingSpec, model: CRNN, device: torch.device) -> torch.optim.Optimizer:
-    on_cuda = device.type == "cuda"
-    rate: Any = torch.tensor(spec.learning_rate, device=device) if on_cuda else spec.learning_rate
-    shared: dict[str, Any] = {"weight_decay": spec.weight_decay, "capturable": on_cuda}
-    if spec.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), rate, fused=True, **shared)
-    # Keras's defaults, as the demonstration used them: rho 0.9, epsilon 1e-7.
-    return torch.optim.RMSprop(model.parameters(), rate, alpha=0.9, eps=1e-7, **shared)
 
 
 def _cosine(first: float, last: float, progress: float) -> float:

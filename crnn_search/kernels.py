@@ -11,7 +11,7 @@ bfloat16 or float32; a pooled map has beside each number its choice, uint8, of t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -56,6 +56,24 @@ class _Conv(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int)
         for name in ("rows", "columns", "channels", "before", "high", "across", "outputs")
+    )
+
+
+class Rule(ctypes.Structure):
+    """`Rule` of optimizer.c; without first_bias it is RMSprop's, else Adam's."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_float)
+        for name in (
+            "rate", "decay", "first", "second", "epsilon", "clip", "first_bias", "second_bias",
+        )
+    )  # fmt: skip
+
+
+class _Parameter(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("values", "gradients", "first", "second")),
+        ("count", ctypes.c_long),
     )
 
 
@@ -137,36 +155,41 @@ def map_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (square - mean * mean).clamp_min(0)
 
 
-def pool_forward(maps: Tensor, pool: int, gain: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """ReLU of the largest number of each window, times gain, `(C,)`, plus shift; the choices."""
+def pool_forward(
+    maps: Tensor, pool: int, gain: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ReLU of the largest number of each window, times gain, `(C,)`, plus shift.
+
+    Also the choices, and what was chosen, as it was in the map.
+    """
     count, channels, rows, columns = maps.shape
     result, choice = _pooled(count, channels, rows // pool, columns // pool, maps.dtype)
+    chosen = torch.empty_like(result)
     by_channel = _by_lane(gain), _by_lane(shift)
 
     def part(rows: slice) -> None:
         _call(
             "pool_forward", rows, pool, maps[rows], _map(maps), *by_channel, result[rows],
-            choice[rows],
+            choice[rows], chosen[rows],
         )  # fmt: skip
 
     _in_parts(count, part)
-    return result, choice
+    return result, choice, chosen
 
 
-def pool_backward_sums(
-    gradient: Tensor, choice: Tensor, maps: Tensor, pool: int
-) -> tuple[Tensor, Tensor]:
+def pool_backward_sums(gradient: Tensor, choice: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Sums by channel, `(C,)`: of gradients, and of gradients times what was chosen; float64."""
+    channels = gradient.shape[1]
 
     def part(rows: slice) -> Tensor:
-        sums = torch.zeros(2, maps.shape[1], dtype=torch.float64)
+        sums = torch.zeros(2, channels, dtype=torch.float64)
         _call(
-            "pool_backward_sums", rows, pool, gradient[rows], choice[rows], maps[rows],
-            _map(maps), sums[0], sums[1],
+            "pool_backward_sums", rows, gradient[rows], choice[rows], chosen[rows],
+            _map(gradient), sums[0], sums[1],
         )  # fmt: skip
         return sums
 
-    sums, products = sum(_in_parts(len(maps), part), torch.zeros(()))
+    sums, products = sum(_in_parts(len(gradient), part), torch.zeros(()))
     return sums, products
 
 
@@ -308,6 +331,26 @@ def gru_backward(
     return of_hidden, of_new
 
 
+def update(
+    parameters: Sequence[Tensor], moments: Sequence[tuple[Tensor | None, Tensor]], rule: Rule
+) -> None:
+    """Change parameters, by their gradients, and their moments; all four alike in memory."""
+    listed = (_Parameter * len(parameters))()
+    for place, (parameter, (first, second)) in enumerate(zip(parameters, moments, strict=True)):
+        assert parameter.grad is not None
+        listed[place] = _Parameter(
+            parameter.data_ptr(),
+            parameter.grad.data_ptr(),
+            None if first is None else first.data_ptr(),
+            second.data_ptr(),
+            parameter.numel(),
+        )
+    library, reason = compiler.library()
+    if library is None:
+        raise RuntimeError(reason)
+    library.update(ctypes.c_long(len(parameters)), listed, rule)
+
+
 def _scratch(shape: _Conv) -> Tensor:
     library, reason = compiler.library()
     if library is None:
@@ -378,7 +421,7 @@ _FORMAT_AFTER = {
     "pixel_moments": {0},
     "map_moments": {0},
     "pool_forward": {1},
-    "pool_backward_sums": {3},
+    "pool_backward_sums": {2},
     "pool_backward": {3},
     "conv": {0},
     "conv_weights": {0},

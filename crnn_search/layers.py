@@ -26,23 +26,38 @@ Layer = tuple[nn.Conv2d, nn.BatchNorm2d | None, int]
 def encode(
     encoder: nn.Sequential, spec: ModelSpec, pixels: Tensor, scale: float, numbers: torch.dtype
 ) -> Tensor:
-    """What the encoder makes of images: `(N, D)`.
+    """What the encoder makes of images: `(N, D)`, as it lies in memory, pixel by pixel.
+
+    So flat maps are no copies of them; who multiplies them orders weights `by_pixel`.
 
     pixels: `(N, 28, 28)`, uint8 or float32. scale: takes them to [0, 1]. numbers: bfloat16 or
     float32, that maps are kept in.
     """
-    (first, *others), rest = parts(encoder, spec)
+    (first, *others), embedding = parts(encoder, spec)
     with torch.autocast("cpu", torch.bfloat16, enabled=numbers == torch.bfloat16):
-        features = first_layer(first, pixels, scale, numbers)
+        maps = first_layer(first, pixels, scale, numbers)
         for layer in others:
-            features = inner_layer(layer, features)
-        for module in rest:
-            features = module(features)
+            maps = inner_layer(layer, maps)
+        return flatten(maps, embedding)
+
+
+def flatten(maps: Tensor, embedding: nn.Linear | None) -> Tensor:
+    """Features `(N, D)` of maps."""
+    features: Tensor = maps.permute(0, 2, 3, 1).flatten(1)
+    if embedding is not None:
+        weight = by_pixel(embedding.weight, maps.shape[1])
+        features = F.relu(F.linear(features, weight, embedding.bias))
     return features
 
 
-def parts(encoder: nn.Sequential, spec: ModelSpec) -> tuple[list[Layer], list[nn.Module]]:
-    """The layers of an encoder, and the modules after them."""
+def by_pixel(weight: Tensor, channels: int) -> Tensor:
+    """Weights `(O, C·H·W)` of flat maps in the order of maps that lie pixel by pixel."""
+    found: Tensor = weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)
+    return found
+
+
+def parts(encoder: nn.Sequential, spec: ModelSpec) -> tuple[list[Layer], nn.Linear | None]:
+    """The layers of an encoder, and its embedding, if it has one."""
     modules, layers = list(encoder), []
     for _, _, pool in spec.layers():
         conv, norm = modules.pop(0), modules.pop(0) if spec.batch_norm else None
@@ -50,7 +65,7 @@ def parts(encoder: nn.Sequential, spec: ModelSpec) -> tuple[list[Layer], list[nn
         assert norm is None or isinstance(norm, nn.BatchNorm2d)
         layers.append((conv, norm, pool))
         del modules[: 2 if pool > 1 else 1]  # pooling and ReLU
-    return layers, modules
+    return layers, next((module for module in modules if isinstance(module, nn.Linear)), None)
 
 
 def first_layer(layer: Layer, pixels: Tensor, scale: float, numbers: torch.dtype) -> Tensor:
@@ -242,16 +257,16 @@ class _Pool(torch.autograd.Function):
         else:
             mean, scale = mean.double(), (variance.double() + eps).rsqrt()
             gain = weight * scale
-        result, choice = kernels.pool_forward(maps, pool, gain, bias - mean * gain)
+        result, choice, chosen = kernels.pool_forward(maps, pool, gain, bias - mean * gain)
         ctx.normalised, ctx.from_batch, ctx.pool = weight is not None, from_batch, pool
-        ctx.save_for_backward(maps, choice, gain, mean, scale)
+        ctx.save_for_backward(maps, choice, chosen, gain, mean, scale)
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        maps, choice, gain, mean, scale = ctx.saved_tensors
+        maps, choice, chosen, gain, mean, scale = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_bias, products = kernels.pool_backward_sums(gradient, choice, maps, ctx.pool)
+        of_bias, products = kernels.pool_backward_sums(gradient, choice, chosen)
         of_weight = (products - mean * of_bias) * scale
         slope = offset = torch.zeros_like(of_bias)
         if ctx.from_batch:

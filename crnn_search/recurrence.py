@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from crnn_search import kernels
 
 
-def project(gru: nn.GRU, features: Tensor) -> Tensor:
-    """The input's part of all gates: `(N, D)` to float32 `(N, 3H)`."""
-    weight, bias = gru.get_parameter("weight_ih_l0"), gru.get_parameter("bias_ih_l0")
-    return F.linear(features, weight, bias).float()
+def project(gru: nn.GRU, features: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The input's part of all gates: `(N, D)` to float32 `(N, 3H)`.
+
+    weight: the GRU's for its input, if it is in another order, as features are.
+    """
+    weight = gru.get_parameter("weight_ih_l0") if weight is None else weight
+    return F.linear(features, weight, gru.get_parameter("bias_ih_l0")).float()
 
 
 def run(gru: nn.GRU, gates: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crnn_search import engine, graphs
+from crnn_search import engine, graphs, optimizers
 from crnn_search.config import TrialConfig
 from crnn_search.data import Batch
 from crnn_search.engine import TrainingData, TrainState
@@ -135,7 +135,7 @@ def test_a_captured_steps_rate_is_a_tensor_that_changes() -> None:
     rate = torch.tensor(0.1)
     weight = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.AdamW([weight], rate)
-    engine._set_rate(optimizer, 0.5)
+    optimizers.set_rate(optimizer, 0.5)
     assert optimizer.param_groups[0]["lr"] is rate
     assert float(rate) == 0.5
 

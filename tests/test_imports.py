@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"searcher", "scheduler", "trainable", "budget", "progress", "dry_run"},
     {"journal", "checkpoint", "ledger", "evaluate", "lease"},
     {"engine", "space_file", "lines"},
-    {"layers", "mnist", "model", "space", "recurrence", "graphs"},
+    {"layers", "mnist", "model", "space", "recurrence", "graphs", "optimizers"},
     {
         "data",
         "footprint",

@@ -47,22 +47,27 @@ void map_moments(long images, const void *map, int wide, Map m, double *sums, do
 
 INLINE void pool_block(int count, int c, const int pool, const int wide, long corner, long to,
                        const void *map, Map m, const float *gain, const float *shift, void *out,
-                       uint8_t *choice) {
+                       uint8_t *choice, void *values) {
     V a = load_floats(gain + c), b = load_floats(shift + c);
-    V best = load(map, corner + c, wide, count) * a + b;
+    V value = load(map, corner + c, wide, count);
+    V best = value * a + b;
     I chosen = {0};
 #pragma GCC unroll 16
     for (int place = 1; place < pool * pool; place++) {
         long at = corner + c + (place / pool * m.columns + place % pool) * m.channels;
-        take_larger(&best, &chosen, load(map, at, wide, count) * a + b, place);
+        V other = load(map, at, wide, count);
+        take_larger(&best, &chosen, other * a + b, place);
+        value = choose(chosen == place, other, value);
     }
     relu(&best, &chosen);
     store(out, to + c, wide, count, best);
+    store(values, to + c, wide, count, value);
     store_choice(choice + to + c, count, chosen);
 }
 
 INLINE void pool_forward_as(const int pool, const int wide, long images, const void *map, Map m,
-                            const float *gain, const float *shift, void *out, uint8_t *choice) {
+                            const float *gain, const float *shift, void *out, uint8_t *choice,
+                            void *values) {
     const int rows = m.rows / pool, columns = m.columns / pool;
     long to = 0;
     for (long image = 0; image < images; image++)
@@ -70,55 +75,48 @@ INLINE void pool_forward_as(const int pool, const int wide, long images, const v
             for (int x = 0; x < columns; x++, to += m.channels) {
                 long corner = ((image * m.rows + y * pool) * m.columns + x * pool) * m.channels;
                 BY_BLOCK(m.channels, pool_block, pool, wide, corner, to, map, m, gain, shift, out,
-                         choice)
+                         choice, values)
             }
 }
 
-/* ReLU of the largest of a window's numbers, each times gain plus shift. */
+/* ReLU of the largest of a window's numbers, each times gain plus shift. values: those numbers. */
 void pool_forward(long images, int pool, const void *map, int wide, Map m, const float *gain,
-                  const float *shift, void *out, uint8_t *choice) {
-    WITH_CONSTANTS(pool_forward_as, images, map, m, gain, shift, out, choice)
+                  const float *shift, void *out, uint8_t *choice, void *values) {
+    WITH_CONSTANTS(pool_forward_as, images, map, m, gain, shift, out, choice, values)
 }
 
-INLINE void sums_block(int count, int c, const int pool, const int wide, long image,
-                       const void *gradient, const uint8_t *choice, const void *map, Map m,
-                       double *sums, double *products) {
-    const int rows = m.rows / pool, columns = m.columns / pool;
+INLINE void sums_block(int count, int c, const int wide, long image, const void *gradient,
+                       const uint8_t *choice, const void *values, Map m, double *sums,
+                       double *products) {
+    const long pixels = (long)m.rows * m.columns, start = image * pixels * m.channels + c;
     V sum = {0}, product = {0};
-    for (int y = 0; y < rows; y++)
-        for (int x = 0; x < columns; x++) {
-            long from = ((image * rows + y) * columns + x) * m.channels + c;
-            long corner = ((image * m.rows + y * pool) * m.columns + x * pool) * m.channels + c;
-            I chosen = load_choice(choice + from, count);
-            V g = (V)((I)load(gradient, from, wide, count) & (chosen != NONE));
-            V value = {0};
-#pragma GCC unroll 16
-            for (int place = 0; place < pool * pool; place++) {
-                long at = corner + (place / pool * m.columns + place % pool) * m.channels;
-                value = choose(chosen == place, load(map, at, wide, count), value);
-            }
-            sum += g;
-            product += g * value;
-        }
+    for (long at = start; at < start + pixels * m.channels; at += m.channels) {
+        I alive = load_choice(choice + at, count) != NONE;
+        V g = (V)((I)load(gradient, at, wide, count) & alive);
+        sum += g;
+        product += g * load(values, at, wide, count);
+    }
     for (int i = 0; i < count; i++) {
         sums[c + i] += sum[i];
         products[c + i] += product[i];
     }
 }
 
-INLINE void pool_backward_sums_as(const int pool, const int wide, long images,
-                                  const void *gradient, const uint8_t *choice, const void *map,
-                                  Map m, double *sums, double *products) {
+INLINE void pool_backward_sums_as(const int wide, long images, const void *gradient,
+                                  const uint8_t *choice, const void *values, Map m, double *sums,
+                                  double *products) {
     for (long image = 0; image < images; image++)
-        BY_BLOCK(m.channels, sums_block, pool, wide, image, gradient, choice, map, m, sums,
-                 products)
+        BY_BLOCK(m.channels, sums_block, wide, image, gradient, choice, values, m, sums, products)
 }
 
-/* Sums of gradients, and of gradients times the numbers that were chosen, by channel. Adds to
- * both. */
-void pool_backward_sums(long images, int pool, const void *gradient, const uint8_t *choice,
-                        const void *map, int wide, Map m, double *sums, double *products) {
-    WITH_CONSTANTS(pool_backward_sums_as, images, gradient, choice, map, m, sums, products)
+/* Sums of gradients, and of gradients times the numbers that were chosen, by channel. m: the
+ * pooled map. Adds to both. */
+void pool_backward_sums(long images, const void *gradient, const uint8_t *choice,
+                        const void *values, int wide, Map m, double *sums, double *products) {
+    if (wide)
+        pool_backward_sums_as(1, images, gradient, choice, values, m, sums, products);
+    else
+        pool_backward_sums_as(0, images, gradient, choice, values, m, sums, products);
 }
 
 INLINE void window_gradient_block(int count, int c, const int pool, const int wide, long corner,
