@@ -14,14 +14,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from crnn_search.cache import cache_folder
 
 SOURCES = Path(__file__).with_name("c")
 FLAGS = (
-    "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=gnu11", "-shared",
-    "-fPIC",
+    "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=gnu11", "-fPIC",
 )  # fmt: skip
 LIMIT_S = 120
 
@@ -54,15 +55,20 @@ def _compiled(compiler: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         made = Path(unfinished) / library.name
-        subprocess.run(
-            [compiler, *FLAGS, "-o", str(made), *map(str, sources)],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-        )
+        objects = [made.with_name(f"{source.stem}.o") for source in sources]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(partial(_compile, compiler), sources, objects))
+        _run(compiler, *FLAGS, "-shared", "-o", made, *objects)
         made.replace(library)  # whole or not at all, whoever else compiles
     return library
+
+
+def _compile(compiler: str, source: Path, made: Path) -> None:
+    _run(compiler, *FLAGS, "-c", "-o", made, source)
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 def _processor() -> str:

@@ -15,8 +15,13 @@ from crnn_search import compiler, kernels
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    """Each test compiles anew; those after it have what this machine has."""
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test compiles one subject anew; those after it have what this machine has."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for path in (compiler.SOURCES / "convolution.c", *compiler.SOURCES.glob("*.h")):
+        shutil.copy(path, sources)
+    monkeypatch.setattr(compiler, "SOURCES", sources)
     compiler.library.cache_clear()
     yield
     compiler.library.cache_clear()

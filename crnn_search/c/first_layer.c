@@ -10,19 +10,40 @@ typedef struct {
     uint64_t ink[MAX_PADDED]; /* of each row, the columns that are not zero, as bits */
 } Padded;
 
+/* Which numbers are not zero, as bits. */
+INLINE uint32_t bits_of(V v) {
+#ifdef __AVX2__
+    return _mm256_movemask_ps((__m256)(I)(v != 0));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(v[i] != 0) << i;
+    return bits;
+#endif
+}
+
 INLINE void pad(const void *pixels, long image, int wide, int before, int width, Padded *padded) {
+    static const int places[] = {0, LANES, 2 * LANES, SIZE - LANES}; /* the last two overlap */
     memset(padded->pixels, 0, sizeof(float) * (width * width + LANES));
     memset(padded->ink, 0, sizeof padded->ink);
     for (int y = 0; y < SIZE; y++) {
         float *row = padded->pixels + (y + before) * width + before;
-        long at = (image * SIZE + y) * SIZE;
-        if (wide)
-            for (int x = 0; x < SIZE; x++) row[x] = ((const float *)pixels)[at + x];
-        else
-            for (int x = 0; x < SIZE; x++) row[x] = ((const uint8_t *)pixels)[at + x];
-        uint32_t ink = 0;
-        for (int x = 0; x < SIZE; x++) ink |= (uint32_t)(row[x] != 0) << x;
-        padded->ink[y + before] = (uint64_t)ink << before;
+        const long at = (image * SIZE + y) * SIZE;
+        uint64_t ink = 0;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            const int x = places[i];
+            V v;
+            if (wide) {
+                v = load_floats((const float *)pixels + at + x);
+            } else {
+                B eight;
+                memcpy(&eight, (const uint8_t *)pixels + at + x, sizeof eight);
+                v = __builtin_convertvector(widen(eight), V);
+            }
+            store_floats(row + x, v);
+            ink |= (uint64_t)bits_of(v) << x;
+        }
+        padded->ink[y + before] = ink << before;
     }
 }
 

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 #include <string.h>
-#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -91,14 +91,38 @@ INLINE void store(void *to, long at, const int wide, int count, V v) {
     copy((uint16_t *)to + at, &h, 2, count);
 }
 
+/* Bytes to numbers and back: what GCC makes of such a conversion is several times as long. */
+INLINE I widen(B bytes) {
+#ifdef __AVX2__
+    int64_t all_bytes;
+    memcpy(&all_bytes, &bytes, sizeof all_bytes);
+    return (I)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(all_bytes));
+#else
+    return __builtin_convertvector(bytes, I);
+#endif
+}
+
+INLINE B narrow(I numbers) {
+#ifdef __AVX2__
+    __m256i v = (__m256i)numbers;
+    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    int64_t all_bytes = _mm_cvtsi128_si64(_mm_packus_epi16(words, words));
+    B bytes;
+    memcpy(&bytes, &all_bytes, sizeof bytes);
+    return bytes;
+#else
+    return __builtin_convertvector(numbers, B);
+#endif
+}
+
 INLINE I load_choice(const uint8_t *from, int count) {
     B b = {0};
     copy(&b, from, 1, count);
-    return __builtin_convertvector(b, I);
+    return widen(b);
 }
 
 INLINE void store_choice(uint8_t *to, int count, I choice) {
-    B b = __builtin_convertvector(choice, B);
+    B b = narrow(choice);
     copy(to, &b, 1, count);
 }
 
