@@ -11,13 +11,9 @@ import argparse
 import contextlib
 import json
 import logging
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +21,16 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import ours
+from benchmarks.circumstances import circumstances
 from benchmarks.peers import keras_demo, optuna_alone, ray_recipe
-from benchmarks.table import OURS, TITLES, markdown, replace_section, summarise
+from benchmarks.table import OURS, PAGE, TITLES, markdown, replace_section, summarise
 from benchmarks.work import NETWORKS, Trained, Work, epochs_per_hour, start_s
 from crnn_search import cluster
 
 RESULTS = Path(__file__).parent / "results"
 CHOICES = RESULTS / "choices.json"
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+PACKAGES = ("ray", "optuna", "keras", "jax")
 
 NUM_WORKERS, BACKENDS = (0, 2), ("torch", "jax")
 
@@ -101,26 +99,6 @@ def compare(arguments: argparse.Namespace, choices: dict[str, Any]) -> dict[str,
     return networks
 
 
-def circumstances() -> dict[str, Any]:
-    """What the figures depend on."""
-    node = cluster.nodes()[0]
-    packages = ("torch", "ray", "optuna", "keras", "jax")
-    return {
-        "hardware": {"cpu": node["cpu_model"], "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RESULTS)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "../../crnn_search")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changed else "")
-
-
 @contextlib.contextmanager
 def quiet_ray() -> Iterator[None]:
     """A local Ray that says nothing but errors."""
@@ -158,11 +136,13 @@ def main() -> None:
     with quiet_ray():
         if arguments.choose:
             choices = choose(arguments.sequences, arguments.data_dir)
-            CHOICES.write_text(json.dumps(circumstances() | {"choices": choices}, indent=2) + "\n")
+            CHOICES.write_text(
+                json.dumps(circumstances(*PACKAGES) | {"choices": choices}, indent=2) + "\n"
+            )
             print(CHOICES.read_text())
             return
         choices = json.loads(CHOICES.read_text())["choices"]
-        results = circumstances()
+        results = circumstances(*PACKAGES)
         measured = compare(arguments, choices)
     names = ("sequences", "epochs", "repeats")
     results |= {

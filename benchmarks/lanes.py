@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.circumstances import circumstances
 from benchmarks.work import MAX_DIGITS, NETWORKS
 from crnn_search import engine, mnist
 from crnn_search.config import TrialConfig
@@ -309,9 +309,7 @@ def main() -> None:
     options = {name: getattr(arguments, name) for name in ("sequences", "device", "data_dir")}
     settings = (options, arguments.lanes, arguments.convolutions)
     repeats = [measure(*settings) for _ in range(arguments.repeats)]
-    results = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+    results = circumstances() | {
         "device": arguments.device,
         "sequences": arguments.sequences,
         "sequences_per_s": {

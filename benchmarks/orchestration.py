@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.circumstances import circumstances
 from crnn_search import lines
 
 RESULTS = Path(__file__).parent / "results" / "orchestration.json"
@@ -70,7 +71,7 @@ def main() -> None:
             words += ["--data-dir", str(options.data_dir.resolve())]
         subprocess.run([sys.executable, "-m", "crnn_search", *words], cwd=folder, check=True)
         found = figures(lines.read(folder / "runs/search/journal.jsonl"))
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    RESULTS.write_text(json.dumps(circumstances("ray") | found, indent=2) + "\n")
     print(
         f"epochs of {found['epoch_s']:.1f} s; wall time {found['wall_s']:.1f} s, "
         f"{found['overhead']:.1%} above the engine's {found['engine_s_each']:.1f} s; "

@@ -20,6 +20,8 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,10 @@ SEQUENCES = 3840
 MAX_DIGITS = 8
 
 PARTS = {
-    "first layer": r"_?Stem|stem_|pixel_moments|_Moments",
-    "other convolutions": r"conv|winograd",
+    "first layer, if apart": r"Stem|stem_|pixel_moments",
+    "convolutions": r"conv|winograd",
     "normalising, pooling, ReLU": r"_Pool|pool|batch_norm|map_moments|relu|threshold|clamp",
-    "recurrence": r"gru|_Compiled|_Recurrence|sigmoid|tanh|lerp|gru_|_thnn",
+    "recurrence": r"gru|_Compiled|_Recurrence|sigmoid|tanh|lerp|_thnn",
     "matrix products": r"::(mm|addmm|bmm|baddbmm|linear|matmul)$",
     "optimizer, clipping": r"Optimizer|adamw|update|norm|sqrt|addc|foreach|zero_grad",
     "copies, gathering": r"copy_|index|cat$|gather|masked|clone|contiguous|fill_|zero_|sort",
@@ -80,8 +82,17 @@ def _recorded(name: str, function: Any, *arguments: Any) -> Any:
         return function(*arguments)
 
 
-def epoch(config: dict[str, Any] | None, data_dir: Path | None) -> dict[str, float]:
+def epoch(
+    config: dict[str, Any] | None, data_dir: Path | None, package: Path | None
+) -> dict[str, float]:
     """Milliseconds of each part of an epoch; `whole` without the profiler, median of three."""
+    if package:
+        sys.path.insert(0, str(package.resolve()))
+    torch.set_num_threads(1)
+    with contextlib.suppress(ImportError, AttributeError):
+        from crnn_search import memory
+
+        memory.keep_freed()  # as in a trial's process
     from crnn_search import engine, mnist
     from crnn_search.config import MNIST_CRNN_2016, TrialConfig
     from crnn_search.data import derive_seed, draw_table, split_images
@@ -120,22 +131,44 @@ def main() -> None:
     parser.add_argument("--package", type=Path, help="a checkout whose package is profiled")
     parser.add_argument("--name", default="after", help="of the section")
     options = parser.parse_args()
-    if options.package:
-        sys.path.insert(0, str(options.package.resolve()))
-    torch.set_num_threads(1)
-    try:
-        from crnn_search import memory
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # another package, or this one
+        found = {
+            name: pool.submit(epoch, config, options.data_dir, options.package).result()
+            for name, config in NETWORKS.items()
+        }
+    from benchmarks.circumstances import circumstances  # not before: it imports this package
+    from benchmarks.table import PAGE, replace_section
 
-        memory.keep_freed()  # as in a trial's process
-    except ImportError:
-        pass
-    found = {name: epoch(config, options.data_dir) for name, config in NETWORKS.items()}
-    for name, parts in found.items():
-        print(name)
-        for part, value in sorted(parts.items(), key=lambda item: -item[1]):
-            print(f"  {part:30} {value:7.0f} ms")
+    about = circumstances(checkout=options.package or RESULTS.parents[2])
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps(known | {options.name: found}, indent=2) + "\n")
+    known[options.name] = about | found
+    RESULTS.write_text(json.dumps(known, indent=2) + "\n")
+    text = markdown(known)
+    replace_section(PAGE, "profile", text)
+    print(text)
+
+
+def markdown(known: dict[str, Any]) -> str:
+    """A table of the sections that were profiled, and beneath it what they depend on."""
+    from benchmarks.circumstances import in_words
+
+    lines = [
+        "| network | part | " + " | ".join(f"{name}, ms" for name in known) + " |",
+        "| --- | --- | " + " | ".join("--:" for _ in known) + " |",
+    ]
+    for network in NETWORKS:
+        columns = [section[network] for section in known.values()]
+        parts = sorted(columns[0], key=columns[0].__getitem__, reverse=True)
+        parts += [part for part in columns[-1] if part not in parts]
+        for part in parts:
+            times = " | ".join(f"{column.get(part, 0):,.0f}" for column in columns)
+            lines.append(f"| {network} | {part} | {times} |")
+    lines += [
+        "",
+        f"An epoch of {SEQUENCES:,} training and {SEQUENCES // 3:,} validation sequences.",
+    ]
+    lines += [f"{name}: {in_words(section)}." for name, section in known.items()]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -21,11 +21,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 from torch import Tensor
 
+from benchmarks.circumstances import circumstances, in_words
+from benchmarks.table import PAGE, replace_section
 from benchmarks.work import MAX_DIGITS, NETWORKS
-from crnn_search import engine, layers, mnist, optimizers, recurrence
+from crnn_search import engine, layers, memory, mnist, optimizers, recurrence
 from crnn_search.config import IMAGE_SIZE, ModelSpec, TrialConfig
 from crnn_search.data import Batch, Digits, split_images, training_table, validation_table
 
@@ -216,12 +218,11 @@ def _evaluation_part(
 
 def measure(digits: Digits) -> dict[str, Any]:
     """Every part of both networks."""
-    rate, copied = product_rate(torch.bfloat16), copy_rate()
-    found: dict[str, Any] = {
-        "bfloat16_gflops": rate / 1e9,
-        "float32_gflops": product_rate(torch.float32) / 1e9,
-        "copy_gb_per_s": copied / 1e9,
-    }
+    found: dict[str, Any] = circumstances()
+    kinds = [torch.float32, torch.bfloat16][: 2 if found["hardware"]["bfloat16"] else 1]
+    rates = [product_rate(numbers) for numbers in kinds]
+    rate, copied = rates[-1], copy_rate()
+    found |= {"product_gflops": [r / 1e9 for r in rates], "copy_gb_per_s": copied / 1e9}
     for name, values in NETWORKS.items():
         rows = {}
         for part in parts(TrialConfig.from_dict(values), digits):
@@ -238,31 +239,48 @@ def measure(digits: Digits) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Measure, print a table, write `benchmarks/results/roofline.json`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    found = measure(mnist.load(arguments.data_dir))
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
-    console = Console()
-    for name in NETWORKS:
-        table = Table(title=f"{name}: one sequence")
-        for column in ("part", "Mflop", "kB", "µs", "of products", "of copying"):
-            table.add_column(column, justify="left" if column == "part" else "right")
-        for part, row in found[name].items():
-            table.add_row(
+def markdown(found: dict[str, Any]) -> str:
+    """A table of all parts, and beneath it what the shares are of."""
+    lines = [
+        "| network | part | Mflop | kB | µs | of products | of copying |",
+        "| --- | --- | --: | --: | --: | --: | --: |",
+    ]
+    for network in NETWORKS:
+        for part, row in found[network].items():
+            cells = [
+                network,
                 part,
                 f"{row['operations'] / 1e6:.2f}",
                 f"{row['bytes'] / 1e3:.0f}",
                 f"{row['microseconds']:.1f}",
                 f"{row['share_of_products']:.0%}",
                 f"{row['share_of_copying']:.0%}",
-            )
-        console.print(table)
-    console.print({k: round(v, 1) for k, v in found.items() if k not in NETWORKS})
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    rates = zip(found["product_gflops"], ("float32", "bfloat16"), strict=False)
+    lines += [
+        "",
+        "One sequence, one core, medians. Products of matrices: "
+        + ", ".join(f"{rate:.0f} Gflop/s in {kind}" for rate, kind in rates)
+        + f" (shares are of the last); copying {found['copy_gb_per_s']:.1f} GB/s, read and "
+        f"written. {in_words(found)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure; write `benchmarks/results/roofline.json` and its section of docs/benchmarks.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    memory.keep_freed()  # as in a trial's process
+    found = measure(mnist.load(arguments.data_dir))
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    text = markdown(found)
+    replace_section(PAGE, "roofline", text)
+    Console().print(Markdown(text))
 
 
 if __name__ == "__main__":

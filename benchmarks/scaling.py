@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.circumstances import circumstances
 from crnn_search import engine, mnist
 from crnn_search.config import TrialConfig
 from crnn_search.data import split_images
@@ -62,7 +63,7 @@ def main() -> None:
             }
             found[kind].append(row)
             print({name: round(value, 2) for name, value in row.items()}, flush=True)
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    RESULTS.write_text(json.dumps(circumstances() | found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.circumstances import in_words
 from benchmarks.sampling import interval
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 OURS = "ours"
 TITLES = {OURS: "crnn-search", "ray": "Ray's recipe", "optuna": "Optuna alone", "keras": "Keras 3"}
@@ -64,7 +67,7 @@ def markdown(results: dict[str, Any]) -> str:
                 "" if mine else f"{gap:+.3f} ({low:+.3f} to {high:+.3f})",
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    work, versions = results["work"], results["versions"]
+    work = results["work"]
     chosen = "; ".join(
         f"{network}: num_workers {choice['num_workers']}, Keras on {choice['backend']}"
         for network, choice in results["choices"].items()
@@ -73,10 +76,8 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         f"{work['sequences']:,} training and {work['sequences'] // 3:,} validation sequences an "
         f"epoch, {work['epochs']} epochs, {work['repeats']} repeats in turn, two trials at once; "
-        f"medians (lowest–highest). {chosen}. {results['hardware']['cpu']}, "
-        f"{results['hardware']['cores']} cores; Python {versions['python']}, "
-        + ", ".join(f"{name} {v}" for name, v in versions.items() if name != "python")
-        + f"; commit {results['commit']}; {results['minutes']:.0f} minutes.",
+        f"medians (lowest–highest). {chosen}. {in_words(results)}; "
+        f"{results['minutes']:.0f} minutes.",
     ]
     return "\n".join(lines) + "\n"
 

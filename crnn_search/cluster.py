@@ -6,20 +6,18 @@ import contextlib
 import functools
 import math
 import os
-import platform
 import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from crnn_search import dry_run
+from crnn_search import dry_run, provenance
 from crnn_search.config import TrialConfig
 from crnn_search.data import Digits
 from crnn_search.dry_run import Reading
@@ -144,7 +142,7 @@ def nodes() -> list[dict[str, Any]]:
             "cpus": node["Resources"].get("CPU", 0.0),
             "gpus": node["Resources"].get("GPU", 0.0),
             "memory_gb": round(node["Resources"].get("memory", 0.0) / 1e9, 1),
-            "cpu_model": _cpu_model() if len(alive) == 1 else None,
+            "cpu_model": provenance.cpu_model() if len(alive) == 1 else None,
         }
         for node in alive
     ]
@@ -356,13 +354,3 @@ def _interrupted(run: RunPaths) -> InterruptedRun:
     return InterruptedRun(
         f"everything so far is kept; go on with\n  crnn-search resume {run.location}"
     )
-
-
-def _cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

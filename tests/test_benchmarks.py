@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks import gpu, orchestration, simulate
+from benchmarks import gpu, orchestration, profile_epoch, roofline, simulate
 from benchmarks.lanes import CONVOLUTIONS, Lanes
 from benchmarks.peers import keras_demo, recipe
 from benchmarks.table import markdown, replace_section, summarise
@@ -122,7 +122,7 @@ def figures(speed: list[float], rmse: float) -> dict[str, list[Any]]:
 RESULTS = {
     "work": {"sequences": 3840, "epochs": 2, "repeats": 3},
     "choices": {"small": {"num_workers": 2, "backend": "torch"}},
-    "hardware": {"cpu": "a processor", "cores": 2},
+    "hardware": {"cpu": "a processor", "cores": 2, "bfloat16": False},
     "versions": {"python": "3.11", "torch": "2"},
     "commit": "abc",
     "minutes": 20.4,
@@ -146,6 +146,14 @@ def test_table_pairs_what_ran_in_turn() -> None:
     )
 
 
+def test_table_says_what_it_depends_on() -> None:
+    assert markdown(RESULTS).splitlines()[-1] == (
+        "3,840 training and 1,280 validation sequences an epoch, 2 epochs, 3 repeats in turn, two "
+        "trials at once; medians (lowest–highest). small: num_workers 2, Keras on torch. "
+        "a processor without bfloat16, 2 cores; Python 3.11, torch 2; commit abc; 20 minutes."
+    )
+
+
 def test_section_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nb\n")
@@ -153,6 +161,54 @@ def test_section_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     assert page.read_text() == "a\n<!-- bench:begin -->\nnew \\1\n<!-- bench:end -->\nb\n"
     with pytest.raises(ValueError, match=r"page\.md has no section between"):
         replace_section(page, "other", "new\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("_StemBackward", "first layer, if apart"),
+        ("aten::mkldnn_convolution", "convolutions"),
+        ("winograd_weights", "convolutions"),
+        ("aten::native_batch_norm", "normalising, pooling, ReLU"),
+        ("gru_forward", "recurrence"),
+        ("aten::addmm", "matrix products"),
+        ("Optimizer.step#AdamW.step", "optimizer, clipping"),
+        ("update", "optimizer, clipping"),
+        ("aten::copy_", "copies, gathering"),
+        ("aten::view", "all else"),
+    ],
+)
+def test_an_operation_belongs_to_a_part(name: str, part: str) -> None:
+    assert profile_epoch.part_of(name) == part
+
+
+def test_profiles_stand_side_by_side() -> None:
+    about = {name: RESULTS[name] for name in ("hardware", "versions", "commit")}
+    sections = [
+        about | {network: {"whole": whole, **parts} for network in profile_epoch.NETWORKS}
+        for whole, parts in ((2000.0, {"convolutions": 1500.0}), (900.0, {"first": 40.0}))
+    ]
+    lines = profile_epoch.markdown({"before": sections[0], "after": sections[1]}).splitlines()
+    assert lines[0] == "| network | part | before, ms | after, ms |"
+    assert lines[2:5] == [
+        "| 2016 network | whole | 2,000 | 900 |",
+        "| 2016 network | convolutions | 1,500 | 0 |",
+        "| 2016 network | first | 0 | 40 |",
+    ]
+    assert lines[-1].startswith("after: a processor without bfloat16, 2 cores; ")
+
+
+def test_roofline_counts_what_the_network_asks_for(digits: Digits) -> None:
+    """By hand, of the 2016 network: images of 28 × 28, 4.5 a sequence, two layers, two GRUs."""
+    config = TrialConfig.from_dict(NETWORKS["2016 network"])
+    parts = {part.name: part for part in roofline.parts(config, digits)}
+    images = 4.5
+    assert parts["first layer"].operations == images * 2 * (2 * 16 * 8 * 25**2)
+    assert parts["other layers"].operations == images * 3 * (2 * 9 * 8 * 8 * 10**2)
+    assert parts["input projection"].operations == images * 3 * 2 * (800 * 300 + 100 * 150)
+    assert parts["recurrence"].operations == images * 3 * 2 * (100 * 300 + 50 * 150)
+    for part in parts.values():
+        part.run()
 
 
 @pytest.mark.parametrize("convolutions", CONVOLUTIONS)
