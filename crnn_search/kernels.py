@@ -345,17 +345,19 @@ def update(
             second.data_ptr(),
             parameter.numel(),
         )
+    _library().update(ctypes.c_long(len(parameters)), listed, rule)
+
+
+def _library() -> ctypes.CDLL:
+    """The compiled library; RuntimeError, with the reason, if there is none."""
     library, reason = compiler.library()
     if library is None:
         raise RuntimeError(reason)
-    library.update(ctypes.c_long(len(parameters)), listed, rule)
+    return library
 
 
 def _scratch(shape: _Conv) -> Tensor:
-    library, reason = compiler.library()
-    if library is None:
-        raise RuntimeError(reason)
-    return torch.empty(library.winograd_scratch(shape))
+    return torch.empty(_library().winograd_scratch(shape))
 
 
 def _filled(channels: int) -> int:
@@ -398,9 +400,6 @@ def _in_parts(images: int, work: Callable[[slice], Result]) -> list[Result]:
 
 def _call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int) -> None:
     """Call a kernel on some images. A tensor of `_FORMAT_AFTER` is followed by its format."""
-    library, reason = compiler.library()
-    if library is None:
-        raise RuntimeError(reason)
     formats = _FORMAT_AFTER[name]
     values: list[object] = [ctypes.c_long(rows.stop - rows.start)]
     for number, argument in enumerate(arguments):
@@ -412,7 +411,7 @@ def _call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int) -
             values.append(ctypes.c_int(argument))
         else:
             values.append(argument)
-    getattr(library, name)(*values)
+    getattr(_library(), name)(*values)
 
 
 _FORMAT_AFTER = {

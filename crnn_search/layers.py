@@ -121,7 +121,7 @@ def _convolve(conv: nn.Conv2d, maps: Tensor) -> Tensor:
 def _filters(conv: nn.Conv2d, side: int) -> bool:
     """Whether minimal filtering gains more than its transforms cost (`docs/experiments.md`).
 
-    In bfloat16 a processor that has it computes the plain products as fast.
+    Asked for float32 alone: beside products in bfloat16 it has not been tried.
     """
     if conv.kernel_size != (3, 3) or conv.in_channels * conv.out_channels < 256:
         return False
