@@ -39,9 +39,9 @@ MAX_DIGITS = 8
 PARTS = {
     "first layer, if apart": r"Stem|stem_|pixel_moments",
     "convolutions": r"conv|winograd",
-    "normalising, pooling, ReLU": r"_Pool|pool|batch_norm|map_moments|relu|threshold|clamp",
+    "normalising, pooling, ReLU": r"_Pool|_Relu|pool|batch_norm|map_moments|relu|threshold|clamp",
     "recurrence": r"gru|_Compiled|_Recurrence|sigmoid|tanh|lerp|_thnn",
-    "matrix products": r"::(mm|addmm|bmm|baddbmm|linear|matmul)$",
+    "matrix products": r"::(mm|addmm|bmm|baddbmm|linear|matmul)$|_Linear|product",
     "optimizer, clipping": r"Optimizer|adamw|update|norm|sqrt|addc|foreach|zero_grad",
     "copies, gathering": r"copy_|index|cat$|gather|masked|clone|contiguous|fill_|zero_|sort",
 }

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.markdown import Markdown
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch import Tensor
 from benchmarks.circumstances import circumstances, in_words
 from benchmarks.table import PAGE, replace_section
 from benchmarks.work import MAX_DIGITS, NETWORKS
-from crnn_search import engine, layers, memory, mnist, optimizers, recurrence
+from crnn_search import engine, kernels, layers, memory, mnist, optimizers, recurrence
 from crnn_search.config import IMAGE_SIZE, ModelSpec, TrialConfig
 from crnn_search.data import Batch, Digits, split_images, training_table, validation_table
 
@@ -57,11 +58,18 @@ def seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
     return statistics.median(times[2:])
 
 
-def product_rate(numbers: torch.dtype) -> float:
+def product_rate(precision: str) -> float:
     """Operations a second of a product of two 1,024 × 1,024 matrices, one core."""
     size = 1024
-    one, other = torch.randn(2, size, size).to(numbers)
+    one, other = torch.randn(2, size, size).to(_numbers(precision))
+    if precision == "int16":
+        return 2 * size**3 / seconds(lambda: kernels.product(one, other))
     return 2 * size**3 / seconds(lambda: one @ other)
+
+
+def _numbers(precision: str) -> torch.dtype:
+    """What maps are kept in."""
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def copy_rate() -> float:
@@ -95,10 +103,9 @@ def parts(config: TrialConfig, digits: Digits) -> list[Part]:
     size = config.training.batch_size
     (batch,) = training_table(pool, digits.labels, size, MAX_DIGITS, 0, 0).batches(size)
     precision = engine.resolve_precision(config.training.precision, CPU)
-    numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
     return [
-        *_encoder_parts(config, state, digits.images[batch.images], numbers, size),
-        *_recurrent_parts(config, state, batch, numbers, size),
+        *_encoder_parts(config, state, digits.images[batch.images], precision, size),
+        *_recurrent_parts(config, state, batch, precision, size),
         _optimizer_part(state, size),
         _evaluation_part(config, state, digits, precision),
     ]
@@ -108,9 +115,10 @@ def _encoder_parts(
     config: TrialConfig,
     state: engine.TrainState,
     images: Tensor,
-    numbers: torch.dtype,
+    precision: str,
     size: int,
 ) -> list[Part]:
+    numbers = _numbers(precision)
     model, per_sequence = state.model.train(), len(images) / size
     first, *others = maps(config.model)
     wide = numbers.itemsize
@@ -124,8 +132,8 @@ def _encoder_parts(
         with torch.autocast("cpu", torch.bfloat16, enabled=numbers == torch.bfloat16):
             found = inner
             for layer in within:
-                found = layers.inner_layer(layer, found)
-            return layers.flatten(found, embedding)
+                found = layers.inner_layer(layer, found, precision)
+            return layers.flatten(found, embedding, precision)
 
     return [
         Part(
@@ -146,19 +154,20 @@ def _encoder_parts(
 
 
 def _recurrent_parts(
-    config: TrialConfig, state: engine.TrainState, batch: Batch, numbers: torch.dtype, size: int
+    config: TrialConfig, state: engine.TrainState, batch: Batch, precision: str, size: int
 ) -> list[Part]:
     rows, model = len(batch.images), state.model
     widths = (model.feature_size, *config.model.gru_sizes)
     inputs = [torch.randn(rows, width).requires_grad_() for width in widths[:-1]]
-    inputs[0] = inputs[0].detach().to(numbers).requires_grad_()
+    inputs[0] = inputs[0].detach().to(_numbers(precision)).requires_grad_()
     gates = [torch.randn(rows, 3 * width).requires_grad_() for width in widths[1:]]
     _, *others = grus = engine._grus(model)
 
     def project() -> Tensor:
-        parts = [engine._project(model, inputs[0], True).sum()]
+        parts = [engine._project(model, inputs[0], precision, True).sum()]
         parts += [
-            recurrence.project(gru, v).sum() for gru, v in zip(others, inputs[1:], strict=True)
+            F.linear(v, *recurrence.of_input(gru)).sum()
+            for gru, v in zip(others, inputs[1:], strict=True)
         ]
         return torch.stack(parts)
 
@@ -219,10 +228,11 @@ def _evaluation_part(
 def measure(digits: Digits) -> dict[str, Any]:
     """Every part of both networks."""
     found: dict[str, Any] = circumstances()
-    kinds = [torch.float32, torch.bfloat16][: 2 if found["hardware"]["bfloat16"] else 1]
-    rates = [product_rate(numbers) for numbers in kinds]
-    rate, copied = rates[-1], copy_rate()
-    found |= {"product_gflops": [r / 1e9 for r in rates], "copy_gb_per_s": copied / 1e9}
+    fastest = engine.resolve_precision("auto", CPU)
+    rates = {kind: product_rate(kind) for kind in dict.fromkeys(("float32", fastest))}
+    rate, copied = rates[fastest], copy_rate()
+    found["product_gflops"] = {kind: r / 1e9 for kind, r in rates.items()}
+    found["copy_gb_per_s"] = copied / 1e9
     for name, values in NETWORKS.items():
         rows = {}
         for part in parts(TrialConfig.from_dict(values), digits):
@@ -257,11 +267,11 @@ def markdown(found: dict[str, Any]) -> str:
                 f"{row['share_of_copying']:.0%}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    rates = zip(found["product_gflops"], ("float32", "bfloat16"), strict=False)
+    rates = found["product_gflops"].items()
     lines += [
         "",
         "One sequence, one core, medians. Products of matrices: "
-        + ", ".join(f"{rate:.0f} Gflop/s in {kind}" for rate, kind in rates)
+        + ", ".join(f"{rate:.0f} Gflop/s in {kind}" for kind, rate in rates)
         + f" (shares are of the last); copying {found['copy_gb_per_s']:.1f} GB/s, read and "
         f"written. {in_words(found)}.",
     ]

@@ -58,7 +58,7 @@ def _compiled(compiler: str, folder: Path) -> Path:
         objects = [made.with_name(f"{source.stem}.o") for source in sources]
         with ThreadPoolExecutor() as pool:
             list(pool.map(partial(_compile, compiler), sources, objects))
-        _run(compiler, *FLAGS, "-shared", "-o", made, *objects)
+        _run(compiler, *FLAGS, "-shared", "-o", made, *objects, "-lm")
         made.replace(library)  # whole or not at all, whoever else compiles
     return library
 

@@ -185,8 +185,9 @@ class TrainingSpec(_Spec):
         0.0, "float", "strength of random affine distortions, 0 is none", low=0.0, high=1.0
     )
     precision: str = _parameter(
-        "auto", "choice", "arithmetic of the convolutions; auto: bfloat16 where it is native",
-        choices=("auto", "float32", "bfloat16"),
+        "auto", "choice",
+        "arithmetic of the large products; auto: bfloat16 where it is native, else int16 on a CPU "
+        "with AVX2", choices=("auto", "float32", "bfloat16", "int16"),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from crnn_search import kernels, layers, memory, optimizers, recurrence
 from crnn_search.config import TrainingSpec, TrialConfig
 from crnn_search.data import Batch, Digits, SequenceTable, derive_seed, training_table
+from crnn_search.errors import ConfigError
 from crnn_search.graphs import Step, Steps
 from crnn_search.model import CRNN
 
@@ -152,6 +153,7 @@ def predict(
                 _project(
                     model,
                     _encode(model, digits.images.index_select(0, chunk.to(device)), precision),
+                    precision,
                     on_cpu,
                 )
                 for chunk in distinct.split(ENCODING_CHUNK)
@@ -204,14 +206,29 @@ def augment(images: Tensor, strength: float) -> Tensor:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`float32` or `bfloat16`; `auto` takes bfloat16 where the device computes in it natively."""
+    """`float32`, `bfloat16` or `int16`.
+
+    `auto` takes bfloat16 where the device computes in it natively, else int16 where that is faster.
+
+    Raises:
+        ConfigError: int16 where there are no kernels for it.
+    """
+    if precision == "int16" and not _in_c(device):
+        lacking = (
+            f"compiled kernels, but {kernels.problem()}"
+            if device.type == "cpu"
+            else f"a CPU; received {device.type}"
+        )
+        raise ConfigError([f"precision int16 needs {lacking}; valid here: auto, float32, bfloat16"])
     if precision != "auto":
         return precision
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if native else "float32"
+    if native:
+        return "bfloat16"
+    return "int16" if _in_c(device) and kernels.int16_gains() else "float32"
 
 
 def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
@@ -271,9 +288,9 @@ def _step_of(state: TrainState, digits: Digits, precision: str) -> Step:
         features = _encode(
             model, digits.images.index_select(0, images), precision, spec.augmentation
         )
-        rows = _project(model, features, own_gru)
+        rows = _project(model, features, precision, own_gru)
         loss = F.mse_loss(_add_up(model, rows, batch_sizes, own_gru), targets)
-        state.optimizer.zero_grad(set_to_none=True)
+        optimizers.clear(state.optimizer)
         loss.backward()
         optimizers.step(state.optimizer, spec.gradient_clip)
         return loss.detach()
@@ -313,24 +330,23 @@ def _encode(model: CRNN, images: Tensor, precision: str, augmentation: float = 0
         images = augment(images.unsqueeze(1).float().div_(255), augmentation).squeeze(1)
         scale = 1.0
     if _in_c(images.device):
-        numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        return layers.encode(model.encoder, model.spec, images, scale, numbers)
+        return layers.encode(model.encoder, model.spec, images, scale, precision)
     inputs = images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last) * scale
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         features: Tensor = model.encoder(inputs)
     return features
 
 
-def _project(model: CRNN, features: Tensor, own_gru: bool) -> Tensor:
+def _project(model: CRNN, features: Tensor, precision: str, own_gru: bool) -> Tensor:
     """What the first GRU of `recurrence` makes of each image alone: `(N, 3H)`; else features."""
     if not own_gru:
         return features.float()
-    gru, weight = _grus(model)[0], None
+    weight, bias = recurrence.of_input(_grus(model)[0])
     if _in_c(features.device) and not model.spec.embedding:
-        weight = layers.by_pixel(gru.get_parameter("weight_ih_l0"), model.spec.conv_channels[-1])
+        weight = layers.by_pixel(weight, model.spec.conv_channels[-1])
     kind = features.device.type
     with torch.autocast(kind, torch.bfloat16, enabled=features.dtype == torch.bfloat16):
-        return recurrence.project(gru, features, weight)
+        return layers.linear(features, weight, bias, precision).float()
 
 
 def _in_c(device: torch.device) -> bool:
@@ -349,7 +365,7 @@ def _add_up(model: CRNN, projected: Tensor, batch_sizes: Tensor, own_gru: bool) 
     first, *others = _grus(model)
     states, last = recurrence.run(first, projected, batch_sizes)
     for gru in others:
-        states, last = recurrence.run(gru, recurrence.project(gru, states), batch_sizes)
+        states, last = recurrence.run(gru, F.linear(states, *recurrence.of_input(gru)), batch_sizes)
     sums: Tensor = model.output(model.dropout(last)).squeeze(1)
     return sums
 

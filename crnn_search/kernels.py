@@ -82,6 +82,14 @@ def problem() -> str | None:
     return compiler.library()[1]
 
 
+def int16_gains() -> bool:
+    """Whether this processor multiplies whole numbers of 16 bits faster than float32.
+
+    One with AVX-512 has twice as wide float32, and mostly bfloat16.
+    """
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 def stem_forward(
     pixels: Tensor, shape: Stem, pool: int, kernel: Tensor, bias: Tensor, numbers: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -216,10 +224,36 @@ def pool_backward(
     return result
 
 
-def conv(maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
+def relu_forward(maps: Tensor, bias: Tensor) -> Tensor:
+    """ReLU of maps plus a bias, `(C,)`."""
+    result, by_channel = torch.empty_like(maps), _by_lane(bias)
+
+    def part(rows: slice) -> None:
+        _call("relu_forward", rows, maps[rows], _map(maps), by_channel, result[rows])
+
+    _in_parts(len(maps), part)
+    return result
+
+
+def relu_backward(gradient: Tensor, result: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of maps and bias, `(C,)`, float64; result: of `relu_forward`."""
+    of_maps = torch.empty_like(result)
+
+    def part(rows: slice) -> Tensor:
+        sums = torch.zeros(result.shape[1], dtype=torch.float64)
+        _call(
+            "relu_backward", rows, gradient[rows], _map(result), result[rows], of_maps[rows], sums
+        )
+        return sums
+
+    return of_maps, sum(_in_parts(len(result), part), torch.zeros(()))
+
+
+def conv(maps: Tensor, weight: Tensor, before: int, after: int, precision: str) -> Tensor:
     """Maps correlated with weights `(8, 8, k, k)`, zeros before and after rows and columns.
 
     Eight channels in and out alone: PyTorch's own is as fast for more, and for fewer.
+    precision: of the products, int16 or what else is float32.
     """
     count, _, rows, columns = maps.shape
     kernel, around = weight.shape[2], before + after
@@ -229,16 +263,19 @@ def conv(maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
 
     def part(images: slice) -> None:
         padded = torch.empty(LANES * (rows + around) * (columns + around))
+        pairs = (torch.empty_like(by_tap),) if precision == "int16" else ()
         _call(
-            "conv", images, maps[images], _map(maps), kernel, before, after, by_tap,
-            result[images], padded,
+            _named("conv", precision), images, maps[images], _map(maps), kernel, before, after,
+            by_tap, result[images], padded, *pairs,
         )  # fmt: skip
 
     _in_parts(count, part)
     return result
 
 
-def conv_weights(maps: Tensor, gradient: Tensor, kernel: int, before: int, after: int) -> Tensor:
+def conv_weights(
+    maps: Tensor, gradient: Tensor, kernel: int, before: int, after: int, precision: str
+) -> Tensor:
     """The gradient of such weights, `(8, 8, k, k)`, of that of the result."""
     count, _, rows, columns = maps.shape
     around = before + after
@@ -248,8 +285,8 @@ def conv_weights(maps: Tensor, gradient: Tensor, kernel: int, before: int, after
         padded = torch.empty(LANES * (rows + around) * (columns + around))
         own = torch.empty(LANES * gradient.shape[2] * gradient.shape[3])
         _call(
-            "conv_weights", images, maps[images], _map(maps), gradient[images], kernel, before,
-            after, sums, padded, own,
+            _named("conv_weights", precision), images, maps[images], _map(maps), gradient[images],
+            kernel, before, after, sums, padded, own,
         )  # fmt: skip
         return sums
 
@@ -291,6 +328,28 @@ def winograd_weights(maps: Tensor, gradient: Tensor, before: int) -> Tensor:
     sums = sum(_in_parts(count, part), torch.zeros(()))[..., :outputs]
     by_tap = _TO_POINTS.t() @ sums.double().flatten(1)
     return by_tap.view(3, 3, channels, outputs).permute(3, 2, 0, 1).float()
+
+
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`(M, D)` times `(N, D)` turned, plus a bias `(N,)`, in whole numbers: see int16_product.c.
+
+    Either side may be a turned view of a tensor.
+    """
+    (rows, depth), columns = left.shape, len(right)
+    result = torch.empty(rows, columns)
+    bias = torch.zeros(columns) if bias is None else bias.detach()
+    lines = _lines(right)
+
+    def part(some: slice) -> None:
+        count = some.stop - some.start
+        need = _library().int16_product_scratch(ctypes.c_long(count), columns, depth)
+        _call(
+            "int16_product", some, columns, depth, *_lines(left[some]), *lines, bias,
+            result[some], torch.empty(need),
+        )  # fmt: skip
+
+    _in_parts(rows, part)
+    return result
 
 
 def gru_forward(
@@ -354,6 +413,19 @@ def _library() -> ctypes.CDLL:
     if library is None:
         raise RuntimeError(reason)
     return library
+
+
+def _named(kernel: str, precision: str) -> str:
+    return f"int16_{kernel}" if precision == "int16" else kernel
+
+
+def _lines(side: Tensor) -> tuple[Tensor, int, int]:
+    """A matrix, how far apart its lines are, and whether those are its columns."""
+    side = side.detach()
+    turned = side.stride(0) == 1 and side.shape[1] > 1
+    if not turned and side.stride(1) != 1:
+        side = side.contiguous()
+    return side, side.stride(1 if turned else 0), int(turned)
 
 
 def _scratch(shape: _Conv) -> Tensor:
@@ -422,10 +494,15 @@ _FORMAT_AFTER = {
     "pool_forward": {1},
     "pool_backward_sums": {2},
     "pool_backward": {3},
+    "relu_forward": {0},
+    "relu_backward": {0},
     "conv": {0},
     "conv_weights": {0},
     "winograd": {0},
     "winograd_weights": {0},
+    "int16_conv": {0},
+    "int16_conv_weights": {0},
+    "int16_product": set(),
     "gru_forward": set(),
     "gru_backward": set(),
 }

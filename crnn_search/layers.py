@@ -23,31 +23,47 @@ Layer = tuple[nn.Conv2d, nn.BatchNorm2d | None, int]
 """Convolution, normalisation and pooling; then comes ReLU."""
 
 
+INT16_OUTPUTS = 128
+"""Fewer take longer in whole numbers, which must be packed first (`docs/experiments.md`)."""
+
+
 def encode(
-    encoder: nn.Sequential, spec: ModelSpec, pixels: Tensor, scale: float, numbers: torch.dtype
+    encoder: nn.Sequential, spec: ModelSpec, pixels: Tensor, scale: float, precision: str
 ) -> Tensor:
     """What the encoder makes of images: `(N, D)`, as it lies in memory, pixel by pixel.
 
     So flat maps are no copies of them; who multiplies them orders weights `by_pixel`.
 
-    pixels: `(N, 28, 28)`, uint8 or float32. scale: takes them to [0, 1]. numbers: bfloat16 or
-    float32, that maps are kept in.
+    pixels: `(N, 28, 28)`, uint8 or float32. scale: takes them to [0, 1]. precision: bfloat16, which
+    maps are then kept in, int16 (see `linear`) or float32.
     """
     (first, *others), embedding = parts(encoder, spec)
-    with torch.autocast("cpu", torch.bfloat16, enabled=numbers == torch.bfloat16):
+    numbers = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         maps = first_layer(first, pixels, scale, numbers)
         for layer in others:
-            maps = inner_layer(layer, maps)
-        return flatten(maps, embedding)
+            maps = inner_layer(layer, maps, precision)
+        return flatten(maps, embedding, precision)
 
 
-def flatten(maps: Tensor, embedding: nn.Linear | None) -> Tensor:
+def flatten(maps: Tensor, embedding: nn.Linear | None, precision: str) -> Tensor:
     """Features `(N, D)` of maps."""
     features: Tensor = maps.permute(0, 2, 3, 1).flatten(1)
     if embedding is not None:
         weight = by_pixel(embedding.weight, maps.shape[1])
-        features = F.relu(F.linear(features, weight, embedding.bias))
+        features = F.relu(linear(features, weight, embedding.bias, precision))
     return features
+
+
+def linear(features: Tensor, weight: Tensor, bias: Tensor, precision: str) -> Tensor:
+    """Features `(N, D)` times weights `(O, D)`, plus a bias `(O,)`.
+
+    precision: int16, where that is faster for so many outputs, or of the features.
+    """
+    if precision == "int16" and len(weight) >= INT16_OUTPUTS:
+        result: Tensor = _Linear.apply(features, weight, bias)
+        return result
+    return F.linear(features, weight, bias)
 
 
 def by_pixel(weight: Tensor, channels: int) -> Tensor:
@@ -84,11 +100,14 @@ def first_layer(layer: Layer, pixels: Tensor, scale: float, numbers: torch.dtype
     return result
 
 
-def inner_layer(layer: Layer, maps: Tensor) -> Tensor:
+def inner_layer(layer: Layer, maps: Tensor, precision: str) -> Tensor:
     """Maps to maps, channels last."""
     conv, norm, pool = layer
-    maps = _convolve(conv, maps)
+    maps = _convolve(conv, maps, precision)
     result: Tensor
+    if norm is None and pool == 1:
+        result = _Relu.apply(maps, conv.bias)
+        return result
     if norm is None:
         result = _Pool.apply(maps, None, conv.bias, None, None, 0.0, False, pool)
         return result
@@ -105,11 +124,11 @@ def inner_layer(layer: Layer, maps: Tensor) -> Tensor:
     return result
 
 
-def _convolve(conv: nn.Conv2d, maps: Tensor) -> Tensor:
+def _convolve(conv: nn.Conv2d, maps: Tensor, precision: str) -> Tensor:
     """Without the bias; by PyTorch, but for eight channels and where filtering saves enough."""
     result: Tensor
     if conv.in_channels == conv.out_channels == kernels.LANES:
-        result = _Conv.apply(maps, conv.weight, *_zeros(conv))
+        result = _Conv.apply(maps, conv.weight, *_zeros(conv), precision)
         return result
     if maps.dtype == torch.float32 and _filters(conv, maps.shape[2]):
         result = _Winograd.apply(maps, conv.weight, *_zeros(conv))
@@ -195,22 +214,26 @@ class _Stem(torch.autograd.Function):
 
 
 class _Conv(torch.autograd.Function):
-    """A convolution of maps with weights `(8, 8, k, k)`, in float32 whatever maps are kept in."""
+    """A convolution of maps with weights `(8, 8, k, k)`."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
-        ctx.zeros = before, after
+    def forward(
+        ctx: Any, maps: Tensor, weight: Tensor, before: int, after: int, precision: str
+    ) -> Tensor:
+        ctx.how = before, after, precision
         ctx.save_for_backward(maps, weight)
-        return kernels.conv(maps, weight, before, after)
+        return kernels.conv(maps, weight, before, after, precision)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight = ctx.saved_tensors
-        (before, after), kernel = ctx.zeros, weight.shape[2]
+        (before, after, precision), kernel = ctx.how, weight.shape[2]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         turned = weight.transpose(0, 1).flip(2, 3)
-        of_maps = kernels.conv(gradient, turned, kernel - 1 - before, kernel - 1 - after)
-        return of_maps, kernels.conv_weights(maps, gradient, kernel, before, after), None, None
+        around = kernel - 1 - before, kernel - 1 - after
+        of_maps = kernels.conv(gradient, turned, *around, precision)
+        of_weight = kernels.conv_weights(maps, gradient, kernel, before, after, precision)
+        return of_maps, of_weight, None, None, None
 
 
 class _Winograd(torch.autograd.Function):
@@ -230,6 +253,23 @@ class _Winograd(torch.autograd.Function):
         turned = weight.transpose(0, 1).flip(2, 3)
         of_maps = kernels.winograd(gradient, turned, 2 - before, 2 - after)
         return of_maps, kernels.winograd_weights(maps, gradient, before), None, None
+
+
+class _Relu(torch.autograd.Function):
+    """ReLU of maps plus a bias `(C,)`."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, bias: Tensor) -> Tensor:
+        result = kernels.relu_forward(maps, bias)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (result,) = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_maps, of_bias = kernels.relu_backward(gradient, result)
+        return of_maps, of_bias.float()
 
 
 class _Pool(torch.autograd.Function):
@@ -276,3 +316,20 @@ class _Pool(torch.autograd.Function):
         of_maps = kernels.pool_backward(gradient, choice, maps, ctx.pool, gain, slope, offset)
         found = of_weight.float() if ctx.normalised else None
         return of_maps, found, of_bias.float(), *(None,) * 5
+
+
+class _Linear(torch.autograd.Function):
+    """A product in whole numbers of 16 bits: of features `(N, D)` and weights `(O, D)`."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        return kernels.product(features, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        features, weight = ctx.saved_tensors
+        of_features = None
+        if ctx.needs_input_grad[0]:
+            of_features = kernels.product(gradient, weight.t())
+        return of_features, kernels.product(gradient.t(), features.t()), gradient.sum(0)

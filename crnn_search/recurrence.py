@@ -13,25 +13,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crnn_search import kernels
 
 
-def project(gru: nn.GRU, features: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The input's part of all gates: `(N, D)` to float32 `(N, 3H)`.
-
-    weight: the GRU's for its input, if it is in another order, as features are.
-    """
-    weight = gru.get_parameter("weight_ih_l0") if weight is None else weight
-    return F.linear(features, weight, gru.get_parameter("bias_ih_l0")).float()
+def of_input(gru: nn.GRU) -> tuple[Tensor, Tensor]:
+    """The weights, `(3H, D)`, and the bias, `(3H,)`, of what all gates get of the input."""
+    return gru.get_parameter("weight_ih_l0"), gru.get_parameter("bias_ih_l0")
 
 
 def run(gru: nn.GRU, gates: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
     """States of all steps, `(N, H)`, and the last one of each sequence, `(B, H)`; both float32.
 
-    gates: from `project`. batch_sizes: sequences alive at each time step, int64 `(T,)`.
+    gates: the input's part of them, float32 `(N, 3H)`. batch_sizes: sequences alive at each time
+    step, int64 `(T,)`.
     """
     compiled = gates.device.type == "cpu" and kernels.problem() is None
     recurrence = _Compiled if compiled and torch.get_num_threads() == 1 else _Recurrence

@@ -12,6 +12,7 @@ from crnn_search import engine, kernels
 from crnn_search.config import MNIST_CRNN_2016, TrainingSpec, TrialConfig
 from crnn_search.data import Digits, SequenceTable, training_table
 from crnn_search.engine import EpochMetrics, TrainingData
+from crnn_search.errors import ConfigError
 from tests.conftest import small_table
 
 CPU = torch.device("cpu")
@@ -69,6 +70,7 @@ def test_it_learns_to_add(training_data: TrainingData) -> None:
         changed(SMALL, dropout=0.3, augmentation=0.5, weight_decay=0.1, batch_norm=False),
         changed(SMALL, optimizer="rmsprop", schedule="constant", embedding=9, gru_sizes=[8, 8]),
         changed(SMALL, precision="bfloat16"),
+        changed(SMALL, precision="int16", conv_channels=8, gru_sizes=[48]),
     ],
 )
 def test_metrics_are_whole_for_every_option(
@@ -125,6 +127,14 @@ def _encode_all(encode: object, sequences: list[Tensor]) -> tuple[Tensor, ...]:
         {"gru_sizes": [7, 5], "optimizer": "rmsprop", "schedule": "constant"},
         {"padding": "same", "kernel_size": 3, "pooling": 2},
         {"pooling": [1, 4], "batch_norm": False},
+        {"conv_channels": 8, "gru_sizes": [48], "precision": "int16"},
+        {
+            "conv_channels": 8,
+            "pooling": [2, 1],
+            "batch_norm": False,
+            "embedding": 128,
+            "precision": "int16",
+        },
         {"gradient_clip": 0.0, "weight_decay": 0.05, "max_sequence_length": 3},
     ],
 )
@@ -134,7 +144,7 @@ def test_fast_steps_equal_slow_ones(options: dict[str, object], digits: Digits) 
     table = training_table(torch.arange(1000), digits.labels, 20 * 32, longest, 0, 0)
     state = engine.start(config, seed=0, epochs=1, device=CPU)
     state.model.train()
-    train_on = engine._step_of(state, digits, "float32")
+    train_on = engine._step_of(state, digits, config.training.precision)
     fast = []
     for step, batch in enumerate(table.batches(32)):
         for group in state.optimizer.param_groups:
@@ -162,6 +172,32 @@ def test_without_kernels_the_same_is_learnt_and_said(
     for one, other in zip(with_kernels, without, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
         assert one.validation_rmse == pytest.approx(other.validation_rmse, rel=1e-3)
+
+
+def test_precision_is_the_fastest_that_keeps_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(bfloat16: bool, level: str, device: str = "cpu") -> str:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
+        return engine.resolve_precision("auto", torch.device(device))
+
+    assert resolve(bfloat16=True, level="AVX512") == "bfloat16"
+    assert resolve(bfloat16=False, level="AVX512") == "float32"
+    assert resolve(bfloat16=False, level="AVX2") == "int16"
+    assert resolve(bfloat16=False, level="AVX2", device="mps") == "float32"
+    assert engine.resolve_precision("float32", CPU) == "float32"
+    assert engine.resolve_precision("int16", CPU) == "int16"
+    monkeypatch.setattr(kernels, "problem", lambda: "there is no C compiler")
+    assert resolve(bfloat16=False, level="AVX2") == "float32"
+
+
+def test_int16_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="precision int16 needs a CPU; received cuda"):
+        engine.resolve_precision("int16", torch.device("cuda"))
+    monkeypatch.setattr(kernels, "problem", lambda: "there is no C compiler")
+    with pytest.raises(
+        ConfigError, match="precision int16 needs compiled kernels, but there is no C"
+    ):
+        engine.resolve_precision("int16", CPU)
 
 
 def test_cached_encodings_give_the_direct_predictions(digits: Digits) -> None:

@@ -74,14 +74,93 @@ def test_minimal_filtering_is_a_convolution(
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-5), ("int16", 5e-4)])
 @pytest.mark.parametrize("zeros", [(0, 0), (1, 1), (0, 1)])
 @pytest.mark.parametrize("side", [3, 10, 14])
-def test_eight_channels_are_a_convolution(side: int, zeros: tuple[int, int]) -> None:
+def test_eight_channels_are_a_convolution(
+    side: int, zeros: tuple[int, int], precision: str, error: float
+) -> None:
     maps, weight = example((5, 8, 8, side, side + 1))
     check(
-        maps, weight, zeros, kernels.conv,
-        lambda maps, gradient: kernels.conv_weights(maps, gradient, 3, *zeros), 1e-5,
+        maps, weight, zeros,
+        lambda maps, weight, before, after: kernels.conv(maps, weight, before, after, precision),
+        lambda maps, gradient: kernels.conv_weights(maps, gradient, 3, *zeros, precision), error,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-15, 1e15])
+@pytest.mark.parametrize("like", [torch.ones_like, torch.randn_like])
+def test_whole_numbers_leave_no_sum_too_large(
+    size: float, like: Callable[[Tensor], Tensor]
+) -> None:
+    """All alike is the worst case for sums, whatever their scale."""
+    torch.manual_seed(0)
+    maps = like(torch.empty(2, 8, 28, 28)).mul(size).contiguous(memory_format=torch.channels_last)
+    weight = like(torch.empty(8, 8, 9, 9))
+    expected = F.conv2d(maps.double(), weight.double())
+    found = kernels.conv(maps, weight, 0, 0, "int16")
+    assert float((found - expected).abs().max()) <= 1e-3 * float(expected.abs().max())
+    gradient = like(expected.float()).contiguous(memory_format=torch.channels_last)
+    exact = torch.ops.aten.convolution_backward(
+        gradient.double(), maps.double(), weight.double(), None, [1, 1], [0, 0], [1, 1], False,
+        [0, 0], 1, [False, True, False],
+    )[1]  # fmt: skip
+    found = kernels.conv_weights(maps, gradient, 9, 0, 0, "int16")
+    assert float((found - exact).abs().max()) <= 2e-3 * float(exact.abs().max())
+
+    left, right = maps.flatten(1), like(torch.empty(3, 8 * 28 * 28))
+    assert_product(left, right, torch.zeros(3), 5e-4)
+
+
+def assert_product(left: Tensor, right: Tensor, bias: Tensor, error: float) -> None:
+    """That whole numbers give it but for rounding, relative to the norms of its rows."""
+    expected = left.double() @ right.double().t() + bias.double()
+    norms = left.double().norm(dim=1)[:, None] * right.double().norm(dim=1)
+    found = kernels.product(left, right, bias)
+    assert ((found - expected).abs() <= error * norms + 1e-6 * bias.abs() + 1e-37).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 500)),
+    st.tuples(st.booleans(), st.booleans()),
+    st.sampled_from([1, 2]),
+)
+def test_whole_numbers_multiply_matrices(
+    shape: tuple[int, int, int], turned: tuple[bool, bool], threads: int
+) -> None:
+    rows, columns, depth = shape
+    generator = torch.Generator().manual_seed(sum(shape))
+    sides = [torch.randn(count, depth, generator=generator) for count in (rows, columns)]
+    sides[0] *= torch.logspace(-10, 10, rows)[:, None]  # each row has a scale of its own
+    left, right = (
+        side.t().contiguous().t() if turn else side
+        for side, turn in zip(sides, turned, strict=True)
+    )
+    torch.set_num_threads(threads)
+    try:
+        assert_product(left, right, torch.randn(columns, generator=generator), 2e-4)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("turned", [False, True])
+def test_whole_numbers_of_what_is_none_are_none(bad: float, turned: bool) -> None:
+    left, right = torch.randn(5, 900), torch.randn(17, 900)
+    left[2, 3] = bad
+    if turned:
+        left = left.t().contiguous().t()
+    found = kernels.product(left, right)
+    assert found[2].isnan().all()
+    assert found[[0, 1, 3, 4]].isfinite().all()
+    assert kernels.product(right, left)[:, 2].isnan().all()
+    maps, weight = example((2, 8, 8, 6, 6))
+    maps[1, 3, 1, 1] = bad
+    found = kernels.conv(maps, weight, 1, 1, "int16")
+    assert found[1].isnan().all()
+    assert found[0].isfinite().all()
+    assert kernels.conv_weights(maps, found.nan_to_num(), 3, 1, 1, "int16").isnan().all()
 
 
 def test_minimal_filtering_keeps_bfloat16() -> None:

@@ -3,6 +3,11 @@
 
 #define SIZE 28 /* rows and columns of an image */
 #define MAX_PADDED (2 * SIZE)
+#ifdef __AVX512VL__
+#define MANY 1 /* vector registers: 32, not 16 */
+#else
+#define MANY 0
+#endif
 
 /* One image with zeros around it. pixels: uint8 (wide = 0) or float32 (wide = 1). */
 typedef struct {
@@ -125,7 +130,7 @@ INLINE void stem_forward_as(const int pool, int wide, long images, const void *p
                     continue;
                 }
                 /* Enough sums at once to hide how long a product takes, few enough for registers. */
-                int beside = pool <= 2 && x + 1 < s.side ? 2 : 1;
+                int beside = pool <= 2 && x + 1 < s.side && (MANY || s.channels <= LANES) ? 2 : 1;
 #define WINDOWS(windows, blocks) \
     stem_windows(pool, wide, windows, blocks, s, c, corner, kernel, bias, out, choice, at)
                 for (int c = 0; c < s.channels;) {
