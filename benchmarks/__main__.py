@@ -24,7 +24,7 @@ from benchmarks import ours
 from benchmarks.circumstances import circumstances
 from benchmarks.peers import keras_demo, optuna_alone, ray_recipe
 from benchmarks.table import OURS, PAGE, TITLES, markdown, replace_section, summarise
-from benchmarks.work import NETWORKS, Trained, Work, epochs_per_hour, start_s
+from benchmarks.work import NETWORKS, SIZES, Trained, Work, epochs_per_hour, start_s
 from crnn_search import cluster
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,11 +58,12 @@ def measure(engine: Engine, work: Work) -> dict[str, Any]:
     }
 
 
-def choose(sequences: int, data_dir: str | None) -> dict[str, Any]:
+def choose(arguments: argparse.Namespace) -> dict[str, Any]:
     """The faster number of loader processes and the faster backend of Keras, by network."""
     chosen = {}
     for network, config in NETWORKS.items():
-        work = Work(config, (0, 1), 2, sequences, data_dir)
+        sequences, _ = size_of(network, arguments)
+        work = Work(config, (0, 1), 2, sequences, arguments.data_dir)
         speed: dict[str, dict[Any, float]] = {
             "num_workers": {
                 n: measure(partial(ray_recipe.run, num_workers=n), work)["epochs_per_hour"]
@@ -78,6 +79,12 @@ def choose(sequences: int, data_dir: str | None) -> dict[str, Any]:
     return chosen
 
 
+def size_of(network: str, arguments: argparse.Namespace) -> tuple[int, int]:
+    """Training sequences of an epoch, and epochs."""
+    sequences, epochs = SIZES[network]
+    return arguments.sequences or sequences, arguments.epochs or epochs
+
+
 def compare(arguments: argparse.Namespace, choices: dict[str, Any]) -> dict[str, Any]:
     """Every network by every engine, in turn, as often as wanted."""
     networks: dict[str, Any] = {}
@@ -89,7 +96,8 @@ def compare(arguments: argparse.Namespace, choices: dict[str, Any]) -> dict[str,
         measured: dict[str, dict[str, list[Any]]] = {name: {} for name in found}
         for repeat in range(arguments.repeats):
             seeds = (2 * repeat, 2 * repeat + 1)
-            work = Work(config, seeds, arguments.epochs, arguments.sequences, arguments.data_dir)
+            sequences, epochs = size_of(network, arguments)
+            work = Work(config, seeds, epochs, sequences, arguments.data_dir)
             for name, engine in found.items():
                 row = measure(engine, work)
                 for figure, value in row.items():
@@ -110,8 +118,8 @@ def quiet_ray() -> Iterator[None]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--sequences", type=int, default=3840, help="for training, an epoch")
-    parser.add_argument("--epochs", type=int, default=2, help="two or more")
+    parser.add_argument("--sequences", type=int, help="for training, an epoch")
+    parser.add_argument("--epochs", type=int, help="two or more")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default=",".join(TITLES), help="engines: " + ", ".join(TITLES))
     parser.add_argument("--name", default="bench", help="of the results' file and docs' section")
@@ -123,7 +131,7 @@ def parse() -> argparse.Namespace:
     arguments.only = {OURS, *arguments.only.split(",")}
     if unknown := arguments.only - set(TITLES):
         parser.error(f"--only takes {', '.join(TITLES)}, got {', '.join(sorted(unknown))}")
-    if arguments.epochs < 2:
+    if arguments.epochs is not None and arguments.epochs < 2:
         parser.error(f"--epochs must be at least 2, got {arguments.epochs}: the first is start-up")
     return arguments
 
@@ -135,7 +143,7 @@ def main() -> None:
     began = time.monotonic()
     with quiet_ray():
         if arguments.choose:
-            choices = choose(arguments.sequences, arguments.data_dir)
+            choices = choose(arguments)
             CHOICES.write_text(
                 json.dumps(circumstances(*PACKAGES) | {"choices": choices}, indent=2) + "\n"
             )
@@ -144,9 +152,9 @@ def main() -> None:
         choices = json.loads(CHOICES.read_text())["choices"]
         results = circumstances(*PACKAGES)
         measured = compare(arguments, choices)
-    names = ("sequences", "epochs", "repeats")
     results |= {
-        "work": {name: getattr(arguments, name) for name in names},
+        "repeats": arguments.repeats,
+        "sizes": {network: size_of(network, arguments) for network in measured},
         "choices": choices,
         "minutes": (time.monotonic() - began) / 60,
         "networks": measured,

@@ -67,16 +67,19 @@ def markdown(results: dict[str, Any]) -> str:
                 "" if mine else f"{gap:+.3f} ({low:+.3f} to {high:+.3f})",
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    work = results["work"]
+    sizes = "; ".join(
+        f"{network}: {sequences:,} training and {sequences // 3:,} validation sequences an epoch, "
+        f"{epochs} epochs"
+        for network, (sequences, epochs) in results["sizes"].items()
+    )
     chosen = "; ".join(
         f"{network}: num_workers {choice['num_workers']}, Keras on {choice['backend']}"
         for network, choice in results["choices"].items()
     )
     lines += [
         "",
-        f"{work['sequences']:,} training and {work['sequences'] // 3:,} validation sequences an "
-        f"epoch, {work['epochs']} epochs, {work['repeats']} repeats in turn, two trials at once; "
-        f"medians (lowest–highest). {chosen}. {in_words(results)}; "
+        f"{sizes}. {results['repeats']} repeats in turn, two trials at once; medians "
+        f"(lowest–highest). {chosen}. {in_words(results)}; "
         f"{results['minutes']:.0f} minutes.",
     ]
     return "\n".join(lines) + "\n"

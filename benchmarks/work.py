@@ -37,6 +37,10 @@ NETWORKS = {
 }
 """Configurations. Dropout is left out: no two engines draw the same, and pairs shall be close."""
 
+SIZES = {"2016 network": (3840, 4), "16-32-64 + GRU 64": (2560, 2)}
+"""Training sequences of an epoch, and epochs. The smaller network has more of them: one takes the
+fastest engine less than a second, which any hiccup of the machine outweighs."""
+
 
 @dataclass(frozen=True)
 class Work:

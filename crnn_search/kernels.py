@@ -158,9 +158,7 @@ def map_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
         _call("map_moments", rows, maps[rows], _map(maps), sums[0], sums[1])
         return sums
 
-    count = maps.shape[0] * maps.shape[2] * maps.shape[3]
-    mean, square = sum(_in_parts(len(maps), part), torch.zeros(())) / count
-    return mean, (square - mean * mean).clamp_min(0)
+    return _mean_and_variance(_in_parts(len(maps), part), maps)
 
 
 def pool_forward(
@@ -298,6 +296,20 @@ def winograd(maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
 
     By minimal filtering (Lavin and Gray, arXiv:1509.09308), in float32: see winograd.c.
     """
+    return _winograd(maps, weight, before, after, False)[0]
+
+
+def winograd_moments(
+    maps: Tensor, weight: Tensor, before: int, after: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and mean and variance of the result by channel, `(O,)` each; float64."""
+    result, sums = _winograd(maps, weight, before, after, True)
+    return result, *_mean_and_variance(sums, result)
+
+
+def _winograd(
+    maps: Tensor, weight: Tensor, before: int, after: int, moments: bool
+) -> tuple[Tensor, list[Tensor]]:
     count, _, rows, columns = maps.shape
     high, across = rows + before + after - 2, columns + before + after - 2
     shape = _Conv(rows, columns, maps.shape[1], before, high, across, len(weight))
@@ -305,11 +317,15 @@ def winograd(maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
     by_tap = weight.detach().double().permute(2, 3, 1, 0).reshape(9, -1)
     by_point = _by_lane((_TO_POINTS @ by_tap).view(POINTS, -1, len(weight)))
 
-    def part(images: slice) -> None:
-        _call("winograd", images, maps[images], shape, by_point, result[images], _scratch(shape))
+    def part(images: slice) -> Tensor:
+        sums = torch.zeros(2, len(weight), dtype=torch.float64)
+        _call(
+            "winograd", images, maps[images], shape, by_point, result[images], _scratch(shape),
+            *(sums if moments else (None, None)),
+        )  # fmt: skip
+        return sums
 
-    _in_parts(count, part)
-    return result
+    return result, _in_parts(count, part)
 
 
 def winograd_weights(maps: Tensor, gradient: Tensor, before: int) -> Tensor:
@@ -428,6 +444,13 @@ def _lines(side: Tensor) -> tuple[Tensor, int, int]:
     return side, side.stride(1 if turned else 0), int(turned)
 
 
+def _mean_and_variance(sums: Sequence[Tensor], maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Of maps, by channel, from sums of their numbers and of their squares, `(2, C)`."""
+    count = maps.shape[0] * maps.shape[2] * maps.shape[3]
+    mean, square = sum(sums, torch.zeros(())) / count
+    return mean, (square - mean * mean).clamp_min(0)
+
+
 def _scratch(shape: _Conv) -> Tensor:
     return torch.empty(_library().winograd_scratch(shape))
 
@@ -470,7 +493,7 @@ def _in_parts(images: int, work: Callable[[slice], Result]) -> list[Result]:
         return list(pool.map(work, map(slice, ends[:-1], ends[1:])))
 
 
-def _call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int) -> None:
+def _call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int | None) -> None:
     """Call a kernel on some images. A tensor of `_FORMAT_AFTER` is followed by its format."""
     formats = _FORMAT_AFTER[name]
     values: list[object] = [ctypes.c_long(rows.stop - rows.start)]
@@ -481,6 +504,8 @@ def _call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int) -
                 values.append(ctypes.c_int(argument.dtype == torch.float32))
         elif isinstance(argument, int):
             values.append(ctypes.c_int(argument))
+        elif argument is None:
+            values.append(ctypes.c_void_p())
         else:
             values.append(argument)
     getattr(_library(), name)(*values)

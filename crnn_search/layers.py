@@ -103,7 +103,7 @@ def first_layer(layer: Layer, pixels: Tensor, scale: float, numbers: torch.dtype
 def inner_layer(layer: Layer, maps: Tensor, precision: str) -> Tensor:
     """Maps to maps, channels last."""
     conv, norm, pool = layer
-    maps = _convolve(conv, maps, precision)
+    maps, *moments = _convolve(conv, maps, precision, norm is not None and norm.training)
     result: Tensor
     if norm is None and pool == 1:
         result = _Relu.apply(maps, conv.bias)
@@ -111,12 +111,11 @@ def inner_layer(layer: Layer, maps: Tensor, precision: str) -> Tensor:
     if norm is None:
         result = _Pool.apply(maps, None, conv.bias, None, None, 0.0, False, pool)
         return result
-    mean, variance = norm.running_mean, norm.running_var
+    mean, variance = moments or (norm.running_mean, norm.running_var)
     assert mean is not None
     assert variance is not None
     if norm.training:
         with torch.no_grad():
-            mean, variance = kernels.map_moments(maps)
             _remember(norm, mean, variance, maps.numel() // maps.shape[1])
     result = _Pool.apply(
         maps, norm.weight, norm.bias, mean, variance, norm.eps, norm.training, pool
@@ -124,17 +123,20 @@ def inner_layer(layer: Layer, maps: Tensor, precision: str) -> Tensor:
     return result
 
 
-def _convolve(conv: nn.Conv2d, maps: Tensor, precision: str) -> Tensor:
-    """Without the bias; by PyTorch, but for eight channels and where filtering saves enough."""
-    result: Tensor
-    if conv.in_channels == conv.out_channels == kernels.LANES:
-        result = _Conv.apply(maps, conv.weight, *_zeros(conv), precision)
-        return result
+def _convolve(conv: nn.Conv2d, maps: Tensor, precision: str, moments: bool) -> list[Tensor]:
+    """Without the bias; by PyTorch, but for eight channels and where filtering saves enough.
+
+    moments: whether mean and variance by channel are wanted, too.
+    """
     if maps.dtype == torch.float32 and _filters(conv, maps.shape[2]):
-        result = _Winograd.apply(maps, conv.weight, *_zeros(conv))
-        return result
-    maps = F.conv2d(maps, conv.weight, padding=conv.padding)
-    return maps.contiguous(memory_format=torch.channels_last)
+        found = _Winograd.apply(maps, conv.weight, *_zeros(conv), moments)
+        return list(found) if moments else [found]
+    if conv.in_channels == conv.out_channels == kernels.LANES:
+        maps = _Conv.apply(maps, conv.weight, *_zeros(conv), precision)
+    else:
+        maps = F.conv2d(maps, conv.weight, padding=conv.padding)
+        maps = maps.contiguous(memory_format=torch.channels_last)
+    return [maps, *kernels.map_moments(maps.detach())] if moments else [maps]
 
 
 def _filters(conv: nn.Conv2d, side: int) -> bool:
@@ -237,22 +239,31 @@ class _Conv(torch.autograd.Function):
 
 
 class _Winograd(torch.autograd.Function):
-    """A convolution of maps with weights `(O, C, 3, 3)` by minimal filtering."""
+    """A convolution of maps with weights `(O, C, 3, 3)` by minimal filtering.
+
+    moments: whether to return its mean and variance, too, which have no gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
+    def forward(
+        ctx: Any, maps: Tensor, weight: Tensor, before: int, after: int, moments: bool
+    ) -> Tensor | tuple[Tensor, ...]:
         ctx.zeros = before, after
         ctx.save_for_backward(maps, weight)
-        return kernels.winograd(maps, weight, before, after)
+        if not moments:
+            return kernels.winograd(maps, weight, before, after)
+        found = kernels.winograd_moments(maps, weight, before, after)
+        ctx.mark_non_differentiable(*found[1:])
+        return found
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight = ctx.saved_tensors
         before, after = ctx.zeros
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         turned = weight.transpose(0, 1).flip(2, 3)
         of_maps = kernels.winograd(gradient, turned, 2 - before, 2 - after)
-        return of_maps, kernels.winograd_weights(maps, gradient, before), None, None
+        return of_maps, kernels.winograd_weights(maps, gradient, before), None, None, None
 
 
 class _Relu(torch.autograd.Function):

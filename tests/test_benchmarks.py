@@ -120,7 +120,8 @@ def figures(speed: list[float], rmse: float) -> dict[str, list[Any]]:
 
 
 RESULTS = {
-    "work": {"sequences": 3840, "epochs": 2, "repeats": 3},
+    "repeats": 3,
+    "sizes": {"small": (3840, 2)},
     "choices": {"small": {"num_workers": 2, "backend": "torch"}},
     "hardware": {"cpu": "a processor", "cores": 2, "bfloat16": False},
     "versions": {"python": "3.11", "torch": "2"},
@@ -148,8 +149,8 @@ def test_table_pairs_what_ran_in_turn() -> None:
 
 def test_table_says_what_it_depends_on() -> None:
     assert markdown(RESULTS).splitlines()[-1] == (
-        "3,840 training and 1,280 validation sequences an epoch, 2 epochs, 3 repeats in turn, two "
-        "trials at once; medians (lowest–highest). small: num_workers 2, Keras on torch. "
+        "small: 3,840 training and 1,280 validation sequences an epoch, 2 epochs. 3 repeats in "
+        "turn, two trials at once; medians (lowest–highest). small: num_workers 2, Keras on torch. "
         "a processor without bfloat16, 2 cores; Python 3.11, torch 2; commit abc; 20 minutes."
     )
 

@@ -164,9 +164,13 @@ def test_filtering_where_it_saves_products(
 ) -> None:
     conv = nn.Conv2d(*channels, kernel, padding="same", bias=False)
     maps = torch.randn(2, channels[0], side, side).contiguous(memory_format=torch.channels_last)
-    found = layers._convolve(conv, maps, "float32")
+    found, mean, variance = layers._convolve(conv, maps, "float32", moments=True)
     assert (type(found.grad_fn).__name__ == "_WinogradBackward") == filters
-    torch.testing.assert_close(found, conv(maps), rtol=1e-4, atol=1e-4)
+    expected = conv(maps)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    exact = expected.detach().double()
+    torch.testing.assert_close(mean, exact.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(variance, exact.var((0, 2, 3), correction=0), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float32", 2e-5), ("int16", 1e-3)])

@@ -159,12 +159,36 @@ INLINE void points_to_strip(Plan p, const float *points, float *strip) {
         }
 }
 
+/* Adds a strip's numbers, and their squares, by channel. */
+INLINE void add_moments(Conv s, Plan p, int rows, const float *strip, double *sums, double *squares) {
+    for (int c = 0; c < s.outputs; c += LANES) {
+        V sum[2] = {{0}}, square[2] = {{0}}; /* of every other: none waits for the one before */
+        for (int y = 0; y < rows; y++) {
+            const float *row = strip + (long)OUT * p.along * p.outputs * y + c;
+            for (int x = 0; x < s.across; x += 2)
+#pragma GCC unroll 2
+                for (int k = 0; k < 2; k++)
+                    if (x + k < s.across) {
+                        const V v = load_floats(row + (long)(x + k) * p.outputs);
+                        sum[k] += v;
+                        square[k] += v * v;
+                    }
+        }
+        for (int k = 0; k < LANES && c + k < s.outputs; k++) {
+            sums[c + k] += sum[0][k] + sum[1][k];
+            squares[c + k] += square[0][k] + square[1][k];
+        }
+    }
+}
+
 /* An image's result, by way of strips: it is written in order, since single vectors written all
- * over it take three times as long. */
+ * over it take three times as long. sums: NULL, or where its moments are added. */
 INLINE void points_to_result(int wide, Conv s, Plan p, const float *points, long image, void *out,
-                             float *strip) {
+                             float *strip, double *sums, double *squares) {
     for (int i = 0; i < p.down; i++) {
         points_to_strip(p, points + (long)i * p.along * p.outputs, strip);
+        if (sums)
+            add_moments(s, p, s.high - OUT * i < OUT ? s.high - OUT * i : OUT, strip, sums, squares);
         for (int y = 0; y < OUT && OUT * i + y < s.high; y++) {
             const float *row = strip + (long)OUT * p.along * p.outputs * y;
             const long at = (image * s.high + OUT * i + y) * s.across * s.outputs;
@@ -267,9 +291,9 @@ INLINE void product(const int add, int rows, int depth, const float *left, long 
 INLINE long smaller(long one, long other) { return one < other ? one : other; }
 
 /* Correlates a map with kernels, zeros around it. weights: the kernels' points, `(36, channels,
- * outputs filled)`. */
+ * outputs filled)`. sums, squares: NULL, or where those of the results are added, by channel. */
 void winograd(long images, const void *map, int wide, Conv s, const float *weights, void *out,
-              float *scratch) {
+              float *scratch, double *sums, double *squares) {
     const Plan p = plan_of(s);
     const int tiles = p.down * p.along;
     float *in = scratch, *points = in + p.padded, *products = points + POINTS * p.in_plane;
@@ -285,7 +309,8 @@ void winograd(long images, const void *map, int wide, Conv s, const float *weigh
                     weights + (long)point * s.channels * p.outputs, p.outputs,
                     products + point * p.out_plane);
         for (int n = 0; n < now; n++)
-            points_to_result(wide, s, p, products + (long)n * tiles * p.outputs, image + n, out, in);
+            points_to_result(wide, s, p, products + (long)n * tiles * p.outputs, image + n, out, in,
+                             sums, squares);
     }
 }
 
