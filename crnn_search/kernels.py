@@ -247,24 +247,34 @@ def relu_backward(gradient: Tensor, result: Tensor) -> tuple[Tensor, Tensor]:
     return of_maps, sum(_in_parts(len(result), part), torch.zeros(()))
 
 
-def conv(maps: Tensor, weight: Tensor, before: int, after: int, precision: str) -> Tensor:
+def conv(
+    maps: Tensor,
+    weight: Tensor,
+    zeros: tuple[int, int],
+    precision: str,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
     """Maps correlated with weights `(8, 8, k, k)`, zeros before and after rows and columns.
 
     Eight channels in and out alone: PyTorch's own is as fast for more, and for fewer.
-    precision: of the products, int16 or what else is float32.
+    precision: of the products, int16 or what else is float32. mask: of the same shape as maps,
+    whose zeros count as zeros of theirs. bias: `(8,)`, to add before a ReLU; none, no ReLU.
     """
     count, _, rows, columns = maps.shape
-    kernel, around = weight.shape[2], before + after
+    kernel, around = weight.shape[2], sum(zeros)
     shape = (count, rows + around - kernel + 1, columns + around - kernel + 1, LANES)
     result = torch.empty(shape, dtype=maps.dtype).permute(0, 3, 1, 2)
     by_tap = weight.detach().float().permute(2, 3, 1, 0).contiguous()
+    by_channel = None if bias is None else _by_lane(bias)
 
     def part(images: slice) -> None:
         padded = torch.empty(LANES * (rows + around) * (columns + around))
         pairs = (torch.empty_like(by_tap),) if precision == "int16" else ()
         _call(
-            _named("conv", precision), images, maps[images], _map(maps), kernel, before, after,
-            by_tap, result[images], padded, *pairs,
+            _named("conv", precision), images, maps[images], _some(mask, images), _map(maps),
+            kernel, *zeros, by_tap, by_channel, result[images], padded, *pairs,
         )  # fmt: skip
 
     _in_parts(count, part)
@@ -272,23 +282,34 @@ def conv(maps: Tensor, weight: Tensor, before: int, after: int, precision: str) 
 
 
 def conv_weights(
-    maps: Tensor, gradient: Tensor, kernel: int, before: int, after: int, precision: str
-) -> Tensor:
-    """The gradient of such weights, `(8, 8, k, k)`, of that of the result."""
-    count, _, rows, columns = maps.shape
-    around = before + after
+    maps: Tensor,
+    gradient: Tensor,
+    kernel: int,
+    zeros: tuple[int, int],
+    precision: str,
+    *,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of such weights, `(8, 8, k, k)`, and bias, `(8,)`, of that of the result.
 
-    def part(images: slice) -> Tensor:
-        sums = torch.zeros(kernel, kernel, LANES, LANES)
+    mask: the result, if it is of a ReLU.
+    """
+    count, _, rows, columns = maps.shape
+    around = sum(zeros)
+
+    def part(images: slice) -> tuple[Tensor, Tensor]:
+        sums, of_bias = torch.zeros(kernel, kernel, LANES, LANES), torch.zeros(LANES).double()
         padded = torch.empty(LANES * (rows + around) * (columns + around))
         own = torch.empty(LANES * gradient.shape[2] * gradient.shape[3])
         _call(
             _named("conv_weights", precision), images, maps[images], _map(maps), gradient[images],
-            kernel, before, after, sums, padded, own,
+            _some(mask, images), kernel, *zeros, sums, of_bias, padded, own,
         )  # fmt: skip
-        return sums
+        return sums, of_bias
 
-    return sum(_in_parts(count, part), torch.zeros(())).permute(3, 2, 0, 1)
+    of_weight, of_bias = zip(*_in_parts(count, part), strict=True)
+    by_tap = sum(of_weight, torch.zeros(()))
+    return by_tap.permute(3, 2, 0, 1), sum(of_bias, torch.zeros(())).float()
 
 
 def winograd(maps: Tensor, weight: Tensor, before: int, after: int) -> Tensor:
@@ -346,6 +367,14 @@ def winograd_weights(maps: Tensor, gradient: Tensor, before: int) -> Tensor:
     return by_tap.view(3, 3, channels, outputs).permute(3, 2, 0, 1).float()
 
 
+def turn_rows(rows: Tensor, outer: int) -> Tensor:
+    """Rows `(N, D)`, each seen as `(outer, D / outer)` and turned: `(N, D)` again, contiguous."""
+    result = torch.empty(rows.shape)
+    inner = rows.shape[1] // outer
+    _call("turn_rows", slice(0, len(rows)), outer, inner, rows.detach().contiguous(), result)
+    return result
+
+
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """`(M, D)` times `(N, D)` turned, plus a bias `(N,)`, in whole numbers: see int16_product.c.
 
@@ -370,40 +399,42 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def gru_forward(
     gates: Tensor, weight: Tensor, bias: Tensor, alive: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """States and new, `(N, H)` both; hidden, `(N, 3H)`; sigmoids, `(N, 2H)`: see `recurrence`.
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """States, `(N, H)`, the last of each sequence, `(B, H)`, and what `gru_backward` needs.
 
-    gates: `(N, 3H)`. weight: `(3H, H)`. alive: int64 `(T,)`.
+    gates: `(N, 3H)`. weight: `(3H, H)`. bias: `(3H,)`. alive: int64 `(T,)`. All contiguous.
     """
     rows, width = len(gates), weight.shape[1]
-    hidden, sigmoids = gates.new_empty(rows, 3 * width), gates.new_empty(rows, 2 * width)
-    new, states = gates.new_empty(rows, width), gates.new_empty(rows, width)
+    hidden, sigmoids = torch.empty(rows, 3 * width), torch.empty(rows, 2 * width)
+    new, states, before = torch.empty(3, rows, width)
+    last = torch.empty(int(alive[0]), width)
     _call(
-        "gru_forward", slice(0, len(alive)), alive, width, gates.contiguous(), _by_rows(weight),
-        _by_lane(bias), hidden, sigmoids, new, states,
+        "gru_forward", slice(0, len(alive)), alive, width, gates, weight, bias, hidden, sigmoids,
+        new, states, before, last, torch.empty(_filled(3 * width) * (width + 1)),
     )  # fmt: skip
-    return states, new, hidden, sigmoids
+    return states, last, (before, new, hidden, sigmoids)
 
 
 def gru_backward(
-    of_states: Tensor,
-    of_last: Tensor,
+    of_states: Tensor | None,
+    of_last: Tensor | None,
     weight: Tensor,
-    saved: tuple[Tensor, Tensor, Tensor, Tensor],
+    saved: tuple[Tensor, ...],
     alive: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of hidden, `(N, 3H)`, and of the argument of new, `(N, H)`.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of gates, `(N, 3H)`, of their hidden part, `(N, 3H)`, and of the bias, `(3H,)`.
 
-    of_states: `(N, H)`. of_last: `(B, H)`, by row. saved: what `gru_forward` gave.
+    of_states: `(N, H)`. of_last: `(B, H)`. saved: what `gru_forward` gave.
     """
-    states, new, hidden, sigmoids = saved
-    of_hidden, of_new = torch.empty_like(hidden), torch.empty_like(new)
+    hidden, width = saved[2], weight.shape[1]
+    of_gates, of_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
+    of_bias = torch.empty(3 * width)
     _call(
-        "gru_backward", slice(0, len(alive)), alive, weight.shape[1], of_states.contiguous(),
-        _by_rows(weight.t()), states, new, hidden, sigmoids, of_hidden, of_new,
-        of_last.clone(memory_format=torch.contiguous_format),
+        "gru_backward", slice(0, len(alive)), alive, width, _contiguous(of_states),
+        _contiguous(of_last), weight, *saved, of_gates, of_hidden, of_bias,
+        torch.empty(_filled(width) * 3 * width + int(alive[0]) * width),
     )  # fmt: skip
-    return of_hidden, of_new
+    return of_gates, of_hidden, of_bias
 
 
 def update(
@@ -429,6 +460,10 @@ def _library() -> ctypes.CDLL:
     if library is None:
         raise RuntimeError(reason)
     return library
+
+
+def _some(maps: Tensor | None, images: slice) -> Tensor | None:
+    return None if maps is None else maps[images]
 
 
 def _named(kernel: str, precision: str) -> str:
@@ -459,10 +494,8 @@ def _filled(channels: int) -> int:
     return -(-channels // LANES) * LANES
 
 
-def _by_rows(weight: Tensor) -> Tensor:
-    """`(O, H)` to `(O / 8, H, 8)`, filled with zeros."""
-    filled = F.pad(weight.detach().float(), (0, 0, 0, -len(weight) % LANES))
-    return filled.view(-1, LANES, weight.shape[1]).transpose(1, 2).contiguous()
+def _contiguous(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.contiguous()
 
 
 def _pooled(
@@ -528,6 +561,7 @@ _FORMAT_AFTER = {
     "int16_conv": {0},
     "int16_conv_weights": {0},
     "int16_product": set(),
+    "turn_rows": set(),
     "gru_forward": set(),
     "gru_backward": set(),
 }

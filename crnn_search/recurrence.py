@@ -31,12 +31,8 @@ def run(gru: nn.GRU, gates: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor
     """
     compiled = gates.device.type == "cpu" and kernels.problem() is None
     recurrence = _Compiled if compiled and torch.get_num_threads() == 1 else _Recurrence
-    states, last = recurrence.apply(
-        gates,
-        gru.get_parameter("weight_hh_l0"),
-        gru.get_parameter("bias_hh_l0"),
-        tuple(batch_sizes.tolist()),
-    )
+    weight, bias = gru.get_parameter("weight_hh_l0"), gru.get_parameter("bias_hh_l0")
+    states, last = recurrence.apply(gates, weight, bias, batch_sizes)
     return states, last
 
 
@@ -45,30 +41,32 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, alive: tuple[int, ...]
+        ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, batch_sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        saved = kernels.gru_forward(gates, weight, bias, torch.tensor(alive))
-        ctx.alive = alive
-        ctx.save_for_backward(weight, *saved)
-        return saved[0], _last(saved[0], alive)
+        states, last, saved = kernels.gru_forward(
+            gates.contiguous(), weight.contiguous(), bias.contiguous(), batch_sizes
+        )
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(batch_sizes, weight, *saved)
+        return states, last
 
     @staticmethod
     def backward(
-        ctx: Any, of_states: Tensor, of_last: Tensor
+        ctx: Any, of_states: Tensor | None, of_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, None]:
-        weight, *saved = ctx.saved_tensors
-        of_hidden, of_new = kernels.gru_backward(
-            of_states, of_last, weight, tuple(saved), torch.tensor(ctx.alive)
+        batch_sizes, weight, *saved = ctx.saved_tensors
+        of_gates, of_hidden, of_bias = kernels.gru_backward(
+            of_states, of_last, weight.contiguous(), tuple(saved), batch_sizes
         )
-        return *_gradients(of_hidden, of_new, _before(saved[0], ctx.alive)), None
+        return of_gates, of_hidden.t() @ saved[0], of_bias, None
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, alive: tuple[int, ...]
+        ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, batch_sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        width = weight.shape[1]
+        alive, width = tuple(batch_sizes.tolist()), weight.shape[1]
         hidden, sigmoids = torch.empty_like(gates), gates.new_empty(len(gates), 2 * width)
         new, states = gates.new_empty(len(gates), width), gates.new_empty(len(gates), width)
         # A tensor's rows by step, as views: taken once, since slicing costs as much as computing.
@@ -146,14 +144,9 @@ class _Recurrence(torch.autograd.Function):
             torch.mul(state, to_u, out=of_u)
             torch.mul(of_n, r, out=of_hn)
             state.mul_(u).addmm_(of_h, weight)
-        return *_gradients(of_hidden, of_new, before), None
-
-
-def _gradients(of_hidden: Tensor, of_new: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the gates, the weights and the bias. Changes `of_hidden` into the first."""
-    of_weight, of_bias = of_hidden.t() @ before, of_hidden.sum(0)
-    of_hidden[:, 2 * before.shape[1] :] = of_new
-    return of_hidden, of_weight, of_bias
+        of_weight, of_bias = of_hidden.t() @ before, of_hidden.sum(0)
+        of_hidden[:, 2 * width :] = of_new  # that of the gates from here on
+        return of_hidden, of_weight, of_bias, None
 
 
 def _before(states: Tensor, alive: tuple[int, ...]) -> Tensor:

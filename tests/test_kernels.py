@@ -83,8 +83,8 @@ def test_eight_channels_are_a_convolution(
     maps, weight = example((5, 8, 8, side, side + 1))
     check(
         maps, weight, zeros,
-        lambda maps, weight, before, after: kernels.conv(maps, weight, before, after, precision),
-        lambda maps, gradient: kernels.conv_weights(maps, gradient, 3, *zeros, precision), error,
+        lambda maps, weight, *zeros: kernels.conv(maps, weight, zeros, precision),
+        lambda maps, gradient: kernels.conv_weights(maps, gradient, 3, zeros, precision)[0], error,
     )  # fmt: skip
 
 
@@ -98,14 +98,14 @@ def test_whole_numbers_leave_no_sum_too_large(
     maps = like(torch.empty(2, 8, 28, 28)).mul(size).contiguous(memory_format=torch.channels_last)
     weight = like(torch.empty(8, 8, 9, 9))
     expected = F.conv2d(maps.double(), weight.double())
-    found = kernels.conv(maps, weight, 0, 0, "int16")
+    found = kernels.conv(maps, weight, (0, 0), "int16")
     assert float((found - expected).abs().max()) <= 1e-3 * float(expected.abs().max())
     gradient = like(expected.float()).contiguous(memory_format=torch.channels_last)
     exact = torch.ops.aten.convolution_backward(
         gradient.double(), maps.double(), weight.double(), None, [1, 1], [0, 0], [1, 1], False,
         [0, 0], 1, [False, True, False],
     )[1]  # fmt: skip
-    found = kernels.conv_weights(maps, gradient, 9, 0, 0, "int16")
+    found = kernels.conv_weights(maps, gradient, 9, (0, 0), "int16")[0]
     assert float((found - exact).abs().max()) <= 2e-3 * float(exact.abs().max())
 
     left, right = maps.flatten(1), like(torch.empty(3, 8 * 28 * 28))
@@ -157,10 +157,10 @@ def test_whole_numbers_of_what_is_none_are_none(bad: float, turned: bool) -> Non
     assert kernels.product(right, left)[:, 2].isnan().all()
     maps, weight = example((2, 8, 8, 6, 6))
     maps[1, 3, 1, 1] = bad
-    found = kernels.conv(maps, weight, 1, 1, "int16")
+    found = kernels.conv(maps, weight, (1, 1), "int16")
     assert found[1].isnan().all()
     assert found[0].isfinite().all()
-    assert kernels.conv_weights(maps, found.nan_to_num(), 3, 1, 1, "int16").isnan().all()
+    assert kernels.conv_weights(maps, found.nan_to_num(), 3, (1, 1), "int16")[0].isnan().all()
 
 
 def test_minimal_filtering_keeps_bfloat16() -> None:

@@ -92,6 +92,35 @@ def test_it_is_the_layers_it_stands_for(spec: ModelSpec, floats: bool) -> None:
         torch.testing.assert_close(found, by_torch(slow, pixels()).float(), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("precision", "error"), [("float32", 1e-5), ("int16", 1e-3), ("bfloat16", 2e-2)]
+)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_eight_channels_without_normalising_or_pooling(
+    padding: str, precision: str, error: float
+) -> None:
+    spec = ModelSpec(
+        conv_channels=(8, 8), kernel_size=3, pooling=(2, 1), padding=padding, batch_norm=False
+    )
+    fast = encoder(spec)
+    slow = copy.deepcopy(fast).double()
+    expected, found = (
+        by_torch(slow, pixels()),
+        layers.encode(fast, spec, pixels(), 1 / 255, precision),
+    )
+    assert float((found - expected).detach().norm()) <= error * float(expected.detach().norm())
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    gradient *= (
+        expected.detach() > 1e-1 * expected.detach().max()
+    )  # rounding takes what is near zero to either side
+    expected.backward(gradient.double())
+    found.backward(gradient.to(found.dtype))
+    for one, other in zip(slow.parameters(), fast.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert float((other.grad - one.grad).norm()) <= 5 * error * float(one.grad.norm())
+
+
 def test_of_equal_values_the_first_has_the_gradient() -> None:
     spec = ModelSpec(
         conv_channels=(2, 3), kernel_size=(3,), pooling=(2,), padding="valid", batch_norm=False

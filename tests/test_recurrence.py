@@ -42,7 +42,7 @@ def test_gates_of_any_size_are_near(size: float) -> None:
     gates = torch.linspace(-size, size, 5 * 24).view(5, 24)
     weights = gru.get_parameter("weight_hh_l0"), gru.get_parameter("bias_hh_l0")
     found = [
-        function.apply(gates, *weights, (3, 2))[0]
+        function.apply(gates, *weights, torch.tensor([3, 2]))[0]
         for function in (recurrence._Compiled, recurrence._Recurrence)
     ]
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)

@@ -32,98 +32,156 @@ INLINE V hyperbolic_tangent(V x) {
 
 #define FLOATS(from, at, count) load(from, at, 1, count)
 
+/* Calls for each eight of a width with their number as a constant, but for what is left over. */
+#define BY_EIGHT(width, function, ...)                            \
+    {                                                             \
+        int c = 0;                                                \
+        for (; c + LANES <= (width); c += LANES)                  \
+            function(LANES, c, __VA_ARGS__);                      \
+        if (c < (width)) function((width)-c, c, __VA_ARGS__);     \
+    }
+
+/* One row's eight numbers of a new state. */
+INLINE void gru_cell(int count, int c, int width, long row, const float *before, const float *gates,
+                     const float *hidden, float *sigmoids, float *new, float *states) {
+    const long gate = 3 * row * width + c, at = row * width + c;
+    V r = sigmoid(FLOATS(gates, gate, count) + FLOATS(hidden, gate, count));
+    V u = sigmoid(FLOATS(gates, gate + width, count) + FLOATS(hidden, gate + width, count));
+    V n = hyperbolic_tangent(FLOATS(gates, gate + 2 * width, count) +
+                             r * FLOATS(hidden, gate + 2 * width, count));
+    store(sigmoids, at + row * width, 1, count, r);
+    store(sigmoids, at + row * width + width, 1, count, u);
+    store(new, at, 1, count, n);
+    store(states, at, 1, count, n + u * (FLOATS(before, at, count) - n));
+}
+
+INLINE void gate_sums(int count, int c, const int tile, int width, int first, const float *before,
+                      long row, const float *weights, const float *bias, float *hidden) {
+    V sums[MAX_TILE];
+    for (int i = 0; i < tile; i++) sums[i] = load_floats(bias + c);
+    if (!first)
+        tile_product(tile, width, before + row * width, width, weights + (long)c * width, sums);
+    for (int i = 0; i < tile; i++) store(hidden, 3 * (row + i) * width + c, 1, count, sums[i]);
+}
+
 INLINE void gru_tile(const int tile, int width, int first, const float *before, long row,
                      const float *gates, const float *weights, const float *bias, float *hidden,
                      float *sigmoids, float *new, float *states) {
-    const int all_gates = 3 * width;
-    for (int c = 0; c < all_gates; c += LANES) {
-        V sums[MAX_TILE];
-        for (int i = 0; i < tile; i++) sums[i] = load_floats(bias + c);
-        if (!first) tile_product(tile, width, before, width, weights + (long)c * width, sums);
-        for (int i = 0; i < tile; i++)
-            store(hidden, (row + i) * all_gates + c, 1, all_gates - c, sums[i]);
-    }
+    BY_EIGHT(3 * width, gate_sums, tile, width, first, before, row, weights, bias, hidden)
     for (int i = 0; i < tile; i++)
-        for (int c = 0; c < width; c += LANES) {
-            int count = width - c;
-            long gate = (row + i) * all_gates + c, at = (row + i) * width + c;
-            V r = sigmoid(FLOATS(gates, gate, count) + FLOATS(hidden, gate, count));
-            V u = sigmoid(FLOATS(gates, gate + width, count) + FLOATS(hidden, gate + width, count));
-            V n = hyperbolic_tangent(FLOATS(gates, gate + 2 * width, count) +
-                                     r * FLOATS(hidden, gate + 2 * width, count));
-            V was = first ? all(0) : FLOATS(before, i * width + c, count);
-            store(sigmoids, 2 * (row + i) * width + c, 1, count, r);
-            store(sigmoids, 2 * (row + i) * width + width + c, 1, count, u);
-            store(new, at, 1, count, n);
-            store(states, at, 1, count, n + u * (was - n));
+        BY_EIGHT(width, gru_cell, width, row + i, before, gates, hidden, sigmoids, new, states)
+}
+
+/* Weights `(outputs, inputs)`, or turned `(inputs, outputs)`, by eight outputs: `(outputs
+ * / 8, inputs, 8)`, filled with zeros. */
+static void pack_weights(int outputs, int inputs, const float *weights, int turned, float *packed) {
+    for (int c = 0; c < outputs; c += LANES)
+        for (int i = 0; i < inputs; i++, packed += LANES) {
+            if (turned) {
+                store_floats(packed, FLOATS(weights, (long)i * outputs + c, outputs - c));
+                continue;
+            }
+            for (int k = 0; k < LANES; k++)
+                packed[k] = c + k < outputs ? weights[(long)(c + k) * inputs + i] : 0;
         }
 }
 
-/* alive: rows of each step, falling. gates, hidden: `(N, 3H)`. weights: `(3H / 8, H, 8)`. bias:
- * `(3H)`, filled to a multiple of eight. sigmoids: `(N, 2H)`. new, states: `(N, H)`. */
+/* alive: rows of each step, falling. gates, hidden: `(N, 3H)`. weights: `(3H, H)`. bias: `(3H)`.
+ * sigmoids: `(N, 2H)`. new, states: `(N, H)`. before: the states before, `(N, H)`. last: those after
+ * each row's last step. scratch: room for weights and bias, outputs filled to a multiple of eight. */
 void gru_forward(long steps, const int64_t *alive, int width, const float *gates,
                  const float *weights, const float *bias, float *hidden, float *sigmoids,
-                 float *new, float *states) {
+                 float *new, float *states, float *before, float *last, float *scratch) {
+    const int outputs = (3 * width + LANES - 1) / LANES * LANES;
+    float *packed = scratch + outputs;
+    pack_weights(3 * width, width, weights, 0, packed);
+    memset(scratch, 0, sizeof(float) * outputs);
+    memcpy(scratch, bias, sizeof(float) * 3 * width);
+    memset(before, 0, sizeof(float) * alive[0] * width);
     long start = 0;
     for (long step = 0; step < steps; step++) {
-        const float *before = step ? states + (start - alive[step - 1]) * width : states;
-        for (long row = 0; row < alive[step];) {
-            int tile = even(alive[step] - row);
-            WITH_TILE(tile, gru_tile, width, step == 0, before + row * width, start + row, gates,
-                      weights, bias, hidden, sigmoids, new, states)
+        const long now = alive[step], next = step + 1 < steps ? alive[step + 1] : 0;
+        for (long row = 0; row < now;) {
+            int tile = even(now - row);
+            WITH_TILE(tile, gru_tile, width, step == 0, before, start + row, gates, packed, scratch, hidden, sigmoids, new, states)
             row += tile;
         }
-        start += alive[step];
+        const float *found = states + start * width;
+        start += now;
+        memcpy(before + start * width, found, sizeof(float) * next * width);
+        memcpy(last + next * width, found + next * width, sizeof(float) * (now - next) * width);
     }
+}
+
+/* The gradients of one row's eight numbers, given that of the state. */
+INLINE void gru_gradient_cell(int count, int c, int width, long row, const float *before,
+                              const float *of_states, const float *new, const float *hidden,
+                              const float *sigmoids, float *of_gates, float *of_hidden,
+                              float *carried) {
+    const long gate = 3 * row * width + c, at = row * width + c;
+    V r = FLOATS(sigmoids, at + row * width, count);
+    V u = FLOATS(sigmoids, at + row * width + width, count);
+    V n = FLOATS(new, at, count), was = FLOATS(before, at, count);
+    V state = FLOATS(carried, c, count);
+    if (of_states) state += FLOATS(of_states, at, count);
+    V of_n = state * (1.0f - u) * (1.0f - n * n);
+    V of_r = of_n * FLOATS(hidden, gate + 2 * width, count) * r * (1.0f - r);
+    V of_u = state * (was - n) * u * (1.0f - u);
+    store(of_gates, gate, 1, count, of_r);
+    store(of_hidden, gate, 1, count, of_r);
+    store(of_gates, gate + width, 1, count, of_u);
+    store(of_hidden, gate + width, 1, count, of_u);
+    store(of_gates, gate + 2 * width, 1, count, of_n);
+    store(of_hidden, gate + 2 * width, 1, count, of_n * r);
+    store(carried, c, 1, count, state * u);
+}
+
+INLINE void state_sums(int count, int c, const int tile, int all_gates, const float *of_hidden,
+                       const float *weights, int width, float *carried) {
+    V sums[MAX_TILE];
+    for (int i = 0; i < tile; i++) sums[i] = FLOATS(carried, i * width + c, count);
+    tile_product(tile, all_gates, of_hidden, all_gates, weights + (long)c * all_gates, sums);
+    for (int i = 0; i < tile; i++) store(carried, i * width + c, 1, count, sums[i]);
 }
 
 INLINE void gru_gradient_tile(const int tile, int width, int first, const float *before, long row,
                               const float *of_states, const float *weights, const float *new,
-                              const float *hidden, const float *sigmoids, float *of_hidden,
-                              float *of_new, float *carried) {
-    const int all_gates = 3 * width;
+                              const float *hidden, const float *sigmoids, float *of_gates,
+                              float *of_hidden, float *carried) {
     for (int i = 0; i < tile; i++)
-        for (int c = 0; c < width; c += LANES) {
-            int count = width - c;
-            long gate = (row + i) * all_gates + c, at = (row + i) * width + c;
-            V r = FLOATS(sigmoids, 2 * (row + i) * width + c, count);
-            V u = FLOATS(sigmoids, 2 * (row + i) * width + width + c, count);
-            V n = FLOATS(new, at, count);
-            V was = first ? all(0) : FLOATS(before, i * width + c, count);
-            V state = FLOATS(carried, i * width + c, count) + FLOATS(of_states, at, count);
-            V of_n = state * (1.0f - u) * (1.0f - n * n);
-            V of_r = of_n * FLOATS(hidden, gate + 2 * width, count) * r * (1.0f - r);
-            store(of_new, at, 1, count, of_n);
-            store(of_hidden, gate, 1, count, of_r);
-            store(of_hidden, gate + width, 1, count, state * (was - n) * u * (1.0f - u));
-            store(of_hidden, gate + 2 * width, 1, count, of_n * r);
-            store(carried, i * width + c, 1, count, state * u);
-        }
-    if (first) return;
-    for (int c = 0; c < width; c += LANES) {
-        V sums[MAX_TILE];
-        for (int i = 0; i < tile; i++) sums[i] = FLOATS(carried, i * width + c, width - c);
-        tile_product(tile, all_gates, of_hidden + row * all_gates, all_gates,
-                     weights + (long)c * all_gates, sums);
-        for (int i = 0; i < tile; i++) store(carried, i * width + c, 1, width - c, sums[i]);
-    }
+        BY_EIGHT(width, gru_gradient_cell, width, row + i, before, of_states, new, hidden, sigmoids,
+                 of_gates, of_hidden, carried + i * width)
+    if (!first)
+        BY_EIGHT(width, state_sums, tile, 3 * width, of_hidden + 3 * row * width, weights, width,
+                 carried)
 }
 
-/* weights: `(H / 8, 3H, 8)`. carried: `(B, H)`, at first the gradient of the last states. */
+/* of_states, of_last: gradients of what gru_forward gave, or NULL. of_gates, of_hidden: `(N, 3H)`.
+ * of_bias: `(3H)`. scratch: room for turned weights, outputs filled, and for the gradients of the
+ * states of one step. */
 void gru_backward(long steps, const int64_t *alive, int width, const float *of_states,
-                  const float *weights, const float *states, const float *new, const float *hidden,
-                  const float *sigmoids, float *of_hidden, float *of_new, float *carried) {
-    long start = 0;
-    for (long step = 0; step < steps; step++) start += alive[step];
-    for (long step = steps - 1; step >= 0; step--) {
+                  const float *of_last, const float *weights, const float *before,
+                  const float *new, const float *hidden, const float *sigmoids, float *of_gates,
+                  float *of_hidden, float *of_bias, float *scratch) {
+    const int all_gates = 3 * width, outputs = (width + LANES - 1) / LANES * LANES;
+    float *carried = scratch + (long)outputs * all_gates;
+    pack_weights(width, all_gates, weights, 1, scratch);
+    if (of_last)
+        memcpy(carried, of_last, sizeof(float) * alive[0] * width);
+    else
+        memset(carried, 0, sizeof(float) * alive[0] * width);
+    long rows = 0;
+    for (long step = 0; step < steps; step++) rows += alive[step];
+    for (long step = steps - 1, start = rows; step >= 0; step--) {
         start -= alive[step];
-        const float *before = step ? states + (start - alive[step - 1]) * width : states;
         for (long row = 0; row < alive[step];) {
             int tile = even(alive[step] - row);
-            WITH_TILE(tile, gru_gradient_tile, width, step == 0, before + row * width, start + row,
-                      of_states, weights, new, hidden, sigmoids, of_hidden, of_new,
-                      carried + row * width)
+            WITH_TILE(tile, gru_gradient_tile, width, step == 0, before, start + row, of_states,
+                      scratch, new, hidden, sigmoids, of_gates, of_hidden, carried + row * width)
             row += tile;
         }
     }
+    memset(of_bias, 0, sizeof(float) * all_gates);
+    for (long row = 0; row < rows; row++)
+        for (int c = 0; c < all_gates; c++) of_bias[c] += of_hidden[row * all_gates + c];
 }

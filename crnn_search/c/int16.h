@@ -95,7 +95,7 @@ typedef struct {
 } Scale;
 
 INLINE Scale scale_of(float size, float limit) {
-    if (size == 0) return (Scale){0, 0};
+    if (size < 1e-30f) return (Scale){0, 0}; /* what would take it to whole ones is too large */
     if (!(size <= FLT_MAX)) return (Scale){0, NAN};
     return (Scale){limit / size, size / limit};
 }

@@ -38,15 +38,16 @@ INLINE Scale map_scale(int wide, const void *map, long start, long places, float
 }
 
 /* One image's map, zeros around it; the return value takes its numbers back. */
-static float pad_whole(int wide, const void *map, long image, int rows, int columns, int before,
+static float pad_whole(int wide, const void *map, const void *mask, long image, int rows, int columns, int before,
                        int padded_rows, int padded_columns, int16_t *padded) {
     const long start = image * rows * columns * LANES;
     const Scale scale = map_scale(wide, map, start, rows * columns, MAP_MOST);
     memset(padded, 0, sizeof(int16_t) * padded_rows * padded_columns * LANES);
     for (int y = 0; y < rows; y++)
         for (int x = 0; x < columns; x++)
-            store_whole(padded + ((y + before) * padded_columns + x + before) * LANES,
-                        whole(load(map, start + (y * columns + x) * LANES, wide, LANES) * scale.up));
+            store_whole(
+                padded + ((y + before) * padded_columns + x + before) * LANES,
+                whole(load_masked(map, mask, start + (y * columns + x) * LANES, wide) * scale.up));
     return scale.down;
 }
 
@@ -71,10 +72,10 @@ INLINE void tile_sums(const int tile, int kernel, int columns, const int16_t *co
     for (int i = 0; i < tile; i++) store_pairs(found + i * LANES, sums[i]);
 }
 
-/* Correlates a map with a kernel. weights: `(k, k, 8, 8)`. padded, pairs: room for one padded image,
- * and for the weights. */
-void int16_conv(long images, const void *map, int wide, Map m, int kernel, int before, int after,
-                const float *weights, void *out, int16_t *padded, int32_t *pairs) {
+/* As `conv`. pairs: room for the weights. */
+void int16_conv(long images, const void *map, int wide, const void *mask, Map m, int kernel,
+                int before, int after, const float *weights, const float *bias, void *out,
+                int16_t *padded, int32_t *pairs) {
     const int rows = m.rows + before + after, columns = m.columns + before + after;
     const int high = rows - kernel + 1, across = columns - kernel + 1, tile = tile_of(across);
     int32_t found[MAX_TILE * LANES];
@@ -82,7 +83,7 @@ void int16_conv(long images, const void *map, int wide, Map m, int kernel, int b
     pack_taps(kernel * kernel, weights, pairs, by_output);
     for (long image = 0; image < images; image++) {
         const float by_image =
-            pad_whole(wide, map, image, m.rows, m.columns, before, rows, columns, padded);
+            pad_whole(wide, map, mask, image, m.rows, m.columns, before, rows, columns, padded);
         const V down = load_floats(by_output) * by_image;
         for (int y = 0; y < high; y++)
             for (int x = 0; x < across; x += tile) {
@@ -90,16 +91,19 @@ void int16_conv(long images, const void *map, int wide, Map m, int kernel, int b
                 const int16_t *corner = padded + (y * columns + first) * LANES;
                 const long at = ((image * high + y) * across + first) * LANES;
                 WITH_TILE(tile, tile_sums, kernel, columns, corner, pairs, found)
-                for (int i = 0; i < tile; i++)
-                    store(out, at + (long)i * LANES, wide, LANES,
-                          __builtin_convertvector(load_pairs(found + i * LANES), V) * down);
+                for (int i = 0; i < tile; i++) {
+                    const V sum = __builtin_convertvector(load_pairs(found + i * LANES), V) * down;
+                    store(out, at + (long)i * LANES, wide, LANES, biased_relu(sum, bias));
+                }
             }
     }
 }
 
-/* One image's map as pairs of places: each number with the one right of it. */
-static float pad_pairs(int wide, const void *map, long image, int rows, int columns, int before,
-                       int padded_rows, int padded_columns, float most, int32_t *padded) {
+/* One image's map as pairs of places: each number with the one right of it. Adds to sums by channel. */
+static float pad_pairs(int wide, const void *map, const void *mask, long image, int rows,
+                       int columns, int before, int padded_rows, int padded_columns, float most,
+                       int32_t *padded, V *sums) {
+    V sum = {0};
     const long start = image * rows * columns * LANES;
     const Scale scale = map_scale(wide, map, start, rows * columns, most);
     memset(padded, 0, sizeof(int32_t) * padded_rows * padded_columns * LANES);
@@ -107,12 +111,15 @@ static float pad_pairs(int wide, const void *map, long image, int rows, int colu
         int32_t *to = padded + ((y + before) * padded_columns + before) * LANES;
         I left = {0};
         for (int x = 0; x < columns; x++) {
-            I own = whole(load(map, start + (y * columns + x) * LANES, wide, LANES) * scale.up);
+            V v = load_masked(map, mask, start + (y * columns + x) * LANES, wide);
+            I own = whole(v * scale.up);
+            sum += v;
             if (x + before) store_pairs(to + (x - 1) * LANES, paired(left, own));
             left = own;
         }
         store_pairs(to + (columns - 1) * LANES, paired(left, (I){0}));
     }
+    *sums += sum;
     return scale.down;
 }
 
@@ -135,20 +142,22 @@ INLINE void weight_sums(int high, int across, int columns, const int32_t *taps, 
     for (int k = 0; k < LANES; k++) store_pairs(found + k * LANES, sums[k]);
 }
 
-/* The gradient of such weights. Adds to of_weights. padded, own: room for the pairs of one image's
- * padded map, and of its gradient. */
+/* As `conv_weights`. */
 void int16_conv_weights(long images, const void *map, int wide, Map m, const void *gradient,
-                        int kernel, int before, int after, float *of_weights, int32_t *padded,
-                        int32_t *own) {
+                        const void *mask, int kernel, int before, int after, float *of_weights,
+                        double *of_bias, int32_t *padded, int32_t *own) {
     const int rows = m.rows + before + after, columns = m.columns + before + after;
     const int high = rows - kernel + 1, across = columns - kernel + 1;
     const float by_count = floorf(sqrtf(LIMIT / (high * across))) - 1.0f;
     const float most = by_count < MOST ? by_count : MOST;
     int32_t found[LANES * LANES];
     for (long image = 0; image < images; image++) {
-        const float down =
-            pad_pairs(wide, map, image, m.rows, m.columns, before, rows, columns, most, padded) *
-            pad_pairs(wide, gradient, image, high, across, 0, high, across, most, own);
+        V unused = {0}, sums = {0};
+        const float down = pad_pairs(wide, map, NULL, image, m.rows, m.columns, before, rows,
+                                     columns, most, padded, &unused) *
+                           pad_pairs(wide, gradient, mask, image, high, across, 0, high, across,
+                                     most, own, &sums);
+        for (int k = 0; k < LANES; k++) of_bias[k] += sums[k];
         float *to = of_weights;
         for (int i = 0; i < kernel; i++)
             for (int j = 0; j < kernel; j++) {

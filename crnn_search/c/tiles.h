@@ -28,6 +28,19 @@ INLINE void tile_product(const int tile, int inputs, const float *rows, long str
     }
 }
 
+/* Eight numbers of a map, zero where the mask's are, if there is one. */
+INLINE V load_masked(const void *map, const void *mask, long at, const int wide) {
+    const V v = load(map, at, wide, LANES);
+    return mask ? (V)((I)v & (load(mask, at, wide, LANES) != 0)) : v;
+}
+
+/* ReLU of eight numbers plus a bias, if there is one; what is no number stays none. */
+INLINE V biased_relu(V v, const float *bias) {
+    if (!bias) return v;
+    v += load_floats(bias);
+    return choose(v <= 0, all(0), v);
+}
+
 /* One or an even number, for as few kinds of tiles. */
 INLINE int even(long rows) { return rows == 1 ? 1 : rows < MAX_TILE ? rows & ~1 : MAX_TILE; }
 
