@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +57,17 @@ def test_another_source_is_another_library(
     assert isinstance(library, ctypes.CDLL)
     assert library.answer() == 42
     assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 compiler")
+@pytest.mark.parametrize("source", ["int16_convolution.c", "winograd.c"])
+def test_a_processor_without_avx_can_have_it(source: str, tmp_path: Path) -> None:
+    command = ["cc", "-O0", "-w", "-march=x86-64", "-std=gnu11", "-c", "-o", "made.o"]
+    folder = Path(compiler.__file__).with_name("c")
+    done = subprocess.run(
+        [*command, folder / source], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_eight_channels_are_a_convolution(
     maps, weight = example((5, 8, 8, side, side + 1))
     check(
         maps, weight, zeros,
-        lambda maps, weight, *zeros: kernels.conv(maps, weight, zeros, precision),
+        lambda maps, weight, *around: kernels.conv(maps, weight, zeros, precision),
         lambda maps, gradient: kernels.conv_weights(maps, gradient, 3, zeros, precision)[0], error,
     )  # fmt: skip
 

@@ -100,7 +100,7 @@ def test_eight_channels_without_normalising_or_pooling(
     padding: str, precision: str, error: float
 ) -> None:
     spec = ModelSpec(
-        conv_channels=(8, 8), kernel_size=3, pooling=(2, 1), padding=padding, batch_norm=False
+        conv_channels=(8, 8), kernel_size=(3,), pooling=(2, 1), padding=padding, batch_norm=False
     )
     fast = encoder(spec)
     slow = copy.deepcopy(fast).double()

@@ -25,7 +25,7 @@ INLINE I add_pairs(I sum, I one, I other) {
 
 /* Keeps a sum in its register, and its additions in their order: GCC else wants more registers than
  * there are. */
-#if defined(__x86_64__)
+#ifdef __AVX__
 #define KEEP_SUM(v) __asm__ volatile("" : "+x"(v))
 #else
 #define KEEP_SUM(v)

@@ -34,7 +34,7 @@ typedef struct {
 INLINE V all(float x) { return (V){x, x, x, x, x, x, x, x}; }
 
 /* Keeps a vector in a register: GCC else reads it from memory again for each product. */
-#if defined(__x86_64__)
+#ifdef __AVX__
 #define KEEP(v) __asm__("" : "+x"(v))
 #else
 #define KEEP(v)
