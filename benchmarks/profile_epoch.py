@@ -39,7 +39,7 @@ MAX_DIGITS = 8
 PARTS = {
     "first layer, if apart": r"Stem|stem_|pixel_moments",
     "convolutions": r"conv|winograd",
-    "normalising, pooling, ReLU": r"_Pool|_Relu|pool|batch_norm|map_moments|relu|threshold|clamp",
+    "normalising, pooling, ReLU": r"_Pool|pool|batch_norm|map_moments|relu|threshold|clamp",
     "recurrence": r"gru|_Compiled|_Recurrence|sigmoid|tanh|lerp|_thnn",
     "matrix products": r"::(mm|addmm|bmm|baddbmm|linear|matmul)$|_Linear|product",
     "optimizer, clipping": r"Optimizer|adamw|update|norm|sqrt|addc|foreach|zero_grad",
@@ -58,23 +58,23 @@ def part_of(name: str) -> str:
 def kernels_named() -> Iterator[None]:
     """Has the profiler see kernels in C, if the package has any, by their names."""
     try:
-        from crnn_search import kernels
+        from crnn_search import matrices, native
     except ImportError:
         yield
         return
-    patched: Any = kernels
-    call, update = patched._call, getattr(patched, "update", None)
+    calls: Any = native
+    updates: Any = matrices
+    call, update = calls.call, updates.update
 
     @functools.wraps(call)
     def named(name: str, *arguments: Any) -> Any:
         with record_function(name):
             return call(name, *arguments)
 
-    patched._call = named
-    if update is not None:
-        patched.update = lambda *arguments: _recorded("update", update, *arguments)
+    calls.call = named
+    updates.update = lambda *arguments: _recorded("update", update, *arguments)
     yield
-    patched._call, patched.update = call, update
+    calls.call, updates.update = call, update
 
 
 def _recorded(name: str, function: Any, *arguments: Any) -> Any:

@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.circumstances import circumstances, in_words
 from benchmarks.table import PAGE, replace_section
 from benchmarks.work import MAX_DIGITS, NETWORKS
-from crnn_search import engine, kernels, layers, memory, mnist, optimizers, recurrence
+from crnn_search import engine, layers, matrices, memory, mnist, optimizers, recurrence
 from crnn_search.config import IMAGE_SIZE, ModelSpec, TrialConfig
 from crnn_search.data import Batch, Digits, split_images, training_table, validation_table
 
@@ -63,7 +63,7 @@ def product_rate(precision: str) -> float:
     size = 1024
     one, other = torch.randn(2, size, size).to(_numbers(precision))
     if precision == "int16":
-        return 2 * size**3 / seconds(lambda: kernels.product(one, other))
+        return 2 * size**3 / seconds(lambda: matrices.product(one, other))
     return 2 * size**3 / seconds(lambda: one @ other)
 
 

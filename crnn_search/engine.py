@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crnn_search import kernels, layers, memory, optimizers, recurrence
+from crnn_search import layers, memory, native, optimizers, recurrence
 from crnn_search.config import TrainingSpec, TrialConfig
 from crnn_search.data import Batch, Digits, SequenceTable, derive_seed, training_table
 from crnn_search.errors import ConfigError
@@ -94,8 +94,8 @@ class TrainState:
         """What should be known of how it was trained."""
         if self.steps:
             return self.steps.note
-        if next(self.model.parameters()).device.type == "cpu" and kernels.problem():
-            return f"training on PyTorch's own layers, which are slower: {kernels.problem()}"
+        if next(self.model.parameters()).device.type == "cpu" and native.problem():
+            return f"training on PyTorch's own layers, which are slower: {native.problem()}"
         return None
 
 
@@ -215,7 +215,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """
     if precision == "int16" and not _in_c(device):
         lacking = (
-            f"compiled kernels, but {kernels.problem()}"
+            f"compiled kernels, but {native.problem()}"
             if device.type == "cpu"
             else f"a CPU; received {device.type}"
         )
@@ -223,12 +223,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        computes = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    if native:
+        computes = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    if computes:
         return "bfloat16"
-    return "int16" if _in_c(device) and kernels.int16_gains() else "float32"
+    return "int16" if _in_c(device) and native.int16_gains() else "float32"
 
 
 def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
@@ -351,7 +351,7 @@ def _project(model: CRNN, features: Tensor, precision: str, own_gru: bool) -> Te
 
 def _in_c(device: torch.device) -> bool:
     """Whether images are encoded by `layers`."""
-    return device.type == "cpu" and kernels.problem() is None
+    return device.type == "cpu" and native.problem() is None
 
 
 def _grus(model: CRNN) -> list[nn.GRU]:

@@ -1,8 +1,7 @@
-"""What layers and GRUs do beside their large products, on a CPU: the callers of folder `c`.
+"""What the layers of an encoder do, in C on a CPU.
 
 PyTorch has a kernel for each of convolution, normalisation, pooling and ReLU, and each reads and
-writes the largest tensors of a network. Here they are one, in C. On a machine that cannot compile,
-`problem` says so, and layers are PyTorch's (decision 0012).
+writes the largest tensors of a network. Here they are one (decision 0012).
 
 Shapes: `N` images, `C` channels, `k` kernel, `p` pooling. Maps are `(N, C, H, W)`, channels last,
 bfloat16 or float32; a pooled map has beside each number its choice, uint8, of the same shape.
@@ -11,22 +10,16 @@ bfloat16 or float32; a pooled map has beside each number its choice, uint8, of t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from crnn_search import compiler
-
-LANES = 8
+from crnn_search import native
+from crnn_search.native import LANES
 
 TILE, POINTS = 4, 36
 """Of winograd.c: the side of a tile of results, and the products of numbers that one takes."""
-
-Result = TypeVar("Result")
 
 
 class Stem(ctypes.Structure):
@@ -59,37 +52,6 @@ class _Conv(ctypes.Structure):
     )
 
 
-class Rule(ctypes.Structure):
-    """`Rule` of optimizer.c; without first_bias it is RMSprop's, else Adam's."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_float)
-        for name in (
-            "rate", "decay", "first", "second", "epsilon", "clip", "first_bias", "second_bias",
-        )
-    )  # fmt: skip
-
-
-class _Parameter(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("values", "gradients", "first", "second")),
-        ("count", ctypes.c_long),
-    )
-
-
-def problem() -> str | None:
-    """Why there are no kernels on this machine; None if there are. The first call compiles."""
-    return compiler.library()[1]
-
-
-def int16_gains() -> bool:
-    """Whether this processor multiplies whole numbers of 16 bits faster than float32.
-
-    One with AVX-512 has twice as wide float32, and mostly bfloat16.
-    """
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
 def stem_forward(
     pixels: Tensor, shape: Stem, pool: int, kernel: Tensor, bias: Tensor, numbers: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -99,15 +61,15 @@ def stem_forward(
     """
     count = len(pixels)
     result, choice = _pooled(count, shape.channels, shape.side, shape.side, numbers)
-    weights, shift = _by_lane(kernel.t()), _by_lane(bias)
+    weights, shift = native.by_lane(kernel.t()), native.by_lane(bias)
 
     def part(rows: slice) -> None:
-        _call(
+        native.call(
             "stem_forward", rows, pool, pixels[rows], shape, weights, shift, result[rows],
             choice[rows],
         )  # fmt: skip
 
-    _in_parts(count, part)
+    native.in_parts(count, part)
     return result, choice
 
 
@@ -116,18 +78,18 @@ def stem_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of kernel, `(C, k²)`, and bias, `(C,)`; of those of the pooled map."""
     gradient = gradient.contiguous(memory_format=torch.channels_last)
-    lanes = _filled(shape.channels)
+    lanes = native.filled(shape.channels)
     taps = shape.kernel**2
 
     def part(rows: slice) -> Tensor:
         sums, scratch = torch.zeros(taps + 1, lanes), torch.empty(taps + 1, lanes)
-        _call(
+        native.call(
             "stem_backward", rows, pool, pixels[rows], shape, gradient[rows], choice[rows],
             sums[:taps], sums[taps], scratch,
         )  # fmt: skip
         return sums
 
-    found = sum(_in_parts(len(pixels), part), torch.zeros(()))[:, : shape.channels]
+    found = sum(native.in_parts(len(pixels), part), torch.zeros(()))[:, : shape.channels]
     return found[:taps].t(), found[taps]
 
 
@@ -138,14 +100,14 @@ def pixel_moments(pixels: Tensor, shape: Stem) -> tuple[Tensor, Tensor]:
     def part(rows: slice) -> Tensor:
         sums = torch.zeros(taps + 1, taps, dtype=torch.float64)
         scratch = torch.empty(taps + 1, taps, LANES)
-        _call(
+        native.call(
             "pixel_moments", rows, pixels[rows], shape.kernel, shape.before, shape.width,
             sums[0], sums[1:], scratch,
         )  # fmt: skip
         return sums
 
     places = (shape.width - shape.kernel + 1) ** 2
-    moments = sum(_in_parts(len(pixels), part), torch.zeros(())) / (len(pixels) * places)
+    moments = sum(native.in_parts(len(pixels), part), torch.zeros(())) / (len(pixels) * places)
     mean, upper = moments[0], moments[1:].triu()
     return mean, upper + upper.triu(1).t() - mean.outer(mean)
 
@@ -155,10 +117,10 @@ def map_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
 
     def part(rows: slice) -> Tensor:
         sums = torch.zeros(2, maps.shape[1], dtype=torch.float64)
-        _call("map_moments", rows, maps[rows], _map(maps), sums[0], sums[1])
+        native.call("map_moments", rows, maps[rows], _map(maps), sums[0], sums[1])
         return sums
 
-    return _mean_and_variance(_in_parts(len(maps), part), maps)
+    return _mean_and_variance(native.in_parts(len(maps), part), maps)
 
 
 def pool_forward(
@@ -171,15 +133,15 @@ def pool_forward(
     count, channels, rows, columns = maps.shape
     result, choice = _pooled(count, channels, rows // pool, columns // pool, maps.dtype)
     chosen = torch.empty_like(result)
-    by_channel = _by_lane(gain), _by_lane(shift)
+    by_channel = native.by_lane(gain), native.by_lane(shift)
 
     def part(rows: slice) -> None:
-        _call(
+        native.call(
             "pool_forward", rows, pool, maps[rows], _map(maps), *by_channel, result[rows],
             choice[rows], chosen[rows],
         )  # fmt: skip
 
-    _in_parts(count, part)
+    native.in_parts(count, part)
     return result, choice, chosen
 
 
@@ -189,13 +151,13 @@ def pool_backward_sums(gradient: Tensor, choice: Tensor, chosen: Tensor) -> tupl
 
     def part(rows: slice) -> Tensor:
         sums = torch.zeros(2, channels, dtype=torch.float64)
-        _call(
+        native.call(
             "pool_backward_sums", rows, gradient[rows], choice[rows], chosen[rows],
             _map(gradient), sums[0], sums[1],
         )  # fmt: skip
         return sums
 
-    sums, products = sum(_in_parts(len(gradient), part), torch.zeros(()))
+    sums, products = sum(native.in_parts(len(gradient), part), torch.zeros(()))
     return sums, products
 
 
@@ -210,41 +172,16 @@ def pool_backward(
 ) -> Tensor:
     """The maps' gradient: gain times that of a number chosen; plus slope times it, plus offset."""
     result = torch.empty_like(maps, memory_format=torch.channels_last)
-    by_channel = _by_lane(gain), _by_lane(slope), _by_lane(offset)
+    by_channel = native.by_lane(gain), native.by_lane(slope), native.by_lane(offset)
 
     def part(rows: slice) -> None:
-        _call(
+        native.call(
             "pool_backward", rows, pool, gradient[rows], choice[rows], maps[rows],
             _map(maps), *by_channel, result[rows],
         )  # fmt: skip
 
-    _in_parts(len(maps), part)
+    native.in_parts(len(maps), part)
     return result
-
-
-def relu_forward(maps: Tensor, bias: Tensor) -> Tensor:
-    """ReLU of maps plus a bias, `(C,)`."""
-    result, by_channel = torch.empty_like(maps), _by_lane(bias)
-
-    def part(rows: slice) -> None:
-        _call("relu_forward", rows, maps[rows], _map(maps), by_channel, result[rows])
-
-    _in_parts(len(maps), part)
-    return result
-
-
-def relu_backward(gradient: Tensor, result: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of maps and bias, `(C,)`, float64; result: of `relu_forward`."""
-    of_maps = torch.empty_like(result)
-
-    def part(rows: slice) -> Tensor:
-        sums = torch.zeros(result.shape[1], dtype=torch.float64)
-        _call(
-            "relu_backward", rows, gradient[rows], _map(result), result[rows], of_maps[rows], sums
-        )
-        return sums
-
-    return of_maps, sum(_in_parts(len(result), part), torch.zeros(()))
 
 
 def conv(
@@ -267,17 +204,17 @@ def conv(
     shape = (count, rows + around - kernel + 1, columns + around - kernel + 1, LANES)
     result = torch.empty(shape, dtype=maps.dtype).permute(0, 3, 1, 2)
     by_tap = weight.detach().float().permute(2, 3, 1, 0).contiguous()
-    by_channel = None if bias is None else _by_lane(bias)
+    by_channel = None if bias is None else native.by_lane(bias)
 
     def part(images: slice) -> None:
         padded = torch.empty(LANES * (rows + around) * (columns + around))
         pairs = (torch.empty_like(by_tap),) if precision == "int16" else ()
-        _call(
+        native.call(
             _named("conv", precision), images, maps[images], _some(mask, images), _map(maps),
             kernel, *zeros, by_tap, by_channel, result[images], padded, *pairs,
         )  # fmt: skip
 
-    _in_parts(count, part)
+    native.in_parts(count, part)
     return result
 
 
@@ -301,13 +238,13 @@ def conv_weights(
         sums, of_bias = torch.zeros(kernel, kernel, LANES, LANES), torch.zeros(LANES).double()
         padded = torch.empty(LANES * (rows + around) * (columns + around))
         own = torch.empty(LANES * gradient.shape[2] * gradient.shape[3])
-        _call(
+        native.call(
             _named("conv_weights", precision), images, maps[images], _map(maps), gradient[images],
             _some(mask, images), kernel, *zeros, sums, of_bias, padded, own,
         )  # fmt: skip
         return sums, of_bias
 
-    of_weight, of_bias = zip(*_in_parts(count, part), strict=True)
+    of_weight, of_bias = zip(*native.in_parts(count, part), strict=True)
     by_tap = sum(of_weight, torch.zeros(()))
     return by_tap.permute(3, 2, 0, 1), sum(of_bias, torch.zeros(())).float()
 
@@ -336,17 +273,17 @@ def _winograd(
     shape = _Conv(rows, columns, maps.shape[1], before, high, across, len(weight))
     result = torch.empty((count, high, across, len(weight)), dtype=maps.dtype).permute(0, 3, 1, 2)
     by_tap = weight.detach().double().permute(2, 3, 1, 0).reshape(9, -1)
-    by_point = _by_lane((_TO_POINTS @ by_tap).view(POINTS, -1, len(weight)))
+    by_point = native.by_lane((_TO_POINTS @ by_tap).view(POINTS, -1, len(weight)))
 
     def part(images: slice) -> Tensor:
         sums = torch.zeros(2, len(weight), dtype=torch.float64)
-        _call(
+        native.call(
             "winograd", images, maps[images], shape, by_point, result[images], _scratch(shape),
             *(sums if moments else (None, None)),
         )  # fmt: skip
         return sums
 
-    return result, _in_parts(count, part)
+    return result, native.in_parts(count, part)
 
 
 def winograd_weights(maps: Tensor, gradient: Tensor, before: int) -> Tensor:
@@ -355,111 +292,16 @@ def winograd_weights(maps: Tensor, gradient: Tensor, before: int) -> Tensor:
     shape = _Conv(rows, columns, channels, before, high, across, outputs)
 
     def part(images: slice) -> Tensor:
-        sums = torch.zeros(POINTS, channels, _filled(outputs))
-        _call(
+        sums = torch.zeros(POINTS, channels, native.filled(outputs))
+        native.call(
             "winograd_weights", images, maps[images], shape, gradient[images], sums,
             _scratch(shape),
         )  # fmt: skip
         return sums
 
-    sums = sum(_in_parts(count, part), torch.zeros(()))[..., :outputs]
+    sums = sum(native.in_parts(count, part), torch.zeros(()))[..., :outputs]
     by_tap = _TO_POINTS.t() @ sums.double().flatten(1)
     return by_tap.view(3, 3, channels, outputs).permute(3, 2, 0, 1).float()
-
-
-def turn_rows(rows: Tensor, outer: int) -> Tensor:
-    """Rows `(N, D)`, each seen as `(outer, D / outer)` and turned: `(N, D)` again, contiguous."""
-    result = torch.empty(rows.shape)
-    inner = rows.shape[1] // outer
-    _call("turn_rows", slice(0, len(rows)), outer, inner, rows.detach().contiguous(), result)
-    return result
-
-
-def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`(M, D)` times `(N, D)` turned, plus a bias `(N,)`, in whole numbers: see int16_product.c.
-
-    Either side may be a turned view of a tensor.
-    """
-    (rows, depth), columns = left.shape, len(right)
-    result = torch.empty(rows, columns)
-    bias = torch.zeros(columns) if bias is None else bias.detach()
-    lines = _lines(right)
-
-    def part(some: slice) -> None:
-        count = some.stop - some.start
-        need = _library().int16_product_scratch(ctypes.c_long(count), columns, depth)
-        _call(
-            "int16_product", some, columns, depth, *_lines(left[some]), *lines, bias,
-            result[some], torch.empty(need),
-        )  # fmt: skip
-
-    _in_parts(rows, part)
-    return result
-
-
-def gru_forward(
-    gates: Tensor, weight: Tensor, bias: Tensor, alive: Tensor
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """States, `(N, H)`, the last of each sequence, `(B, H)`, and what `gru_backward` needs.
-
-    gates: `(N, 3H)`. weight: `(3H, H)`. bias: `(3H,)`. alive: int64 `(T,)`. All contiguous.
-    """
-    rows, width = len(gates), weight.shape[1]
-    hidden, sigmoids = torch.empty(rows, 3 * width), torch.empty(rows, 2 * width)
-    new, states, before = torch.empty(3, rows, width)
-    last = torch.empty(int(alive[0]), width)
-    _call(
-        "gru_forward", slice(0, len(alive)), alive, width, gates, weight, bias, hidden, sigmoids,
-        new, states, before, last, torch.empty(_filled(3 * width) * (width + 1)),
-    )  # fmt: skip
-    return states, last, (before, new, hidden, sigmoids)
-
-
-def gru_backward(
-    of_states: Tensor | None,
-    of_last: Tensor | None,
-    weight: Tensor,
-    saved: tuple[Tensor, ...],
-    alive: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of gates, `(N, 3H)`, of their hidden part, `(N, 3H)`, and of the bias, `(3H,)`.
-
-    of_states: `(N, H)`. of_last: `(B, H)`. saved: what `gru_forward` gave.
-    """
-    hidden, width = saved[2], weight.shape[1]
-    of_gates, of_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
-    of_bias = torch.empty(3 * width)
-    _call(
-        "gru_backward", slice(0, len(alive)), alive, width, _contiguous(of_states),
-        _contiguous(of_last), weight, *saved, of_gates, of_hidden, of_bias,
-        torch.empty(_filled(width) * 3 * width + int(alive[0]) * width),
-    )  # fmt: skip
-    return of_gates, of_hidden, of_bias
-
-
-def update(
-    parameters: Sequence[Tensor], moments: Sequence[tuple[Tensor | None, Tensor]], rule: Rule
-) -> None:
-    """Change parameters, by their gradients, and their moments; all four alike in memory."""
-    listed = (_Parameter * len(parameters))()
-    for place, (parameter, (first, second)) in enumerate(zip(parameters, moments, strict=True)):
-        assert parameter.grad is not None
-        listed[place] = _Parameter(
-            parameter.data_ptr(),
-            parameter.grad.data_ptr(),
-            None if first is None else first.data_ptr(),
-            second.data_ptr(),
-            parameter.numel(),
-        )
-    _library().update(ctypes.c_long(len(parameters)), listed, rule)
-
-
-def _library() -> ctypes.CDLL:
-    """The compiled library; RuntimeError, with the reason, if there is none."""
-    library, reason = compiler.library()
-    if library is None:
-        raise RuntimeError(reason)
-    return library
 
 
 def _some(maps: Tensor | None, images: slice) -> Tensor | None:
@@ -470,15 +312,6 @@ def _named(kernel: str, precision: str) -> str:
     return f"int16_{kernel}" if precision == "int16" else kernel
 
 
-def _lines(side: Tensor) -> tuple[Tensor, int, int]:
-    """A matrix, how far apart its lines are, and whether those are its columns."""
-    side = side.detach()
-    turned = side.stride(0) == 1 and side.shape[1] > 1
-    if not turned and side.stride(1) != 1:
-        side = side.contiguous()
-    return side, side.stride(1 if turned else 0), int(turned)
-
-
 def _mean_and_variance(sums: Sequence[Tensor], maps: Tensor) -> tuple[Tensor, Tensor]:
     """Of maps, by channel, from sums of their numbers and of their squares, `(2, C)`."""
     count = maps.shape[0] * maps.shape[2] * maps.shape[3]
@@ -487,15 +320,7 @@ def _mean_and_variance(sums: Sequence[Tensor], maps: Tensor) -> tuple[Tensor, Te
 
 
 def _scratch(shape: _Conv) -> Tensor:
-    return torch.empty(_library().winograd_scratch(shape))
-
-
-def _filled(channels: int) -> int:
-    return -(-channels // LANES) * LANES
-
-
-def _contiguous(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.contiguous()
+    return torch.empty(native.library().winograd_scratch(shape))
 
 
 def _pooled(
@@ -509,63 +334,6 @@ def _pooled(
 def _map(maps: Tensor) -> _Map:
     return _Map(maps.shape[2], maps.shape[3], maps.shape[1])
 
-
-def _by_lane(values: Tensor) -> Tensor:
-    """Float32, the last dimension filled with zeros to a multiple of what is computed at once."""
-    values = values.detach().float()
-    return F.pad(values, (0, -values.shape[-1] % LANES)).contiguous()
-
-
-def _in_parts(images: int, work: Callable[[slice], Result]) -> list[Result]:
-    """Work on the images in as many parts as PyTorch has threads. C holds no lock of Python's."""
-    threads = min(torch.get_num_threads(), images)
-    if threads <= 1:
-        return [work(slice(0, images))]
-    ends = [images * number // threads for number in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, map(slice, ends[:-1], ends[1:])))
-
-
-def _call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int | None) -> None:
-    """Call a kernel on some images. A tensor of `_FORMAT_AFTER` is followed by its format."""
-    formats = _FORMAT_AFTER[name]
-    values: list[object] = [ctypes.c_long(rows.stop - rows.start)]
-    for number, argument in enumerate(arguments):
-        if isinstance(argument, Tensor):
-            values.append(ctypes.c_void_p(argument.data_ptr()))
-            if number in formats:
-                values.append(ctypes.c_int(argument.dtype == torch.float32))
-        elif isinstance(argument, int):
-            values.append(ctypes.c_int(argument))
-        elif argument is None:
-            values.append(ctypes.c_void_p())
-        else:
-            values.append(argument)
-    getattr(_library(), name)(*values)
-
-
-_FORMAT_AFTER = {
-    "stem_forward": {1, 5},
-    "stem_backward": {1, 3},
-    "pixel_moments": {0},
-    "map_moments": {0},
-    "pool_forward": {1},
-    "pool_backward_sums": {2},
-    "pool_backward": {3},
-    "relu_forward": {0},
-    "relu_backward": {0},
-    "conv": {0},
-    "conv_weights": {0},
-    "winograd": {0},
-    "winograd_weights": {0},
-    "int16_conv": {0},
-    "int16_conv_weights": {0},
-    "int16_product": set(),
-    "turn_rows": set(),
-    "gru_forward": set(),
-    "gru_backward": set(),
-}
-"""By kernel, the arguments of two possible formats, of which C is told whether it is float32."""
 
 _BY_SIDE = torch.tensor(
     [

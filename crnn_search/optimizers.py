@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer, RMSprop
 
-from crnn_search import kernels
+from crnn_search import matrices, native
 from crnn_search.config import TrainingSpec
 
 
@@ -36,7 +36,7 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def clear(optimizer: Optimizer) -> None:
-    """Forget all gradients. PyTorch's own does it, too, in six times the time."""
+    """Forget all gradients, without what PyTorch's own does for hooks and profilers."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None
@@ -57,7 +57,7 @@ def _in_c(optimizer: Optimizer, parameters: list[Tensor]) -> bool:
     """Whether all is on a CPU that has kernels, and in the same order in memory."""
     return (
         parameters[0].device.type == "cpu"
-        and kernels.problem() is None
+        and native.problem() is None
         and all(p.grad is not None and p.grad.stride() == p.stride() for p in parameters)
     )
 
@@ -76,7 +76,7 @@ def _step_in_c(optimizer: Optimizer, parameters: list[Tensor], clip: float) -> N
         second = group["alpha"]
         moments = [(None, state["square_avg"]) for state in states]
     with torch.no_grad():
-        kernels.update(parameters, moments, kernels.Rule(second=second, clip=clip, **rule))
+        matrices.update(parameters, moments, matrices.Rule(second=second, clip=clip, **rule))
 
 
 def _begin(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crnn_search import kernels
+from crnn_search import matrices, native
 
 
 def of_input(gru: nn.GRU) -> tuple[Tensor, Tensor]:
@@ -29,7 +29,7 @@ def run(gru: nn.GRU, gates: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor
     gates: the input's part of them, float32 `(N, 3H)`. batch_sizes: sequences alive at each time
     step, int64 `(T,)`.
     """
-    compiled = gates.device.type == "cpu" and kernels.problem() is None
+    compiled = gates.device.type == "cpu" and native.problem() is None
     recurrence = _Compiled if compiled and torch.get_num_threads() == 1 else _Recurrence
     weight, bias = gru.get_parameter("weight_hh_l0"), gru.get_parameter("bias_hh_l0")
     states, last = recurrence.apply(gates, weight, bias, batch_sizes)
@@ -43,7 +43,7 @@ class _Compiled(torch.autograd.Function):
     def forward(
         ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, batch_sizes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        states, last, saved = kernels.gru_forward(
+        states, last, saved = matrices.gru_forward(
             gates.contiguous(), weight.contiguous(), bias.contiguous(), batch_sizes
         )
         ctx.set_materialize_grads(False)
@@ -55,7 +55,7 @@ class _Compiled(torch.autograd.Function):
         ctx: Any, of_states: Tensor | None, of_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, None]:
         batch_sizes, weight, *saved = ctx.saved_tensors
-        of_gates, of_hidden, of_bias = kernels.gru_backward(
+        of_gates, of_hidden, of_bias = matrices.gru_backward(
             of_states, of_last, weight.contiguous(), tuple(saved), batch_sizes
         )
         return of_gates, of_hidden.t() @ saved[0], of_bias, None

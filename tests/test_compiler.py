@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crnn_search import compiler, kernels
+from crnn_search import compiler, kernels, native
 
 
 @pytest.fixture(autouse=True)
@@ -36,18 +36,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_compiled_once(folder: Path) -> None:
-    assert kernels.problem() is None
+    assert native.problem() is None
     (library,) = folder.iterdir()
     made = library.stat().st_mtime_ns
     compiler.library.cache_clear()
-    assert kernels.problem() is None
+    assert native.problem() is None
     assert [path.stat().st_mtime_ns for path in folder.iterdir()] == [made]
 
 
 def test_another_source_is_another_library(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert kernels.problem() is None
+    assert native.problem() is None
     changed = tmp_path / "c"
     shutil.copytree(compiler.SOURCES, changed)
     (changed / "answer.c").write_text("int answer(void) { return 42; }\n")
@@ -72,7 +72,7 @@ def test_a_processor_without_avx_can_have_it(source: str, tmp_path: Path) -> Non
 
 def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert kernels.problem() == "there is no C compiler"
+    assert native.problem() == "there is no C compiler"
     with pytest.raises(RuntimeError, match="there is no C compiler"):
         kernels.map_moments(torch.zeros(1, 1, 2, 2))
 
@@ -84,7 +84,7 @@ def test_a_compiler_that_fails_is_quoted(
     broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CC", str(broken))
-    assert kernels.problem() == f"{broken} could not compile: out of order"
+    assert native.problem() == f"{broken} could not compile: out of order"
     assert not list(folder.glob("*.so"))
 
 
@@ -93,13 +93,13 @@ def test_a_cache_that_cannot_be_written_is_gone_round(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path / "file"))
-    assert kernels.problem() is None
+    assert native.problem() is None
 
 
 def test_a_damaged_library_is_gone_round(folder: Path) -> None:
-    assert kernels.problem() is None
+    assert native.problem() is None
     (library,) = folder.iterdir()
     library.unlink()
     library.write_bytes(b"no library")
     compiler.library.cache_clear()
-    assert kernels.problem() is None
+    assert native.problem() is None

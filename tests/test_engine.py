@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crnn_search import engine, kernels
+from crnn_search import engine, native
 from crnn_search.config import MNIST_CRNN_2016, TrainingSpec, TrialConfig
 from crnn_search.data import Digits, SequenceTable, training_table
 from crnn_search.engine import EpochMetrics, TrainingData
@@ -164,7 +164,7 @@ def test_without_kernels_the_same_is_learnt_and_said(
     state = engine.start(SMALL, seed=0, epochs=2, device=CPU)
     assert state.note is None
     with_kernels = list(engine.train(state, training_data))
-    monkeypatch.setattr(kernels, "problem", lambda: "there is no C compiler")
+    monkeypatch.setattr(native, "problem", lambda: "there is no C compiler")
     assert state.note == (
         "training on PyTorch's own layers, which are slower: there is no C compiler"
     )
@@ -186,14 +186,14 @@ def test_precision_is_the_fastest_that_keeps_accuracy(monkeypatch: pytest.Monkey
     assert resolve(bfloat16=False, level="AVX2", device="mps") == "float32"
     assert engine.resolve_precision("float32", CPU) == "float32"
     assert engine.resolve_precision("int16", CPU) == "int16"
-    monkeypatch.setattr(kernels, "problem", lambda: "there is no C compiler")
+    monkeypatch.setattr(native, "problem", lambda: "there is no C compiler")
     assert resolve(bfloat16=False, level="AVX2") == "float32"
 
 
 def test_int16_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="precision int16 needs a CPU; received cuda"):
         engine.resolve_precision("int16", torch.device("cuda"))
-    monkeypatch.setattr(kernels, "problem", lambda: "there is no C compiler")
+    monkeypatch.setattr(native, "problem", lambda: "there is no C compiler")
     with pytest.raises(
         ConfigError, match="precision int16 needs compiled kernels, but there is no C"
     ):

@@ -33,10 +33,12 @@ FLOORS: list[set[str]] = [
         "yaml_lines",
         "job",
         "kernels",
+        "matrices",
         "memory",
         "provenance",
     },
-    {"compiler", "config", "storage"},
+    {"native", "storage", "config"},
+    {"compiler"},
     {"cache", "patience"},
     {"errors"},
 ]

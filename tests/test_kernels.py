@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crnn_search import kernels
+from crnn_search import kernels, matrices
 
 Shape = tuple[int, int, int, int, int]
 
@@ -116,7 +116,7 @@ def assert_product(left: Tensor, right: Tensor, bias: Tensor, error: float) -> N
     """That whole numbers give it but for rounding, relative to the norms of its rows."""
     expected = left.double() @ right.double().t() + bias.double()
     norms = left.double().norm(dim=1)[:, None] * right.double().norm(dim=1)
-    found = kernels.product(left, right, bias)
+    found = matrices.product(left, right, bias)
     assert ((found - expected).abs() <= error * norms + 1e-6 * bias.abs() + 1e-37).all()
 
 
@@ -151,10 +151,10 @@ def test_whole_numbers_of_what_is_none_are_none(bad: float, turned: bool) -> Non
     left[2, 3] = bad
     if turned:
         left = left.t().contiguous().t()
-    found = kernels.product(left, right)
+    found = matrices.product(left, right)
     assert found[2].isnan().all()
     assert found[[0, 1, 3, 4]].isfinite().all()
-    assert kernels.product(right, left)[:, 2].isnan().all()
+    assert matrices.product(right, left)[:, 2].isnan().all()
     maps, weight = example((2, 8, 8, 6, 6))
     maps[1, 3, 1, 1] = bad
     found = kernels.conv(maps, weight, (1, 1), "int16")

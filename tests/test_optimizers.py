@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from crnn_search import kernels, optimizers
+from crnn_search import matrices, native, optimizers
 from crnn_search.config import TrainingSpec
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def test_steps_are_pytorchs(
     spec = TrainingSpec(optimizer=optimizer, learning_rate=0.01, **values)
     found = train(spec, 8)
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "problem", lambda: "none here")
+        patch.setattr(native, "problem", lambda: "none here")
         expected = train(spec, 8)
     before = network()
     for one, other, first in zip(
@@ -59,13 +59,13 @@ def test_steps_are_pytorchs(
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 def test_steps_are_in_c(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    update = kernels.update
+    update = matrices.update
 
     def counted(*arguments: Any) -> None:
         calls.append(arguments)
         update(*arguments)
 
-    monkeypatch.setattr(kernels, "update", counted)
+    monkeypatch.setattr(matrices, "update", counted)
     train(TrainingSpec(optimizer=optimizer), 5)
     assert len(calls) == 5
 
@@ -107,7 +107,7 @@ def test_gradients_that_are_not_numbers_spread(optimizer: str) -> None:
 def test_a_state_begins_as_pytorchs(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, states = TrainingSpec(optimizer=optimizer), []
     for problem in (None, "none here"):
-        monkeypatch.setattr(kernels, "problem", lambda problem=problem: problem)
+        monkeypatch.setattr(native, "problem", lambda problem=problem: problem)
         model = network()
         made = optimizers.make(spec, model, CPU)
         for parameter in model.parameters():

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from crnn_search import kernels, recurrence
+from crnn_search import native, recurrence
 
 
 def test_with_kernels_there_is_one_call_for_all_steps() -> None:
-    assert kernels.problem() is None
+    assert native.problem() is None
     gru = nn.GRU(2, 3)
     states, _ = recurrence.run(gru, torch.randn(4, 9), torch.tensor([3, 1]))
     assert type(states.grad_fn).__name__ == "_CompiledBackward"
@@ -32,7 +32,7 @@ def test_states_and_gradients_are_pytorchs(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
-            patch.setattr(kernels, "problem", lambda: "none here")
+            patch.setattr(native, "problem", lambda: "none here")
         compare(lengths, inputs, width)
 
 

@@ -61,7 +61,7 @@ typedef struct {
 INLINE void stem_windows(const int pool, int wide, const int windows, const int blocks,
                          Shape s, int c, const float *corner, const float *kernel,
                          const float *bias, void *out, uint8_t *choice, long at) {
-    const int lanes = (s.channels + LANES - 1) / LANES * LANES;
+    const int lanes = filled(s.channels);
     V sum[2][MAX_PLACES][2];
     for (int w = 0; w < windows; w++)
         for (int place = 0; place < pool * pool; place++)
@@ -157,7 +157,7 @@ INLINE void stem_window_gradients(const int pool, int wide, const int blocks, in
                                   const float *corner, const void *gradient,
                                   const uint8_t *choice, long at, float *of_kernel,
                                   float *of_bias) {
-    const int lanes = (s.channels + LANES - 1) / LANES * LANES;
+    const int lanes = filled(s.channels);
     V by_place[MAX_PLACES][2];
     for (int b = 0; b < blocks; b++) {
         int first = c + LANES * b, count = s.channels - first;
@@ -188,7 +188,7 @@ INLINE void stem_backward_as(const int pool, int wide, long images, const void *
                              int wide_pixels, Shape s, const void *gradient, const uint8_t *choice,
                              float *of_kernel, float *of_bias, float *scratch) {
     Padded padded;
-    const int lanes = (s.channels + LANES - 1) / LANES * LANES;
+    const int lanes = filled(s.channels);
     const int weights = s.kernel * s.kernel * lanes;
     for (long image = 0; image < images; image++) {
         pad(pixels, image, wide_pixels, s.before, s.width, &padded);

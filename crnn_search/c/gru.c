@@ -32,15 +32,6 @@ INLINE V hyperbolic_tangent(V x) {
 
 #define FLOATS(from, at, count) load(from, at, 1, count)
 
-/* Calls for each eight of a width with their number as a constant, but for what is left over. */
-#define BY_EIGHT(width, function, ...)                            \
-    {                                                             \
-        int c = 0;                                                \
-        for (; c + LANES <= (width); c += LANES)                  \
-            function(LANES, c, __VA_ARGS__);                      \
-        if (c < (width)) function((width)-c, c, __VA_ARGS__);     \
-    }
-
 /* One row's eight numbers of a new state. */
 INLINE void gru_cell(int count, int c, int width, long row, const float *before, const float *gates,
                      const float *hidden, float *sigmoids, float *new, float *states) {
@@ -67,9 +58,9 @@ INLINE void gate_sums(int count, int c, const int tile, int width, int first, co
 INLINE void gru_tile(const int tile, int width, int first, const float *before, long row,
                      const float *gates, const float *weights, const float *bias, float *hidden,
                      float *sigmoids, float *new, float *states) {
-    BY_EIGHT(3 * width, gate_sums, tile, width, first, before, row, weights, bias, hidden)
+    BY_BLOCK(3 * width, gate_sums, tile, width, first, before, row, weights, bias, hidden)
     for (int i = 0; i < tile; i++)
-        BY_EIGHT(width, gru_cell, width, row + i, before, gates, hidden, sigmoids, new, states)
+        BY_BLOCK(width, gru_cell, width, row + i, before, gates, hidden, sigmoids, new, states)
 }
 
 /* Weights `(outputs, inputs)`, or turned `(inputs, outputs)`, by eight outputs: `(outputs
@@ -92,7 +83,7 @@ static void pack_weights(int outputs, int inputs, const float *weights, int turn
 void gru_forward(long steps, const int64_t *alive, int width, const float *gates,
                  const float *weights, const float *bias, float *hidden, float *sigmoids,
                  float *new, float *states, float *before, float *last, float *scratch) {
-    const int outputs = (3 * width + LANES - 1) / LANES * LANES;
+    const int outputs = filled(3 * width);
     float *packed = scratch + outputs;
     pack_weights(3 * width, width, weights, 0, packed);
     memset(scratch, 0, sizeof(float) * outputs);
@@ -103,7 +94,8 @@ void gru_forward(long steps, const int64_t *alive, int width, const float *gates
         const long now = alive[step], next = step + 1 < steps ? alive[step + 1] : 0;
         for (long row = 0; row < now;) {
             int tile = even(now - row);
-            WITH_TILE(tile, gru_tile, width, step == 0, before, start + row, gates, packed, scratch, hidden, sigmoids, new, states)
+            WITH_TILE(tile, gru_tile, width, step == 0, before, start + row, gates,
+                      packed, scratch, hidden, sigmoids, new, states)
             row += tile;
         }
         const float *found = states + start * width;
@@ -149,10 +141,10 @@ INLINE void gru_gradient_tile(const int tile, int width, int first, const float 
                               const float *hidden, const float *sigmoids, float *of_gates,
                               float *of_hidden, float *carried) {
     for (int i = 0; i < tile; i++)
-        BY_EIGHT(width, gru_gradient_cell, width, row + i, before, of_states, new, hidden, sigmoids,
+        BY_BLOCK(width, gru_gradient_cell, width, row + i, before, of_states, new, hidden, sigmoids,
                  of_gates, of_hidden, carried + i * width)
     if (!first)
-        BY_EIGHT(width, state_sums, tile, 3 * width, of_hidden + 3 * row * width, weights, width,
+        BY_BLOCK(width, state_sums, tile, 3 * width, of_hidden + 3 * row * width, weights, width,
                  carried)
 }
 
@@ -163,7 +155,7 @@ void gru_backward(long steps, const int64_t *alive, int width, const float *of_s
                   const float *of_last, const float *weights, const float *before,
                   const float *new, const float *hidden, const float *sigmoids, float *of_gates,
                   float *of_hidden, float *of_bias, float *scratch) {
-    const int all_gates = 3 * width, outputs = (width + LANES - 1) / LANES * LANES;
+    const int all_gates = 3 * width, outputs = filled(width);
     float *carried = scratch + (long)outputs * all_gates;
     pack_weights(width, all_gates, weights, 1, scratch);
     if (of_last)

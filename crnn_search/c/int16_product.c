@@ -21,7 +21,7 @@ INLINE long filled_rows(long rows) { return (rows + PANEL - 1) / PANEL * PANEL; 
 
 INLINE long steps_of(int depth) { return (depth + 1) / 2; }
 
-INLINE long line_of(int depth) { return (depth + LANES - 1) / LANES * LANES / 2; }
+INLINE long line_of(int depth) { return filled(depth) / 2; }
 
 INLINE long side_size(long rows, int depth) { return filled_rows(rows) * (line_of(depth) + 3); }
 
@@ -157,16 +157,7 @@ static void product_tile(int rows, long steps, const int32_t *left, long by_row,
                          const int32_t *right, const float *left_down, const float *right_down,
                          int add, const float *bias, float *out, long apart, int columns) {
     int32_t found[TILE * PANEL];
-#define SUM(n) sum_tile(n, steps, left, by_row, by_step, right, found)
-    switch (rows) {
-        case 1: SUM(1); break;
-        case 2: SUM(2); break;
-        case 3: SUM(3); break;
-        case 4: SUM(4); break;
-        case 5: SUM(5); break;
-        case 6: SUM(6); break;
-    }
-#undef SUM
+    WITH_ROWS(rows, sum_tile, steps, left, by_row, by_step, right, found)
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < PANEL && c < columns; c += LANES) {
             float *to = out + r * apart + c;

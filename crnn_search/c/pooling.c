@@ -1,15 +1,6 @@
 /* Any other layer, after its convolution: normalising, pooling and ReLU. */
 #include "vectors.h"
 
-/* Calls for each eight channels with their number as a constant, but for what is left over. */
-#define BY_BLOCK(channels, function, ...)                                          \
-    for (int c = 0; c < (channels); c += LANES) {                                  \
-        if ((channels)-c >= LANES)                                                 \
-            function(LANES, c, __VA_ARGS__);                                       \
-        else                                                                       \
-            function((channels)-c, c, __VA_ARGS__);                                \
-    }
-
 INLINE void moments_block(int count, int c, const int wide, long image, const void *map, Map m,
                           double *sums, double *squares) {
     const int pixels = m.rows * m.columns;
@@ -167,59 +158,4 @@ void pool_backward(long images, int pool, const void *gradient, const uint8_t *c
                    const void *map, int wide, Map m, const float *gain, const float *slope,
                    const float *offset, void *of_map) {
     WITH_CONSTANTS(pool_backward_as, images, gradient, choice, map, m, gain, slope, offset, of_map)
-}
-
-INLINE void relu_block(int count, int c, const int wide, long start, long pixels, const void *map,
-                       int channels, const float *bias, void *out) {
-    const V b = load_floats(bias + c);
-    for (long at = start + c; at < start + pixels * channels; at += channels) {
-        V v = load(map, at, wide, count) + b;
-        store(out, at, wide, count, choose(v <= 0, all(0), v));
-    }
-}
-
-INLINE void relu_forward_as(const int wide, long images, const void *map, Map m, const float *bias,
-                            void *out) {
-    const long pixels = (long)m.rows * m.columns;
-    for (long image = 0; image < images; image++)
-        BY_BLOCK(m.channels, relu_block, wide, image * pixels * m.channels, pixels, map, m.channels,
-                 bias, out)
-}
-
-/* ReLU of a map plus a bias by channel, where nothing is pooled. */
-void relu_forward(long images, const void *map, int wide, Map m, const float *bias, void *out) {
-    if (wide)
-        relu_forward_as(1, images, map, m, bias, out);
-    else
-        relu_forward_as(0, images, map, m, bias, out);
-}
-
-INLINE void relu_gradient_block(int count, int c, const int wide, long start, long pixels,
-                                const void *gradient, int channels, const void *result, void *of_map,
-                                double *sums) {
-    V sum = {0};
-    for (long at = start + c; at < start + pixels * channels; at += channels) {
-        const I alive = load(result, at, wide, count) != 0;
-        const V g = (V)((I)load(gradient, at, wide, count) & alive);
-        sum += g;
-        store(of_map, at, wide, count, g);
-    }
-    for (int i = 0; i < count; i++) sums[c + i] += sum[i];
-}
-
-INLINE void relu_backward_as(const int wide, long images, const void *gradient, Map m,
-                             const void *result, void *of_map, double *sums) {
-    const long pixels = (long)m.rows * m.columns;
-    for (long image = 0; image < images; image++)
-        BY_BLOCK(m.channels, relu_gradient_block, wide, image * pixels * m.channels, pixels, gradient,
-                 m.channels, result, of_map, sums)
-}
-
-/* The gradient of such a map, and its sums by channel. result: what ReLU gave. Adds to sums. */
-void relu_backward(long images, const void *gradient, int wide, Map m, const void *result,
-                   void *of_map, double *sums) {
-    if (wide)
-        relu_backward_as(1, images, gradient, m, result, of_map, sums);
-    else
-        relu_backward_as(0, images, gradient, m, result, of_map, sums);
 }

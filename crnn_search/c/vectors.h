@@ -31,6 +31,9 @@ typedef struct {
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* A number of channels, filled to a multiple of eight. */
+INLINE int filled(int channels) { return (channels + LANES - 1) / LANES * LANES; }
+
 INLINE V all(float x) { return (V){x, x, x, x, x, x, x, x}; }
 
 /* Keeps a vector in a register: GCC else reads it from memory again for each product. */
@@ -154,5 +157,25 @@ INLINE void relu(V *best, I *choice) {
         WITH_POOL(function, 0, __VA_ARGS__)             \
     }
 #define MAX_PLACES 16
+
+/* Calls for each eight channels with their number as a constant, but for what is left over. */
+#define BY_BLOCK(channels, function, ...)                             \
+    {                                                                 \
+        int c = 0;                                                    \
+        for (; c + LANES <= (channels); c += LANES)                   \
+            function(LANES, c, __VA_ARGS__);                          \
+        if (c < (channels)) function((channels)-c, c, __VA_ARGS__);   \
+    }
+
+/* Calls with one to six rows as a constant. */
+#define WITH_ROWS(rows, function, ...)              \
+    switch (rows) {                                 \
+        case 1: function(1, __VA_ARGS__); break;    \
+        case 2: function(2, __VA_ARGS__); break;    \
+        case 3: function(3, __VA_ARGS__); break;    \
+        case 4: function(4, __VA_ARGS__); break;    \
+        case 5: function(5, __VA_ARGS__); break;    \
+        case 6: function(6, __VA_ARGS__); break;    \
+    }
 
 #endif

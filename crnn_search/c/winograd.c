@@ -25,8 +25,6 @@ typedef struct {
     long in_plane, out_plane;
 } Plan;
 
-INLINE int filled(int channels) { return (channels + LANES - 1) / LANES * LANES; }
-
 INLINE Plan plan_of(Conv s) {
     Plan p = {.down = (s.high + OUT - 1) / OUT, .along = (s.across + OUT - 1) / OUT};
     const int tiles = p.down * p.along;
@@ -270,22 +268,13 @@ INLINE void product_rows(const int rows, const int add, int depth, const float *
 /* Blocks of rows of nearly equal numbers, six at most. */
 INLINE void product(const int add, int rows, int depth, const float *left, long by_row, long by_step,
                     const float *right, long width, float *result) {
-#define PRODUCT(n) product_rows(n, add, depth, left, by_row, by_step, right, width, result)
     for (int parts = (rows + ROWS - 1) / ROWS; parts; parts--) {
         const int now = (rows + parts - 1) / parts;
-        switch (now) {
-            case 1: PRODUCT(1); break;
-            case 2: PRODUCT(2); break;
-            case 3: PRODUCT(3); break;
-            case 4: PRODUCT(4); break;
-            case 5: PRODUCT(5); break;
-            case 6: PRODUCT(6); break;
-        }
+        WITH_ROWS(now, product_rows, add, depth, left, by_row, by_step, right, width, result)
         rows -= now;
         left += now * by_row;
         result += now * width;
     }
-#undef PRODUCT
 }
 
 INLINE long smaller(long one, long other) { return one < other ? one : other; }
