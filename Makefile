@@ -15,7 +15,6 @@ check: $(READY)  ## formatting, lint, types and import order
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_imports.py
 
 bench: .venv/.bench  ## measure the engine beside Ray's recipe, Optuna alone and Keras: 25 minutes
 	$(BIN)/python -m benchmarks
@@ -25,10 +24,10 @@ bench: .venv/.bench  ## measure the engine beside Ray's recipe, Optuna alone and
 	touch $@
 
 cluster-test: $(READY)  ## three hosts on this machine, and what hosts suffer; needs root and Linux
-	$(BIN)/python -m tests.cluster
+	$(BIN)/python -m tests.hosts
 
 cluster-test-short: $(READY)  ## bring three hosts up, submit, kill one
-	$(BIN)/python -m tests.cluster --short
+	$(BIN)/python -m tests.hosts --short
 
 clean:  ## remove the virtual environment and the caches; runs stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

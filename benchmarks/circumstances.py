@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from crnn_search import provenance
+from crnn_search.cluster import provenance
 
 HERE = Path(__file__).parent
 

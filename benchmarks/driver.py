@@ -68,15 +68,16 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
     from ray import tune
     from rich.console import Console
 
-    from crnn_search import cluster, search
-    from crnn_search.budget import Budget, Limit
-    from crnn_search.data import Digits
-    from crnn_search.job import METRIC, Job
-    from crnn_search.journal import JobRecord, Journal, read_history
-    from crnn_search.paths import RunPaths
-    from crnn_search.progress import PlainProgress
-    from crnn_search.recorder import Recorder
-    from crnn_search.space_file import parse_space
+    from crnn_search.cli.display import PlainProgress
+    from crnn_search.data.sequences import Digits
+    from crnn_search.pipeline import search
+    from crnn_search.spaces.file import parse_space
+    from crnn_search.storage.journal import JobRecord, Journal, read_history
+    from crnn_search.storage.run_folder import RunPaths
+    from crnn_search.storage.trial import METRIC, Job
+    from crnn_search.tuning import tuner
+    from crnn_search.tuning.budget import Budget, Limit
+    from crnn_search.tuning.callback import Recorder
 
     class Reporter(tune.Trainable):  # type: ignore[misc]
         def setup(self, config: dict[str, Any], **_: Any) -> None:
@@ -101,7 +102,7 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
             super().end(record, state, reason)
             marks.one_more()
 
-    patched: Any = cluster
+    patched: Any = tuner
     patched.DigitSumTrainable = Reporter
     vars(search)["Recorder"] = Counted
     digits = Digits(torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.uint8))
@@ -115,9 +116,9 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
         began = time.monotonic()
         history = read_history(run.journal, run.ledger)
         journal = Journal(run, history.elapsed_s)
-        slots = cluster.Slots(1, 0.0, 2)
+        slots = tuner.Slots(1, 0.0, 2)
         limit = Limit(Budget(), space, 2, lambda: journal.elapsed_s)
-        cluster_run = cluster.run_search
+        cluster_run = tuner.run_search
         ready: list[float] = []
 
         def noted(*arguments: Any) -> None:
@@ -129,11 +130,11 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
         patched.run_search = cluster_run
         return ready[0]
 
-    with cluster.connect(None):
+    with tuner.connect(None):
         go()
     rows = marks.rows
     began = time.monotonic()
-    with cluster.connect(None):
+    with tuner.connect(None):
         to_ready = go()
     return {"rows": rows, "resume_s": to_ready, "resume_all_s": time.monotonic() - began}
 
@@ -146,7 +147,7 @@ def run_stock(trials: int, every: int, folder: Path) -> dict[str, Any]:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from crnn_search.space_file import parse_space
+    from crnn_search.spaces.file import parse_space
 
     space = parse_space(SPACE.format(trials=trials))
     marks = Marks(every)

@@ -29,11 +29,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from crnn_search import engine, memory, mnist
-from crnn_search.config import TrialConfig
-from crnn_search.data import Digits, SequenceTable, split_images, training_table
-from crnn_search.engine import TrainingData
-from crnn_search.model import CRNN
+from crnn_search.data import mnist
+from crnn_search.data.sequences import Digits, SequenceTable, split_images, training_table
+from crnn_search.hyperparameters import TrialConfig
+from crnn_search.training import engine, memory
+from crnn_search.training.engine import TrainingData
+from crnn_search.training.model import CRNN
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 NETWORK = {"conv_channels": [16, 32, 64], "gru_sizes": [64], "batch_size": 128}

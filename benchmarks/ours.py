@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.work import MAX_DIGITS, Trained, Work, validation
-from crnn_search import cluster
-from crnn_search.cluster import Slots
-from crnn_search.data import SequenceTable
-from crnn_search.job import Job
-from crnn_search.journal import JobRecord, Journal
-from crnn_search.paths import RunPaths
-from crnn_search.recorder import Recorder
-from crnn_search.trainable import DigitSumTrainable
+from crnn_search.data.sequences import SequenceTable
+from crnn_search.storage.journal import JobRecord, Journal
+from crnn_search.storage.run_folder import RunPaths
+from crnn_search.storage.trial import Job
+from crnn_search.tuning import tuner
+from crnn_search.tuning.callback import Recorder
+from crnn_search.tuning.trainable import DigitSumTrainable
+from crnn_search.tuning.tuner import Slots
 
 
 class Scaled(DigitSumTrainable):
@@ -72,7 +72,7 @@ def run(work: Work) -> list[Trained]:
         )
         for number, seed in enumerate(work.seeds)
     ]
-    patched: Any = cluster
+    patched: Any = tuner
     patched.DigitSumTrainable = Scaled
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def run(work: Work) -> list[Trained]:
         recorder = Recorder("finalists", paths, journal, clock)
         for job in jobs:
             recorder.made(job)
-        cluster.run_jobs(work.digits(), paths, jobs, Slots(1, 0.0, len(jobs)), recorder)
+        tuner.run_jobs(work.digits(), paths, jobs, Slots(1, 0.0, len(jobs)), recorder)
     if clock.failures:
         raise RuntimeError("; ".join(clock.failures))
     return [clock.trials[job.name] for job in jobs]

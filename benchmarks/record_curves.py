@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from crnn_search import engine, mnist
-from crnn_search.config import TrialConfig
-from crnn_search.data import Digits, draw_table, split_images
-from crnn_search.engine import TrainingData
+from crnn_search.data import mnist
+from crnn_search.data.sequences import Digits, draw_table, split_images
 from crnn_search.errors import ConfigError
-from crnn_search.space import sample
-from crnn_search.space_file import load_space
+from crnn_search.hyperparameters import TrialConfig
+from crnn_search.spaces.file import load_space
+from crnn_search.spaces.space import sample
+from crnn_search.training import engine
+from crnn_search.training.engine import TrainingData
 
 SPACE = Path("search_spaces/default.yaml")
 RECORDING = Path(__file__).parent / "recordings" / "default-9x3000.jsonl"

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.record_curves import EPOCHS, RECORDING, SPACE
-from crnn_search.config import PARAMETERS, TrialConfig
-from crnn_search.job import METRIC
-from crnn_search.space import SearchSpace
-from crnn_search.space_file import load_space
+from crnn_search.hyperparameters import PARAMETERS, TrialConfig
+from crnn_search.spaces.file import load_space
+from crnn_search.spaces.space import SearchSpace
+from crnn_search.storage.trial import METRIC
 
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
 NEIGHBOURS, WORKERS, TRIALS = 4, 4, 100
@@ -101,8 +101,8 @@ def _setup(name: str, space: SearchSpace, seed: int) -> tuple[Any, Any]:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from crnn_search.scheduler import FiniteAsha
-    from crnn_search.searcher import StudySearch
+    from crnn_search.tuning.scheduler import FiniteAsha
+    from crnn_search.tuning.searcher import StudySearch
 
     if name == "ours":
         searcher: Any = StudySearch(space)

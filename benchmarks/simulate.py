@@ -25,7 +25,7 @@ from benchmarks.record_curves import EPOCHS, SPACE
 from benchmarks.sampling import NEIGHBOURS, replay
 from benchmarks.sampling import _curves as curves
 from benchmarks.table import replace_section
-from crnn_search.space_file import load_space
+from crnn_search.spaces.file import load_space
 
 RESULTS = Path(__file__).parent / "results" / "simulate.json"
 PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
@@ -62,8 +62,8 @@ VARIED: dict[str, tuple[int, ...]] = {
 
 def search(trials: int, workers: int, factor: int, grace: int, seed: int) -> dict[str, Any]:
     """One search. Times are of the recorded core: seconds."""
-    from crnn_search.scheduler import FiniteAsha
-    from crnn_search.searcher import StudySearch
+    from crnn_search.tuning.scheduler import FiniteAsha
+    from crnn_search.tuning.searcher import StudySearch
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

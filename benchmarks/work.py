@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crnn_search import mnist
-from crnn_search.config import MNIST_CRNN_2016, TrialConfig
-from crnn_search.data import (
+from crnn_search.data import mnist
+from crnn_search.data.sequences import (
     Digits,
     SequenceTable,
     derive_seed,
@@ -28,6 +27,7 @@ from crnn_search.data import (
     split_images,
     training_table,
 )
+from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
 
 MAX_DIGITS = 8
 

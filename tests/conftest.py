@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crnn_search.data import TRAINING_IMAGES, Digits, SequenceTable, draw_table
-from crnn_search.engine import TrainingData
+from crnn_search.data.sequences import TRAINING_IMAGES, Digits, SequenceTable, draw_table
+from crnn_search.training.engine import TrainingData
 from tests.small_run import FinishedRun, launch_small_run
 
 torch.set_num_threads(1)

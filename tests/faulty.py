@@ -10,25 +10,25 @@ from typing import Any
 import torch
 
 from crnn_search.errors import StorageError
-from crnn_search.trainable import DigitSumTrainable
+from crnn_search.tuning.trainable import DigitSumTrainable
 
 PROGRAM = """
-from crnn_search import cluster
+from crnn_search.tuning import tuner
 from tests.faulty import FaultyTrainable
-cluster.DigitSumTrainable = FaultyTrainable
+tuner.DigitSumTrainable = FaultyTrainable
 """
 
 FULL_DISK = """
 import errno, os
-from crnn_search import lines
-whole = lines.append
+from crnn_search.storage import jsonl
+whole = jsonl.append
 left = [8]
 def append(path, record):
     left[0] -= 1
     if left[0] < 0:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     whole(path, record)
-lines.append = append
+jsonl.append = append
 """
 """The disk is full after eight lines of journal and ledger."""
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from crnn_search.data import Digits
+from crnn_search.data.sequences import Digits
 
 SPACE = """
 search: {trials: 5, max_epochs: 2, grace_epochs: 1, reduction_factor: 2, epoch_sequences: 1024,
@@ -32,12 +32,12 @@ REPOSITORY = str(Path(__file__).parents[1])
 
 PROGRAM = """
 import hashlib, pathlib
-from crnn_search import mnist
+from crnn_search.data import mnist
 folder = pathlib.Path("data")
 mnist.FILES = {
     name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in mnist.FILES
 }
-from crnn_search.cli import main
+from crnn_search.cli.app import main
 main()
 """
 """The command line with synthetic digits in MNIST's place, known by their own checksums."""

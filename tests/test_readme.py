@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
-from crnn_search import cli
-from crnn_search.config import PARAMETERS, ModelSpec, TrainingSpec, TrialConfig
-from crnn_search.space_file import parse_space
-from crnn_search.submission import Submitted
+from crnn_search.cli import app
+from crnn_search.cluster.jobs import Submitted
+from crnn_search.hyperparameters import PARAMETERS, ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.spaces.file import parse_space
 from tests.small_run import FinishedRun, command
 
 ROOT = Path(__file__).parent.parent
@@ -85,12 +85,12 @@ def test_launch_lines_are_accepted_up_to_the_search(
     if "--warm-start" in line:
         shutil.copytree(finished.folder, tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("crnn_search.launch.run", begin)
-    monkeypatch.setattr(cli, "_configure_logging", lambda run, verbose: None)
+    monkeypatch.setattr("crnn_search.pipeline.run.run", begin)
+    monkeypatch.setattr(app, "_configure_logging", lambda run, verbose: None)
     words = shlex.split(line.replace("/shared/runs", str(tmp_path / "shared")))
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(BegunError, match=r"^$"):
-        cli.main()
+        app.main()
     space, run = started[0]
     assert run.root.is_dir()
     if "--trials" in words:
@@ -106,11 +106,11 @@ def test_extend_lines_are_accepted_up_to_the_search(
 
     shutil.copytree(finished.folder, tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("crnn_search.launch.extend", begin)
-    monkeypatch.setattr(cli, "_configure_logging", lambda run, verbose: None)
+    monkeypatch.setattr("crnn_search.pipeline.run.extend", begin)
+    monkeypatch.setattr(app, "_configure_logging", lambda run, verbose: None)
     monkeypatch.setattr(sys, "argv", shlex.split(line))
     with pytest.raises(BegunError, match=r"^20 more$"):
-        cli.main()
+        app.main()
 
 
 @pytest.mark.parametrize("line", CHECKS)
@@ -120,7 +120,7 @@ def test_check_lines_find_the_spaces_valid(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", shlex.split(line))
     with pytest.raises(SystemExit, match=r"^(None|0|)$"):
-        cli.main()
+        app.main()
     assert "is valid" in capsys.readouterr().out
 
 
@@ -140,7 +140,7 @@ def test_lines_on_a_finished_run(line: str, finished: FinishedRun) -> None:
 @pytest.mark.parametrize("line", TENSORBOARD)
 def test_tensorboard_opens(line: str, finished: FinishedRun) -> None:
     words = [*shlex.split(line)[1:], "--port", "0"]
-    program = "from crnn_search.cli import main; main()"
+    program = "from crnn_search.cli.app import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", program, *words],
         cwd=finished.root,
@@ -192,11 +192,11 @@ class Head:
 
 def test_lines_for_a_cluster_elsewhere_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("crnn_search.submission.Cluster", Head)
+    monkeypatch.setattr("crnn_search.cluster.jobs.Cluster", Head)
     for line in ELSEWHERE:
         monkeypatch.setattr(sys, "argv", shlex.split(line))
         with pytest.raises(SystemExit, match=r"^(None|0|)$"):
-            cli.main()
+            app.main()
     assert Head.told == ["launch", "jobs", "follow", "stop", "resume"]
 
 

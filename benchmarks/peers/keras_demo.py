@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.work import MAX_DIGITS, Trained, Work, padded, side_by_side, tables
-from crnn_search import engine
-from crnn_search.config import ModelSpec, TrainingSpec
-from crnn_search.data import Digits, SequenceTable
+from crnn_search.data.sequences import Digits, SequenceTable
+from crnn_search.hyperparameters import ModelSpec, TrainingSpec
+from crnn_search.training import engine
 
 
 def run(work: Work, backend: str = "jax") -> list[Trained]:

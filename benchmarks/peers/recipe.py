@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.work import Work, tables
-from crnn_search import engine
-from crnn_search.config import ModelSpec, TrainingSpec, TrialConfig
-from crnn_search.data import Digits, SequenceTable
+from crnn_search.data.sequences import Digits, SequenceTable
+from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.training import engine
 
 CPU = torch.device("cpu")
 

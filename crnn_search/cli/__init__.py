@@ -1,0 +1,1 @@
+"""The command line: commands by subject, display, exit codes."""

@@ -1,0 +1,1 @@
+"""Ray as a cluster: connect, resources, storage check, jobs."""

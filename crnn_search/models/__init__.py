@@ -1,0 +1,1 @@
+"""Model files: export and prediction."""

@@ -1,0 +1,1 @@
+"""A whole run in order: search, finalists, retraining, report, export."""

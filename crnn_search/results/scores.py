@@ -1,0 +1,212 @@
+"""How good predictions are, with intervals that count images, and the baselines beside them.
+
+Test sequences share their images: 60,000 sequences are drawn from 10,000 images, and about 30
+misread ones make up most of a good network's squared error. Resampling sequences would take those
+30 for hundreds of independent mistakes and give intervals far too narrow. What is resampled here
+are the images, by the infinitesimal jackknife (Efron, *Estimation and accuracy after model
+selection*, JASA 2014; as the linear part of Rubin's Bayesian bootstrap, Annals of Statistics 1981):
+a weight on every image multiplies the weights of the sequences it is in, and the variance is the
+sum, over images, of the squared derivatives of the score by those weights.
+
+Shapes: `K` seeds, `S` sequences, `T` time steps, `I` images. RMSE and MAE are of sums of digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crnn_search.data.sequences import SequenceTable
+from crnn_search.errors import RunError
+from crnn_search.training import engine
+
+NORMAL_QUANTILE = 1.96
+"""Half the width, in standard errors, of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Predictions of `seeds` networks, or of one baseline, on a table of `sequences`.
+
+    `rmse`, `rmse_by_length`, `mae` and `exact_sum_rate` are means over seeds; `rmse_std` is the
+    sample standard deviation, None with one seed. Lengths are strings, as JSON has them. The 95 %
+    intervals, `[low, high]`, are for other images and other seeds; None where there is no error.
+    """
+
+    rmse: float
+    rmse_std: float | None
+    rmse_interval: list[float] | None
+    rmse_by_seed: list[float]
+    rmse_by_length: dict[str, float]
+    rmse_interval_by_length: dict[str, list[float] | None]
+    mae: float
+    exact_sum_rate: float
+    sequences: int
+    seeds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The score by name, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """RMSE of `a` less RMSE of `b`, its 95 % interval `[low, high]`, and RMSE of `a` over `b`."""
+
+    difference: float
+    interval: list[float]
+    ratio: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The difference by name, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What can be had without looking at an image.
+
+    mean_guess: always the mean sum that training labels lead one to expect.
+    count_only: the mean training digit times the sequence's length.
+    """
+
+    mean_guess: Score
+    count_only: Score
+
+    @property
+    def mean_guess_rmse(self) -> float:
+        return self.mean_guess.rmse
+
+    @property
+    def count_only_rmse(self) -> float:
+        return self.count_only.rmse
+
+
+def score(predictions: Sequence[Tensor], table: SequenceTable) -> Score:
+    """The score of predicted sums, one float `(S,)` for each seed, in the table's order.
+
+    Raises:
+        RunError: a prediction is not a finite number.
+    """
+    errors = _errors(predictions, table)
+    by_seed = _rmse_by_seed(errors)
+    by_length = _rows_by_length(table)
+    return Score(
+        rmse=by_seed.mean().item(),
+        rmse_std=by_seed.std().item() if len(by_seed) > 1 else None,
+        rmse_interval=_interval(errors, table),
+        rmse_by_seed=by_seed.tolist(),
+        rmse_by_length={
+            length: _rmse_by_seed(errors[:, rows]).mean().item()
+            for length, rows in by_length.items()
+        },
+        rmse_interval_by_length={
+            length: _interval(errors[:, rows], _take(table, rows))
+            for length, rows in by_length.items()
+        },
+        mae=errors.abs().mean().item(),
+        exact_sum_rate=fmean([engine.exact_sum_rate(p, table.sums) for p in predictions]),
+        sequences=len(table),
+        seeds=len(errors),
+    )
+
+
+def paired_difference(a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceTable) -> Difference:
+    """RMSE of `a` less that of `b`, each a mean over seeds, on the same sequences.
+
+    a, b: predicted sums, one float `(S,)` for each seed; they may have different numbers of seeds.
+    An image that both misread cancels out, which makes the interval narrower than either score's.
+
+    Raises:
+        RunError: a prediction is not a finite number.
+    """
+    first, second = _errors(a, table), _errors(b, table)
+    rmse_a, rmse_b = (_rmse_by_seed(errors).mean().item() for errors in (first, second))
+    by_image = _influence(first, table) - _influence(second, table)
+    variance = by_image.square().sum().item() + _seed_variance(first) + _seed_variance(second)
+    half = NORMAL_QUANTILE * math.sqrt(variance)
+    difference = rmse_a - rmse_b
+    return Difference(
+        difference, [difference - half, difference + half], rmse_a / rmse_b if rmse_b else None
+    )
+
+
+def baselines(training_labels: Tensor, table: SequenceTable, max_digits: int) -> Baselines:
+    """The two baselines on `table`.
+
+    training_labels: the digits of the training images, `(I,)`; the table's own are not looked at.
+    max_digits: length of the task's longest sequence; lengths are uniform from 1 to it.
+    """
+    mean_digit = training_labels.double().mean().item()
+    mean_guess = torch.full((len(table),), mean_digit * (1 + max_digits) / 2)
+    return Baselines(score([mean_guess], table), score([mean_digit * table.lengths], table))
+
+
+def _errors(predictions: Sequence[Tensor], table: SequenceTable) -> Tensor:
+    """Predicted less true sums, float64 `(K, S)`."""
+    stacked = torch.stack([p.double() for p in predictions])
+    bad = int((~stacked.isfinite()).sum())
+    if bad:
+        raise RunError(
+            f"predictions must be finite numbers, got {bad} that are not: the training diverged"
+        )
+    return stacked - table.sums.double()
+
+
+def _rmse_by_seed(errors: Tensor) -> Tensor:
+    """RMSE of each seed, float64 `(K,)`."""
+    return errors.square().mean(1).sqrt()
+
+
+def _interval(errors: Tensor, table: SequenceTable) -> list[float] | None:
+    """95 % interval of the mean RMSE of errors `(K, S)`, symmetric on a log scale.
+
+    Seeds and images count; that seeds misread different images is in both parts, which errs on the
+    wide side.
+    """
+    rmse = _rmse_by_seed(errors).mean().item()
+    if rmse == 0:
+        return None
+    variance = _influence(errors, table).square().sum().item() + _seed_variance(errors)
+    factor = math.exp(NORMAL_QUANTILE * math.sqrt(variance) / rmse)
+    return [rmse / factor, rmse * factor]
+
+
+def _seed_variance(errors: Tensor) -> float:
+    """Variance of the mean of the seeds' RMSEs; one seed says nothing about it and gives 0."""
+    by_seed = _rmse_by_seed(errors)
+    return by_seed.var().item() / len(by_seed) if len(by_seed) > 1 else 0.0
+
+
+def _influence(errors: Tensor, table: SequenceTable) -> Tensor:
+    """By how much the mean RMSE of errors `(K, S)` moves per unit weight of each image, `(I,)`.
+
+    `U_i = Σ_s c_si (e²_s − MSE of s's length) / S` is the derivative of a seed's MSE, where image
+    `i` stands `c_si` times in sequence `s`; divided by `2 RMSE` it is that of its RMSE. Centring
+    within each length keeps the mix of lengths as it is, which images have no part in.
+    """
+    squared = errors.square()
+    twice_rmse = (2 * _rmse_by_seed(errors)).clamp(min=torch.finfo(torch.float64).tiny)
+    values = (squared / twice_rmse[:, None]).mean(0)
+    totals = torch.bincount(table.lengths, weights=values)
+    means = totals / torch.bincount(table.lengths).clamp(min=1)
+    centred = (values - means[table.lengths]) / len(table)
+    steps = torch.arange(table.indices.shape[1])
+    sequence, step = (steps[None, :] < table.lengths[:, None]).nonzero(as_tuple=True)
+    return torch.bincount(table.indices[sequence, step].long(), weights=centred[sequence])
+
+
+def _rows_by_length(table: SequenceTable) -> dict[str, Tensor]:
+    """The sequences of each length, int64 indices; a length that no sequence has is left out."""
+    lengths = table.lengths.unique().tolist()
+    return {str(length): (table.lengths == length).nonzero().flatten() for length in lengths}
+
+
+def _take(table: SequenceTable, rows: Tensor) -> SequenceTable:
+    return SequenceTable(table.indices[rows], table.lengths[rows], table.sums[rows])

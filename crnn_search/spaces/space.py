@@ -1,0 +1,190 @@
+"""A search space, valid and whole: what is searched, and how it becomes one trial's configuration.
+
+What the space does not name has `TrialConfig`'s default. Files are read by `space_file`. Optuna is
+imported by `SearchSpace.distributions` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from crnn_search.errors import ConfigError
+from crnn_search.hyperparameters import PARAMETERS, TrialConfig, unknown_name
+from crnn_search.spaces.domains import Asker, Domain, Fixed, RandomAsker, canonical, plain
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+_Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
+
+
+class Section(BaseModel):
+    """A section of the file. Each field's description is its rule in words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TaskSpec(Section):
+    """What is learned. Raises pydantic's `ValidationError`, as do the other sections."""
+
+    max_digits: int = Field(default=8, ge=1, le=64, description="a whole number from 1 to 64")
+
+
+class SearchSpec(Section):
+    """How many trials there are, and how long and on how many sequences they train."""
+
+    trials: _Count = 64
+    max_epochs: _Count = 27
+    grace_epochs: _Count = 1
+    reduction_factor: int = Field(default=3, ge=2, description="a whole number of at least 2")
+    epoch_sequences: _Count = 60_000
+    max_concurrent_trials: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="auto or a whole number of at least 1"
+    )
+    seed: int = Field(default=0, ge=0, le=2**31, description=f"a whole number from 0 to {2**31}")
+
+    @field_validator("grace_epochs")
+    @classmethod
+    def _at_most_max_epochs(cls, value: int, info: ValidationInfo) -> int:
+        longest = info.data.get("max_epochs", value)
+        if value > longest:
+            raise ValueError(f"must be at most max_epochs, which is {longest}, got {value}")
+        return value
+
+
+class RetrainSpec(Section):
+    """How finalists are repeated and the winner is retrained."""
+
+    epochs: _Count = 40
+    seeds: _Count = 3
+    finalists: _Count = 3
+    epoch_sequences: _Count = 60_000
+
+
+class ResourcesSpec(Section):
+    """What one trial gets of a node. Fractions of a GPU are allowed."""
+
+    cpus_per_trial: float = Field(default=1.0, gt=0, description="a number above 0")
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+        default="auto", description="auto or a number of at least 0"
+    )
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A whole search space file; `load_space` and `parse_space` make valid ones."""
+
+    task: TaskSpec
+    search: SearchSpec
+    retrain: RetrainSpec
+    resources: ResourcesSpec
+    first: tuple[dict[str, Any], ...]
+    space: Mapping[str, Domain]
+
+    def suggest(self, trial: Asker) -> dict[str, Any]:
+        """The flat configuration of an Optuna `Trial` or `FixedTrial`: the space's names only."""
+        return {name: plain(domain.ask(trial, name)) for name, domain in self.space.items()}
+
+    def to_params(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Optuna's parameter values of a configuration, which may lack some names.
+
+        Raises:
+            ConfigError: the configuration is not in the space.
+        """
+        if problems := self.problems_of(config):
+            raise ConfigError(problems)
+        params: dict[str, Any] = {}
+        for name in self._named(config):
+            params |= self.space[name].answers(name, canonical(PARAMETERS[name], config[name]))
+        return params
+
+    def distributions(self, config: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        """Optuna's distributions of just those parameters that `to_params` gives.
+
+        Raises:
+            ConfigError: the configuration is not in the space.
+        """
+        from optuna.trial import FixedTrial
+
+        trial = FixedTrial(self.to_params(config))
+        for name in self._named(config):
+            self.space[name].ask(trial, name)
+        return trial.distributions
+
+    def contains(self, config: Mapping[str, Any]) -> bool:
+        """Whether the space has this configuration, which may lack some names."""
+        return not self.problems_of(config)
+
+    def problems_of(self, config: Mapping[str, Any]) -> list[str]:
+        """What in a configuration, which may lack some names, is not in the space.
+
+        A name that the space lacks must have its default: no trial gets another value.
+        """
+        return [f"{name}: {message}" for name, message in problems(config, self.space)]
+
+    def infeasible_share(self) -> float:
+        """The share of sampled networks, 0 to 1, whose convolutions leave no pixels."""
+        return len(infeasible(self.space)) / DRAWS
+
+    def _named(self, config: Mapping[str, Any]) -> list[str]:
+        return [name for name in self.space if name in config]
+
+
+def sample(space: SearchSpace, seed: int, count: int) -> list[dict[str, Any]]:
+    """Random configurations, as `SearchSpace.suggest` gives them; equal seeds give equal ones."""
+    trial = RandomAsker(seed)
+    return [space.suggest(trial) for _ in range(count)]
+
+
+def to_yaml(space: SearchSpace) -> str:
+    """The space as launched, with overrides and defaults: `parse_space` gives an equal one."""
+    sections = ("task", "search", "retrain", "resources")
+    values = {name: getattr(space, name).model_dump() for name in sections}
+    values["first"] = list(space.first)
+    values["space"] = {name: domain.to_yaml() for name, domain in space.space.items()}
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # `Document` reads none
+
+
+DRAWS = 200
+
+
+def infeasible(space: Mapping[str, Domain]) -> list[str]:
+    """Of `DRAWS` sampled configurations, the reasons of those that no network can be built of."""
+    trial, reasons = RandomAsker(0), []
+    for _ in range(DRAWS):
+        try:
+            TrialConfig.from_dict({name: d.ask(trial, name) for name, d in space.items()})
+        except ConfigError as error:
+            reasons.append(str(error))
+    return reasons
+
+
+def problems(
+    config: Mapping[str, Any], space: Mapping[str, Domain | None]
+) -> Iterator[tuple[str, str]]:
+    """Name and message of each value that is not in the space. None allows all valid values."""
+    for name, value in config.items():
+        if name not in PARAMETERS:
+            yield name, unknown_name(name, PARAMETERS)
+            continue
+        rule, domain = PARAMETERS[name], space.get(name, _default(name))
+        if not rule.accepts(value):
+            yield name, f"must be {rule.describe()}, got {value!r}"
+        elif domain and not domain.allows(canonical(rule, value)):
+            hint = "" if name in space else " by default, as space does not name it"
+            yield name, f"must be {domain.describe()}{hint}, got {value!r}"
+
+
+def _default(name: str) -> Domain:
+    return Fixed(canonical(PARAMETERS[name], TrialConfig.from_dict({}).to_dict()[name]))

@@ -1,0 +1,1 @@
+"""The bytes and records of a run."""

@@ -1,0 +1,1 @@
+"""Ray Tune's and Optuna's side of a search."""

@@ -1,0 +1,177 @@
+"""`make cluster-test`: three hosts, a cluster on them, and what hosts suffer.
+
+`--short` kills a worker only, `--fault WORD` does the faults whose names have this word, `--keep
+FOLDER` keeps what hosts and searches had to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.hosts import faults, refusals
+from tests.hosts.cluster import Cluster, listens, prepare, prepare_client, wait
+from tests.hosts.faults import Fault
+from tests.hosts.hosts import HOME, PROGRAMS, Host, HostError, World, enter
+
+PACKAGES = "iproute2 openssh-server rsync faketime"
+
+
+def main() -> int:
+    """Check what is needed, and do the work in a world that is thrown away."""
+    options = _options()
+    if options.inside:
+        return work(World(options.inside), _wanted(options))
+    problem = _problem()
+    if problem:
+        print(f"cluster-test: {problem}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = Path(tempfile.mkdtemp(prefix="crnn-search-", dir="/var/tmp"))
+    try:
+        _put_mnist(folder / "mnist")
+        words = ["--short"] * options.short
+        code = enter([*words, *(f"--fault={word}" for word in options.fault)], folder)
+        left = _processes(str(folder))
+        print(f"left behind: {', '.join(left) or 'nothing'}")
+        return code or bool(left)
+    finally:
+        if options.keep:
+            _keep_logs(folder, options.keep)
+        shutil.rmtree(folder)
+
+
+def work(world: World, wanted: dict[str, Fault]) -> int:
+    """Bring the cluster up, do everything to it, take it down; the exit code."""
+    began = time.monotonic()
+    try:
+        cluster = _hosts(world)
+        print(f"cluster up from another host: {cluster.up():.0f} s", flush=True)
+        for what, told in refusals.checks(cluster):
+            print(f"{what}: {told}", flush=True)
+        failed = False
+        for name, fault in wanted.items():
+            try:
+                outcome = fault(cluster)
+            except (HostError, RuntimeError) as error:
+                failed = True
+                print(f"{name}: FAILED: {error}", flush=True)
+                break  # the next one needs a sound cluster
+            note = f" ({outcome.note})" if outcome.note else ""
+            print(
+                f"{name}: {outcome.counted}; went on after {outcome.recovered_s:.0f} s{note}",
+                flush=True,
+            )
+        print(f"the token: {refusals.find_secrets(cluster)}")
+        cluster.down()
+    except (HostError, RuntimeError) as error:
+        failed = True
+        print(f"cluster-test: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    print(f"{'failed' if failed else 'passed'} in {time.monotonic() - began:.0f} s")
+    return int(failed)
+
+
+def _hosts(world: World) -> Cluster:
+    """Head, two workers of one core each and the client; a worker of three cores is still off."""
+    world.build()
+    common = {"PYTHONPATH": f"{HOME}/crnn-search"}
+    one, three = ({"RAY_OVERRIDE_RESOURCES": f'{{"CPU": {cores}}}'} for cores in (1, 3))
+    head, spare = Host("head", 1, world, common), Host("head-2", 4, world, common)
+    workers = [Host(f"worker-{n}", 10 + n, world, common | one) for n in (1, 2)]
+    big = Host("worker-3", 13, world, common | three)
+    client = Host("client", 99, world, {"PYTHONPATH": f"{HOME}/checkout"})
+    for host in (head, spare, *workers, big, client):
+        prepare(host)
+    prepare_client(client)
+    for host in (head, *workers, client):
+        host.boot()
+    for host in (head, *workers, client):
+        wait(lambda host=host: listens(host), 20, f"{host.name} has no SSH daemon")  # type: ignore[misc]
+    client.run("ray", "get-auth-token", "--generate")
+    return Cluster(world, head, spare, workers, [big], client)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make cluster-test", description=__doc__)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--fault", action="append", default=[], metavar="WORD")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, Fault]:
+    if options.short:
+        return faults.SHORT
+    words = options.fault or [""]
+    return {name: f for name, f in faults.ALL.items() if any(word in name for word in words)}
+
+
+def _problem() -> str | None:
+    """Why hosts cannot be made here, or None."""
+    if sys.platform != "linux":
+        return f"hosts are Linux namespaces; this is {sys.platform}"
+    if os.geteuid() != 0:
+        return "hosts are namespaces, which only root can make; run it as root"
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=_path())]
+    if not Path(faults.FAKETIME).exists():
+        missing.append("libfaketime")
+    if missing:
+        return f"{', '.join(missing)} not found; on Debian: apt-get install {PACKAGES}"
+    tried = ["unshare", "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "true"]
+    done = subprocess.run(tried, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"this machine lets not even root make namespaces: {done.stderr.strip()}"
+    return None
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def _put_mnist(folder: Path) -> None:
+    """MNIST as it is cached here or downloaded now: the hosts have no internet."""
+    from crnn_search.data import mnist
+
+    found = mnist.find()
+    folder.mkdir()
+    for name in mnist.FILES:
+        shutil.copy(found / name, folder)
+
+
+def _processes(word: str) -> list[str]:
+    """Processes whose command has a word, other than this one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if word in command and int(process.name) != os.getpid():
+            found.append(command)
+    return found
+
+
+def _keep_logs(folder: Path, kept: Path) -> None:
+    kept.mkdir(parents=True, exist_ok=True)
+    for log in (*folder.glob("*.log"), *folder.glob("*/sshd.log")):
+        shutil.copy(log, kept / "-".join(log.relative_to(folder).parts))
+    for log in folder.glob("*/tmp/ray/session_2*/logs/monitor.*"):
+        shutil.copy(log, kept / f"{log.relative_to(folder).parts[0]}-{log.name}")
+    for run in folder.glob("shared/runs/*"):
+        for name in ("search.log", "journal.jsonl", "trials.jsonl"):
+            if (run / name).exists():
+                shutil.copy(run / name, kept / f"{run.name}-{name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""A Ray cluster on hosts: brought up from `cluster.on-prem.yaml` by SSH, from a host outside it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.hosts.hosts import HOME, SHARED, Host, HostError, World
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "cluster.on-prem.yaml"
+FILLED_IN = {"user": "ubuntu", "head": "192.168.1.10", "workers": ["192.168.1.11", "192.168.1.12"]}
+"""What stands in the file where a user fills in their own."""
+
+ALIVE = """
+import ray
+ray.init("auto", logging_level="ERROR")
+print("ALIVE", sorted(n["NodeManagerHostname"] for n in ray.nodes() if n["Alive"]))
+"""
+
+
+@dataclass
+class Cluster:
+    """The cluster's hosts, and the client, which is no part of it.
+
+    spare_head: a machine that is off, to become the head. off: workers that stand in the cluster's
+    file but are off.
+    """
+
+    world: World
+    head: Host
+    spare_head: Host
+    workers: list[Host]
+    off: list[Host]
+    client: Host
+    _tunnel: tuple[Host, subprocess.Popen[bytes]] | None = None
+
+    @property
+    def log(self) -> Path:
+        """What `ray up` had to say."""
+        return self.world.folder / "cluster.log"
+
+    def up(self) -> float:
+        """`ray up` on the client and wait for every worker; how long it took, in seconds."""
+        began = time.monotonic()
+        self._write_config()
+        self._on_client("ray", "up", "--yes", CONFIG, timeout_s=240)
+        self.wait_for_nodes()
+        return time.monotonic() - began
+
+    def down(self) -> None:
+        """`ray down` on the client: Ray ends on every host."""
+        self._on_client("ray", "down", "--yes", CONFIG, timeout_s=120)
+
+    def wait_for_nodes(self, timeout_s: float = 150) -> float:
+        """Wait until head and all workers, and nobody else, are the cluster; how long it took."""
+        expected = sorted(host.name for host in (self.head, *self.workers))
+        program = shlex.join(["venv/bin/python", "-c", ALIVE])
+        return wait(
+            lambda: f"ALIVE {expected}" in self.ssh(self.head, program, check=False),
+            timeout_s,
+            f"{expected} do not come together; see {self.log}",
+        )
+
+    def tunnel(self) -> str:
+        """The head's dashboard as the client sees it: through SSH, as it is bound to loopback."""
+        if not self._tunnel or self._tunnel[0] is not self.head:
+            words = ("ssh", "-N", "-L", "8265:127.0.0.1:8265", f"root@{self.head.address}")
+            self._tunnel = self.head, self.client.begin(*words, log=self.log)
+            probe = ("bash", "-c", "true < /dev/tcp/127.0.0.1/8265 && echo OPEN")
+            wait(
+                lambda: "OPEN" in self.client.run(*probe, check=False), 30, "the tunnel is not open"
+            )
+        return "http://127.0.0.1:8265"
+
+    def ssh(self, host: Host, command: str, *, check: bool = True, timeout_s: float = 60) -> str:
+        """Run a command on a host by SSH from the client; what it printed."""
+        return self.client.run(*_ssh(host, command), check=check, timeout_s=timeout_s)
+
+    def begin_ssh(self, host: Host, command: str, log: Path) -> subprocess.Popen[bytes]:
+        """Start a command on a host by SSH from the client."""
+        return self.client.begin(*_ssh(host, command), log=log)
+
+    def _on_client(self, *command: str, timeout_s: float) -> None:
+        line = f"cd {HOME}/checkout && {shlex.join(command)}"
+        printed = self.client.run("bash", "-c", line, timeout_s=timeout_s)
+        with self.log.open("a") as log:
+            log.write(printed)
+
+    def _write_config(self) -> None:
+        """Fill in user and addresses, as every user does."""
+        text = (ROOT / CONFIG).read_text()
+        (first, second) = FILLED_IN["workers"]
+        rows = "\n    - ".join(worker.address for worker in (*self.workers, *self.off))
+        for old, new in (
+            (f"ssh_user: {FILLED_IN['user']}", "ssh_user: root"),
+            (f"head_ip: {FILLED_IN['head']}", f"head_ip: {self.head.address}"),
+            (f"{first}\n    - {second}", rows),
+        ):
+            assert text.count(old) == 1, f"{CONFIG} has no {old!r}"
+            text = text.replace(old, new)
+        (self.client.files / "tmp/home/checkout" / CONFIG).write_text(text)
+
+
+def prepare(host: Host) -> None:
+    """What stands ready on a host before: an installation, as there is no internet here.
+
+    Where `cluster.on-prem.yaml` finds one with the same constraints.txt it installs nothing.
+    """
+    home = host.files / "tmp/home"
+    (home / "venv").mkdir(parents=True)
+    (home / ".bashrc").touch()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (home / "venv" / name).symlink_to(Path(sys.prefix, name))
+    shutil.copy(ROOT / "constraints.txt", home / "venv")
+
+
+def prepare_client(host: Host) -> None:
+    """The client has a checkout, an SSH key and a token besides."""
+    home = host.files / "tmp/home"
+    ignore = shutil.ignore_patterns(".git", ".venv", "runs", ".*_cache", "__pycache__")
+    shutil.copytree(ROOT, home / "checkout", ignore=ignore)
+    (home / ".ssh").mkdir(mode=0o700)
+    shutil.copy(host.world.folder / "key", home / ".ssh/id_ed25519")
+    (home / ".ssh/config").write_text(
+        "StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n"
+        "LogLevel ERROR\nServerAliveInterval 5\n"
+    )
+
+
+def wait(what: Callable[[], bool], timeout_s: float, otherwise: str) -> float:
+    """Wait until something is so; how long it took.
+
+    Raises:
+        HostError: it did not come to be.
+    """
+    began = time.monotonic()
+    while not what():
+        if time.monotonic() - began > timeout_s:
+            raise HostError(f"after {timeout_s:g} s: {otherwise}")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def listens(host: Host, port: int = 22) -> bool:
+    """Whether a port of a host answers."""
+    try:
+        socket.create_connection((host.address, port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _ssh(host: Host, command: str) -> list[str]:
+    """The words of an SSH command; the remote one is told of nothing but token mode."""
+    return ["ssh", f"root@{host.address}", f"RAY_AUTH_MODE=token {command}"]
+
+
+__all__ = ["SHARED", "Cluster", "listens", "prepare", "prepare_client", "wait"]

@@ -1,0 +1,187 @@
+"""What happens to hosts in the middle of a search, and what must come of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.hosts import searches
+from tests.hosts.cluster import SHARED, Cluster
+from tests.hosts.hosts import Host
+from tests.hosts.searches import Search
+
+CUT_S = 60
+UNREACHABLE_S = 30
+CLOCK_OFF_S = 600
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a search: trials by its ledger, and how long until it went on."""
+
+    counted: str
+    recovered_s: float
+    note: str = ""
+
+
+def worker_killed(cluster: Cluster) -> Outcome:
+    """A worker host loses its power; its trials go on elsewhere from their last checkpoints."""
+    search, victim, trials = _in_the_middle(cluster, "worker-killed")
+    known = len(search.events())
+    victim.kill()
+    recovered_s = _go_on(search, trials, known)
+    counted = search.finish()
+    victim.boot()
+    back_s = cluster.wait_for_nodes()
+    return Outcome(counted, recovered_s, f"switched on again, it was back in {back_s:.0f} s")
+
+
+def link_cut(cluster: Cluster) -> Outcome:
+    """A worker's cable is out for a minute."""
+    search, victim, trials = _in_the_middle(cluster, "link-cut")
+    known = len(search.events())
+    began = time.monotonic()
+    victim.cut()
+    recovered_s = _go_on(search, trials, known)
+    time.sleep(max(0.0, CUT_S - (time.monotonic() - began)))
+    victim.mend()
+    back_s = cluster.wait_for_nodes()
+    return Outcome(search.finish(), recovered_s, f"the worker was back {back_s:.0f} s after it")
+
+
+def worker_joins(cluster: Cluster) -> Outcome:
+    """A machine that stands in the file is switched on; it gets trials."""
+    search = searches.submit(cluster, "worker-joins")
+    search.under_way()
+    known = len(search.events())
+    new = cluster.off.pop()
+    new.boot()
+    cluster.workers.append(new)
+    recovered_s = search.wait_for(lambda event: event.get("node") == new.name, known)
+    return Outcome(search.finish(), recovered_s, f"its first epoch ended on {new.name}")
+
+
+def driver_killed(cluster: Cluster) -> Outcome:
+    """The driver's process dies; a worker host, which sees the same storage, goes on."""
+    search, _, _ = _in_the_middle(cluster, "driver-killed")
+    cluster.head.run("kill", "-9", str(search.events(event="session")[-1]["pid"]))
+    search.process.wait(60)
+    return _resumed(cluster, search, cluster.workers[0], time.monotonic())
+
+
+def head_killed(cluster: Cluster) -> Outcome:
+    """The head host loses its power; another machine becomes the head."""
+    search, _, _ = _in_the_middle(cluster, "head-killed")
+    began = time.monotonic()
+    cluster.head.kill()
+    cluster.head = cluster.spare_head
+    cluster.head.boot()
+    up_s = cluster.up()
+    outcome = _resumed(cluster, search, cluster.head, began)
+    return Outcome(outcome.counted, outcome.recovered_s, f"of which a new head took {up_s:.0f} s")
+
+
+def storage_unreachable(cluster: Cluster) -> Outcome:
+    """The shared folder is empty and read-only on every host for half a minute."""
+    search, _, _ = _in_the_middle(cluster, "storage-away")
+    hosts = [cluster.head, *cluster.workers]
+    for host in hosts:
+        host.run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(SHARED))
+    time.sleep(UNREACHABLE_S)
+    known = len(search.events())
+    for host in hosts:
+        host.run("umount", str(SHARED))
+    recovered_s = search.wait_for(_is_epoch, known)
+    counted = search.finish()
+    warnings = [line for line in search.printed().splitlines() if "cannot be reached" in line]
+    if not warnings:
+        raise RuntimeError(f"{search.name} gave no warning:\n{search.tail()}")
+    return Outcome(counted, recovered_s, f"warned: {warnings[0]}")
+
+
+def clock_off(cluster: Cluster) -> Outcome:
+    """A worker comes with a clock ten minutes ahead: libfaketime shows its processes that time."""
+    host = cluster.workers[-1]
+    _switch_off(cluster, host)
+    before = dict(host.variables)
+    host.variables |= {"LD_PRELOAD": FAKETIME, "FAKETIME": f"+{CLOCK_OFF_S}s"}
+    host.boot()
+    cluster.wait_for_nodes()
+    search, _, trials = _in_the_middle(cluster, "clock-off", host)
+    off_s = float(cluster.ssh(host, "date +%s")) - time.time()
+    if abs(off_s - CLOCK_OFF_S) > 5:
+        raise RuntimeError(f"the clock of {host.name} is {off_s:.0f} s off, not {CLOCK_OFF_S}")
+    recovered_s = _go_on(search, trials, len(search.events()))
+    counted = search.finish()
+    _switch_off(cluster, host)
+    host.variables = before
+    host.boot()
+    cluster.wait_for_nodes()
+    return Outcome(counted, recovered_s, f"{host.name} was {off_s:.0f} s ahead")
+
+
+Fault = Callable[[Cluster], Outcome]
+SHORT: dict[str, Fault] = {"worker host killed": worker_killed}
+ALL = SHORT | {
+    f"worker's link cut for {CUT_S} s": link_cut,
+    "new worker joins": worker_joins,
+    "driver killed": driver_killed,
+    f"storage unreachable for {UNREACHABLE_S} s": storage_unreachable,
+    "clock of a host 10 minutes off": clock_off,
+    "head host killed": head_killed,
+}
+
+
+def _switch_off(cluster: Cluster, host: Host) -> None:
+    """Leave the cluster in good order, switch the host off, and wait until the cluster knows."""
+    cluster.ssh(host, "venv/bin/ray stop")
+    host.kill()
+    cluster.workers.remove(host)
+    cluster.wait_for_nodes()
+    cluster.workers.append(host)
+
+
+def _in_the_middle(
+    cluster: Cluster, name: str, victim: Host | None = None
+) -> tuple[Search, Host, set[str]]:
+    """A search with trials on every worker, one of the workers, and the trials it is at."""
+    search = searches.submit(cluster, name)
+    search.under_way()
+    victim = victim or cluster.workers[0]
+    trials = search.running_on(victim)
+    while not trials:  # between two trials
+        time.sleep(0.1)
+        trials = search.running_on(victim)
+    return search, victim, trials
+
+
+def _go_on(search: Search, trials: set[str], known: int) -> float:
+    """Wait until each of the trials has ended another epoch; how long the last one took."""
+    began = time.monotonic()
+
+    def goes_on(name: str) -> Callable[[dict[str, object]], bool]:
+        return lambda event: _is_epoch(event) and event["name"] == name
+
+    for name in trials:
+        search.wait_for(goes_on(name), known)
+    return time.monotonic() - began
+
+
+def _resumed(cluster: Cluster, search: Search, host: Host, began: float) -> Outcome:
+    """Go on with a search whose driver died, and see that no ended trial is touched."""
+    ended, known = search.ledger(), len(search.events())
+    if not 0 < len(ended) < searches.TRIALS:
+        raise RuntimeError(f"{search.name} was not in its middle: {len(ended)} trials had ended")
+    search = searches.resume(cluster, search.name, host)
+    search.wait_for(_is_epoch, known)
+    recovered_s = time.monotonic() - began
+    counted = search.finish()
+    if search.ledger()[: len(ended)] != ended:
+        raise RuntimeError(f"{search.name}: the ledger's first lines have changed")
+    return Outcome(counted, recovered_s, f"resumed on {host.name}")
+
+
+def _is_epoch(event: dict[str, object]) -> bool:
+    return event["event"] == "epoch"

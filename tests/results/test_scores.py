@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from crnn_search.data.sequences import SequenceTable, draw_table
+from crnn_search.errors import RunError
+from crnn_search.results import scores
+
+IMAGES, SEQUENCES, LONGEST = 3000, 18_000, 8
+
+
+def make_table(images: int, sequences: int, longest: int, seed: int = 3) -> SequenceTable:
+    labels = torch.randint(10, (images,), generator=torch.Generator().manual_seed(seed))
+    return draw_table(torch.arange(images), labels, sequences, longest, seed)
+
+
+def noisy(table: SequenceTable, seed: int, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return table.sums + scale * torch.randn(len(table), generator=generator)
+
+
+def plain_rmse(predictions: Tensor, table: SequenceTable, length: int | None = None) -> float:
+    pairs = zip(predictions.tolist(), table.sums.tolist(), table.lengths.tolist(), strict=True)
+    squares = [(p - y) ** 2 for p, y, n in pairs if length in {None, n}]
+    return math.sqrt(sum(squares) / len(squares))
+
+
+def weighted_rmse(
+    predictions: Sequence[Tensor], table: SequenceTable, weights: Sequence[float]
+) -> float:
+    """Mean RMSE when each image has a weight and a sequence the product of its images' weights."""
+    results = []
+    for prediction in predictions:
+        mse = 0.0
+        for length in set(table.lengths.tolist()):
+            rows = [s for s in range(len(table)) if table.lengths[s] == length]
+            products = [
+                math.prod(weights[i] for i in table.indices[s, :length].tolist()) for s in rows
+            ]
+            squares = [(prediction[s].item() - table.sums[s].item()) ** 2 for s in rows]
+            mean = sum(w * e for w, e in zip(products, squares, strict=True)) / sum(products)
+            mse += len(rows) / len(table) * mean
+        results.append(math.sqrt(mse))
+    return statistics.fmean(results)
+
+
+def slopes(predictions: Sequence[Tensor], table: SequenceTable, images: int) -> list[float]:
+    """Derivative of the mean RMSE by each image's weight, by central differences."""
+    step, result = 1e-4, []
+    for image in range(images):
+        up, down = [1.0] * images, [1.0] * images
+        up[image] += step
+        down[image] -= step
+        rise = weighted_rmse(predictions, table, up) - weighted_rmse(predictions, table, down)
+        result.append(rise / (2 * step))
+    return result
+
+
+def test_score_agrees_with_plain_loops() -> None:
+    table = make_table(40, 300, 3)
+    predictions = [noisy(table, seed, 0.3 + 0.1 * seed) for seed in range(3)]
+    score = scores.score(predictions, table)
+    by_seed = [plain_rmse(p, table) for p in predictions]
+    assert score.rmse_by_seed == pytest.approx(by_seed)
+    assert score.rmse == pytest.approx(statistics.fmean(by_seed))
+    assert score.rmse_std == pytest.approx(statistics.stdev(by_seed))
+    assert list(score.rmse_by_length) == ["1", "2", "3"]
+    for length in (1, 2, 3):
+        expected = statistics.fmean(plain_rmse(p, table, length) for p in predictions)
+        assert score.rmse_by_length[str(length)] == pytest.approx(expected)
+    pairs = [(p, y) for row in predictions for p, y in zip(row, table.sums, strict=True)]
+    assert score.mae == pytest.approx(statistics.fmean(abs(float(p - y)) for p, y in pairs))
+    exact = statistics.fmean(float(round(float(p)) == float(y)) for p, y in pairs)
+    assert score.exact_sum_rate == pytest.approx(exact)
+    assert (score.sequences, score.seeds) == (300, 3)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_interval_comes_from_the_slopes_by_image_weights(seeds: int) -> None:
+    table = make_table(12, 60, 3)  # so few images that many sequences hold one twice
+    predictions = [noisy(table, seed, 1.0 + seed) for seed in range(seeds)]
+    score = scores.score(predictions, table)
+    variance = sum(slope**2 for slope in slopes(predictions, table, 12))
+    if seeds > 1:
+        variance += statistics.variance(score.rmse_by_seed) / seeds
+    half = 1.96 * math.sqrt(variance) / score.rmse
+    expected = [score.rmse * math.exp(-half), score.rmse * math.exp(half)]
+    assert score.rmse_interval == pytest.approx(expected, rel=1e-6)
+
+
+def test_paired_difference_comes_from_the_slopes_by_image_weights() -> None:
+    table = make_table(12, 60, 3)
+    a, b = [noisy(table, 1, 2.0), noisy(table, 2, 2.5)], [noisy(table, 3)]
+    result = scores.paired_difference(a, b, table)
+    rmse_a = [plain_rmse(p, table) for p in a]
+    expected = statistics.fmean(rmse_a) - plain_rmse(b[0], table)
+    variance = statistics.variance(rmse_a) / 2 + sum(
+        (x - y) ** 2 for x, y in zip(slopes(a, table, 12), slopes(b, table, 12), strict=True)
+    )
+    half = 1.96 * math.sqrt(variance)
+    assert result.difference == pytest.approx(expected)
+    assert result.interval == pytest.approx([expected - half, expected + half], rel=1e-6)
+    assert result.ratio == pytest.approx(statistics.fmean(rmse_a) / plain_rmse(b[0], table))
+
+
+def test_interval_by_length_is_that_of_a_table_of_one_length() -> None:
+    table = make_table(12, 90, 3)
+    rows = table.lengths == 2
+    short = SequenceTable(table.indices[rows], table.lengths[rows], table.sums[rows])
+    predictions = [noisy(table, 1), noisy(table, 2)]
+    alone = scores.score([p[rows] for p in predictions], short)
+    whole = scores.score(predictions, table)
+    assert whole.rmse_interval_by_length["2"] == pytest.approx(alone.rmse_interval)
+
+
+class World:
+    """A digit reader whose errors are known: small noise, and rarely a digit taken for another.
+
+    The error of a sequence is the sum of its images' errors, so the true RMSE over all images that
+    could ever be drawn is the root of mean length × variance of one image's error.
+    """
+
+    misread, noise = 0.01, 0.05
+
+    def __init__(self) -> None:
+        self.table = make_table(IMAGES, SEQUENCES, LONGEST)
+        self.alive = torch.arange(LONGEST)[None, :] < self.table.lengths[:, None]
+        self.generator = torch.Generator().manual_seed(11)
+
+    def image_errors(self) -> Tensor:
+        """Of a new set of test images, float `(I,)`."""
+        size = torch.randint(1, 10, (IMAGES,), generator=self.generator)
+        sign = 2 * torch.randint(0, 2, (IMAGES,), generator=self.generator) - 1
+        wrong = torch.rand(IMAGES, generator=self.generator) < self.misread
+        return size * sign * wrong + self.small()
+
+    def small(self) -> Tensor:
+        return self.noise * torch.randn(IMAGES, generator=self.generator)
+
+    def predictions(self, image_errors: Tensor) -> Tensor:
+        by_step = image_errors[self.table.indices.long()] * self.alive
+        return self.table.sums + by_step.sum(1)
+
+    def true_rmse(self, noise: float) -> float:
+        variance = self.misread * statistics.fmean(k * k for k in range(1, 10)) + noise**2
+        return math.sqrt(self.table.lengths.double().mean().item() * variance)
+
+
+def naive_interval(predictions: Tensor, table: SequenceTable) -> tuple[float, float]:
+    """What resampling sequences gives: it takes them for independent."""
+    squares = (predictions - table.sums).double().square()
+    mse = squares.mean().item()
+    half = 1.96 * squares.std().item() / math.sqrt(len(table)) / (2 * mse)
+    return math.sqrt(mse) * math.exp(-half), math.sqrt(mse) * math.exp(half)
+
+
+def test_interval_covers_the_true_rmse_and_the_naive_one_does_not() -> None:
+    world, draws = World(), 200
+    truth = world.true_rmse(world.noise)
+    ours = naive = 0
+    for _ in range(draws):
+        predictions = world.predictions(world.image_errors())
+        interval = scores.score([predictions], world.table).rmse_interval
+        assert interval is not None
+        ours += interval[0] <= truth <= interval[1]
+        low, high = naive_interval(predictions, world.table)
+        naive += low <= truth <= high
+    assert 0.88 <= ours / draws <= 0.995
+    assert naive / draws < 0.5
+
+
+def test_paired_interval_covers_the_true_difference_of_readers_with_shared_mistakes() -> None:
+    world, draws = World(), 150
+    truth = world.true_rmse(math.hypot(world.noise, 0.3)) - world.true_rmse(world.noise)
+    covered, widths, unpaired = 0, [], []
+    for _ in range(draws):
+        errors = world.image_errors()
+        good = world.predictions(errors)
+        bad = world.predictions(errors + 6 * world.small())
+        result = scores.paired_difference([bad], [good], world.table)
+        low, high = result.interval
+        covered += low <= truth <= high
+        widths.append(high - low)
+        span = naive_interval(good, world.table)
+        unpaired.append(span[1] - span[0])
+    assert 0.88 <= covered / draws <= 0.995
+    # The misread digits that both share cancel out: narrower than even the naive interval of one.
+    assert statistics.fmean(widths) < statistics.fmean(unpaired)
+
+
+def test_a_network_does_not_differ_from_itself() -> None:
+    table = make_table(12, 60, 3)
+    result = scores.paired_difference([noisy(table, 1)], [noisy(table, 1)], table)
+    assert result == scores.Difference(0.0, [0.0, 0.0], 1.0)
+
+
+def test_one_seed_has_no_spread() -> None:
+    table = make_table(12, 60, 3)
+    assert scores.score([noisy(table, 1)], table).rmse_std is None
+
+
+def test_a_wider_spread_of_seeds_widens_the_interval() -> None:
+    table = make_table(12, 60, 3)
+    alike = scores.score([noisy(table, 1), noisy(table, 1)], table).rmse_interval
+    apart = scores.score([noisy(table, 1, 0.5), noisy(table, 1, 1.5)], table).rmse_interval
+    assert alike is not None
+    assert apart is not None
+    assert apart[0] < alike[0] < alike[1] < apart[1]
+
+
+def test_predictions_without_error_have_no_interval() -> None:
+    table = make_table(12, 60, 3)
+    score = scores.score([table.sums], table)
+    assert (score.rmse, score.rmse_interval, score.exact_sum_rate) == (0.0, None, 1.0)
+    result = scores.paired_difference([noisy(table, 1)], [table.sums], table)
+    assert result.ratio is None
+
+
+def test_predictions_that_are_no_numbers_are_refused() -> None:
+    table = make_table(12, 60, 3)
+    broken = noisy(table, 1)
+    broken[[3, 5]] = math.nan
+    with pytest.raises(RunError, match="got 2 that are not: the training diverged"):
+        scores.score([noisy(table, 2), broken], table)
+
+
+def test_baselines_know_training_labels_and_lengths_only() -> None:
+    table = make_table(50, 500, 4)
+    labels = torch.tensor([1, 2, 6], dtype=torch.uint8)
+    result = scores.baselines(labels, table, max_digits=4)
+    guess = torch.full((500,), 3.0 * 2.5)
+    assert result.mean_guess_rmse == pytest.approx(plain_rmse(guess, table))
+    assert result.count_only_rmse == pytest.approx(plain_rmse(3.0 * table.lengths, table))
+
+
+def test_score_and_difference_are_ready_for_json() -> None:
+    table = make_table(12, 60, 3)
+    predictions = [noisy(table, 1), noisy(table, 2)]
+    score = scores.score(predictions, table).to_dict()
+    assert json.loads(json.dumps(score)) == score
+    difference = scores.paired_difference(predictions, [noisy(table, 3)], table).to_dict()
+    assert set(difference) == {"difference", "interval", "ratio"}
+    assert json.loads(json.dumps(difference)) == difference

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crnn_search.errors import ConfigError
+from crnn_search.hyperparameters import (
+    MNIST_CRNN_2016,
+    PARAMETERS,
+    ModelSpec,
+    TrainingSpec,
+    TrialConfig,
+)
+from crnn_search.training.footprint import parameter_count, peak_memory_mb
+from crnn_search.training.model import CRNN
+
+
+def test_default_round_trip() -> None:
+    config = TrialConfig(ModelSpec(), TrainingSpec())
+    assert TrialConfig.from_dict(config.to_dict()) == config
+    assert set(config.to_dict()) == set(PARAMETERS)
+
+
+def test_a_single_number_stands_for_a_list() -> None:
+    assert ModelSpec(kernel_size=3) == ModelSpec(kernel_size=(3,))  # type: ignore[arg-type]
+
+
+def test_the_last_kernel_and_pooling_are_repeated() -> None:
+    spec = ModelSpec(conv_channels=(4, 8, 16), kernel_size=(5, 3), pooling=(2,))
+    assert spec.layers() == [(4, 5, 2), (8, 3, 2), (16, 3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dropout": 1.5}, "dropout must be a number from 0 to 0.95, got 1.5"),
+        ({"batch_size": -1}, "batch_size must be a whole number from 1 to 65536, got -1"),
+        ({"batch_size": True}, "batch_size must be a whole number from 1 to 65536, got True"),
+        ({"batch_norm": 1}, "batch_norm must be true or false, got 1"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, rmsprop, got 'sgd'"),
+        (
+            {"conv_channels": []},
+            "conv_channels must be a list of 1 to 6 whole numbers from 1 to 1024",
+        ),
+        ({"gru_sizes": [64, 0]}, r"gru_sizes must be a list .* got \[64, 0\]"),
+        ({"droput": 0.1}, "unknown name 'droput'; did you mean dropout?"),
+    ],
+)
+def test_bad_values_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrialConfig.from_dict(values)
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError, match="dropout") as caught:
+        TrialConfig.from_dict({"dropout": 2, "batch_size": 0, "nonsense": 1})
+    assert len(caught.value.problems) == 3
+
+
+def test_convolutions_that_leave_no_pixels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"convolution 2 leaves no pixels: it gets 5×5"):
+        ModelSpec(conv_channels=(8, 8), kernel_size=(9,), pooling=(4,), padding="valid")
+
+
+def test_the_2016_network_has_its_size() -> None:
+    assert parameter_count(MNIST_CRNN_2016.model) == 294_171
+
+
+specs: st.SearchStrategy[dict[str, object]] = st.builds(
+    dict,
+    conv_channels=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    kernel_size=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    pooling=st.lists(st.integers(1, 2), min_size=1, max_size=3),
+    padding=st.sampled_from(["same", "valid"]),
+    batch_norm=st.booleans(),
+    embedding=st.sampled_from([0, 7]),
+    gru_sizes=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+)
+
+
+@given(specs)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_the_counted_size_is_the_networks(values: dict[str, object]) -> None:
+    try:
+        spec = TrialConfig.from_dict(values).model
+    except ConfigError:
+        return
+    assert parameter_count(spec) == sum(p.numel() for p in CRNN(spec).parameters())
+    assert peak_memory_mb(spec, 2, 8) > peak_memory_mb(spec, 1, 8) > 0

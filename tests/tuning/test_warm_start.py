@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from crnn_search.errors import InputError
+from crnn_search.hyperparameters import TrialConfig
+from crnn_search.spaces.file import parse_space
+from crnn_search.storage import jsonl
+from crnn_search.tuning import warm_start
+from crnn_search.tuning.searcher import StudySearch
+
+EARLIER = """
+search: {trials: 5, max_epochs: 4, epoch_sequences: 1000}
+space:
+  gru_sizes: {list_of: {int: [8, 64]}, length: [1, 3]}
+  dropout: {float: [0.0, 0.5]}
+  learning_rate: {float: [1.0e-4, 1.0e-1], log: true}
+"""
+LATER = EARLIER.replace("  dropout: {float: [0.0, 0.5]}\n", "").replace("[8, 64]", "[8, 32]")
+
+
+def line(number: int, state: str, values: list[float | None], **config: Any) -> jsonl.Record:
+    whole = TrialConfig.from_dict(config).to_dict()
+    return {
+        "number": number, "state": state, "reason": None, "config": whole, "values": values,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    (tmp_path / "space.yaml").write_text(EARLIER)
+    ledger = tmp_path / "trials.jsonl"
+    rate = {"learning_rate": 0.01}
+    jsonl.append(ledger, line(0, "COMPLETE", [4, 3, 2, 1], gru_sizes=[16, 32], dropout=0.2, **rate))
+    jsonl.append(ledger, line(1, "PRUNED", [5.0], gru_sizes=[8, 64], **rate))
+    jsonl.append(ledger, line(2, "FAIL", [None], gru_sizes=[8], **rate))
+    return tmp_path
+
+
+def test_what_fits_is_taken_and_what_does_not_is_counted(earlier: Path) -> None:
+    fitted = warm_start.fit(parse_space(LATER), [str(earlier)])
+    first, second = fitted.trials
+    assert first["config"] == {"gru_sizes": [16, 32], "learning_rate": 0.01}
+    assert (first["state"], first["values"]) == ("COMPLETE", {1: 4, 2: 3, 3: 2, 4: 1})
+    assert second["config"] == {"learning_rate": 0.01}
+    assert (second["state"], second["values"]) == ("PRUNED", {1: 5.0})
+    assert fitted.left_out == {"dropout": 1, "gru_sizes": 1}
+    assert fitted.unusable == 1
+    assert "dropout 1 times" in fitted.describe()
+
+
+def test_a_smaller_budget_is_a_lower_fidelity(earlier: Path) -> None:
+    longer = parse_space(LATER.replace("epoch_sequences: 1000", "epoch_sequences: 2000"))
+    trial = warm_start.fit(longer, [str(earlier)]).trials[0]
+    assert (trial["state"], trial["values"]) == ("PRUNED", {1: 2, 2: 1})
+
+
+def test_the_sampler_knows_them_and_numbers_begin_at_zero(earlier: Path, tmp_path: Path) -> None:
+    space = parse_space(LATER)
+    kept = tmp_path / "warm_start.jsonl"
+    warm_start.write(warm_start.fit(space, [str(earlier)]), kept)
+    searcher = StudySearch(space, earlier=warm_start.read(space, kept))
+    states = [trial.state for trial in searcher.study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED]
+    suggested = searcher.suggest("a")
+    assert isinstance(suggested, dict)
+    assert suggested["job"]["number"] == 0
+
+
+def test_another_task_is_refused(earlier: Path) -> None:
+    with pytest.raises(InputError, match=r"needs the same task: .* has max_digits 8, this space 5"):
+        warm_start.fit(parse_space("task: {max_digits: 5}\n" + LATER), [str(earlier)])
