@@ -11,10 +11,11 @@ search: $(READY)  ## search the quick space on real MNIST and print the report
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
 
-check: $(READY)  ## formatting, lint, types and import order
+check: $(READY)  ## formatting, lint, types and the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: .venv/.bench  ## measure the engine beside Ray's recipe, Optuna alone and Keras: 25 minutes
 	$(BIN)/python -m benchmarks

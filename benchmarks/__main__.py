@@ -25,7 +25,7 @@ from benchmarks.circumstances import circumstances
 from benchmarks.peers import keras_demo, optuna_alone, ray_recipe
 from benchmarks.table import OURS, PAGE, TITLES, markdown, replace_section, summarise
 from benchmarks.work import NETWORKS, SIZES, Trained, Work, epochs_per_hour, start_s
-from crnn_search.tuning import tuner
+from crnn_search.cluster import connection
 
 RESULTS = Path(__file__).parent / "results"
 CHOICES = RESULTS / "choices.json"
@@ -110,7 +110,7 @@ def compare(arguments: argparse.Namespace, choices: dict[str, Any]) -> dict[str,
 @contextlib.contextmanager
 def quiet_ray() -> Iterator[None]:
     """A local Ray that says nothing but errors."""
-    with tuner.connect(None):
+    with connection.connect(None):
         logging.getLogger("ray").setLevel(logging.ERROR)
         yield
 

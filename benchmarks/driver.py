@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from crnn_search.cluster import connection, resources
+
 RESULTS = Path(__file__).parent / "results" / "driver.json"
 
 SPACE = """
@@ -72,9 +74,9 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
     from crnn_search.data.sequences import Digits
     from crnn_search.pipeline import search
     from crnn_search.spaces.file import parse_space
-    from crnn_search.storage.journal import JobRecord, Journal, read_history
+    from crnn_search.storage.journal import Journal, read_history
     from crnn_search.storage.run_folder import RunPaths
-    from crnn_search.storage.trial import METRIC, Job
+    from crnn_search.storage.trial import METRIC, Job, JobRecord
     from crnn_search.tuning import tuner
     from crnn_search.tuning.budget import Budget, Limit
     from crnn_search.tuning.callback import Recorder
@@ -116,7 +118,7 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
         began = time.monotonic()
         history = read_history(run.journal, run.ledger)
         journal = Journal(run, history.elapsed_s)
-        slots = tuner.Slots(1, 0.0, 2)
+        slots = resources.Slots(1, 0.0, 2)
         limit = Limit(Budget(), space, 2, lambda: journal.elapsed_s)
         cluster_run = tuner.run_search
         ready: list[float] = []
@@ -130,11 +132,11 @@ def run_ours(trials: int, every: int, folder: Path) -> dict[str, Any]:
         patched.run_search = cluster_run
         return ready[0]
 
-    with tuner.connect(None):
+    with connection.connect(None):
         go()
     rows = marks.rows
     began = time.monotonic()
-    with tuner.connect(None):
+    with connection.connect(None):
         to_ready = go()
     return {"rows": rows, "resume_s": to_ready, "resume_all_s": time.monotonic() - began}
 

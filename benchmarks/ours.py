@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.work import MAX_DIGITS, Trained, Work, validation
+from crnn_search.cluster.resources import Slots
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.storage.journal import JobRecord, Journal
+from crnn_search.storage.journal import Journal
 from crnn_search.storage.run_folder import RunPaths
-from crnn_search.storage.trial import Job
+from crnn_search.storage.trial import Job, JobRecord
 from crnn_search.tuning import tuner
 from crnn_search.tuning.callback import Recorder
 from crnn_search.tuning.trainable import DigitSumTrainable
-from crnn_search.tuning.tuner import Slots
 
 
 class Scaled(DigitSumTrainable):

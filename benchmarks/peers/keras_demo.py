@@ -18,7 +18,8 @@ from torch import Tensor
 from benchmarks.work import MAX_DIGITS, Trained, Work, padded, side_by_side, tables
 from crnn_search.data.sequences import Digits, SequenceTable
 from crnn_search.hyperparameters import ModelSpec, TrainingSpec
-from crnn_search.training import engine
+from crnn_search.training import engine, metrics
+from crnn_search.training.optimizers import learning_rate_at
 
 
 def run(work: Work, backend: str = "jax") -> list[Trained]:
@@ -47,7 +48,7 @@ def train(work: Work, seed: int, backend: str) -> Trained:
         model.fit(images, sums, batch_size=batch, epochs=1, shuffle=False, verbose=0)
         images, sums = arrays(digits, validation)
         predicted = torch.from_numpy(model.predict(images, batch_size=batch, verbose=0))
-        trained.rmse.append(engine.rmse(predicted.squeeze(1), validation.sums))
+        trained.rmse.append(metrics.rmse(predicted.squeeze(1), validation.sums))
         trained.ends.append(time.time())
     return trained
 
@@ -123,7 +124,7 @@ def optimizer(spec: TrainingSpec, steps: int) -> Any:
     import numpy as np
     from keras import ops, optimizers
 
-    rates = np.array([engine.learning_rate_at(spec, k / steps) for k in range(steps)], "float32")
+    rates = np.array([learning_rate_at(spec, k / steps) for k in range(steps)], "float32")
 
     class Schedule(optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
         def __call__(self, step: Any) -> Any:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.work import Work, tables
 from crnn_search.data.sequences import Digits, SequenceTable
 from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
-from crnn_search.training import engine
+from crnn_search.training import engine, optimizers
 
 CPU = torch.device("cpu")
 
@@ -106,7 +106,7 @@ def train(
         for step, (images, lengths, sums) in enumerate(loader):
             progress = (epoch + step / len(loader)) / work.epochs
             for group in updates.param_groups:
-                group["lr"] = engine.learning_rate_at(spec, progress)
+                group["lr"] = optimizers.learning_rate_at(spec, progress)
             loss = F.mse_loss(model(images, lengths), sums.float())
             updates.zero_grad()
             loss.backward()

@@ -26,8 +26,8 @@ from crnn_search.storage.object_store import is_uri
 from crnn_search.storage.run_folder import RunPaths, check_owner, create_run, open_run, remove_run
 
 if TYPE_CHECKING:
-    from crnn_search.cli.display import Progress
     from crnn_search.pipeline.run import Options
+    from crnn_search.tuning.progress import Progress
 
 app = typer.Typer(
     name="crnn-search",
@@ -315,8 +315,8 @@ def export(
     paths = open_run(run)
     _needs_models(paths)
     from crnn_search.data import mnist
+    from crnn_search.models.export import export_winner
     from crnn_search.models.predictor import FORMATS
-    from crnn_search.pipeline.run import export_winner
 
     wanted = tuple(formats or FORMATS)
     unknown = [name for name in wanted if name not in FORMATS]

@@ -6,41 +6,16 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from crnn_search.storage.journal import JobRecord
+from crnn_search.storage.trial import JobRecord
+from crnn_search.text import duration
 
 RECENT_ROWS = 8
-
-
-class Progress(Protocol):
-    """Hears of everything that happens to the jobs of a stage."""
-
-    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
-        """A stage of `jobs` jobs of at most `epochs` epochs each begins, or goes on.
-
-        known: jobs of an earlier session.
-        """
-
-    def started(self, name: str) -> None:
-        """A job began its first epoch."""
-
-    def epoch(self, name: str, epoch: int, rmse: float | None, loss: float) -> None:
-        """A job ended an epoch; `rmse` is that of validation."""
-
-    def ended(self, name: str, state: str, reason: str | None) -> None:
-        """A job ended: COMPLETE, PRUNED or FAIL."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-
-    def close(self) -> None:
-        """The stage is over."""
 
 
 @dataclass
@@ -200,12 +175,3 @@ _WORDS = {"COMPLETE": "completed", "PRUNED": "stopped early", "FAIL": "failed"}
 def show_on(console: Console) -> LiveProgress | PlainProgress:
     """The progress display that fits a console."""
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

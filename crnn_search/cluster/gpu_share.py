@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import ray
 import torch
 
-from crnn_search.data.sequences import Digits, training_table
+from crnn_search.cluster import gpu_share
+from crnn_search.cluster.connection import nodes
+from crnn_search.data.sequences import Digits, shared_tensor, training_table
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.spaces.space import SearchSpace, sample
-from crnn_search.training import engine, memory
+from crnn_search.training import engine, memory, predict
 from crnn_search.training.engine import TrainingData
 from crnn_search.training.footprint import peak_memory_mb
 
@@ -63,7 +67,7 @@ def largest(space: SearchSpace) -> TrialConfig | None:
 def measure(config: TrialConfig, digits: Digits, max_digits: int, device: torch.device) -> float:
     """Memory in MB that a few steps and an evaluation take on a device."""
     labels, pool = digits.labels.cpu(), torch.arange(len(digits.labels))
-    table = training_table(pool, labels, engine.ADDING_CHUNK, max_digits, 0, 0)
+    table = training_table(pool, labels, predict.ADDING_CHUNK, max_digits, 0, 0)
     data = TrainingData(digits, pool, table, 4 * config.training.batch_size, max_digits)
     next(engine.train(engine.start(config, seed=0, epochs=1, device=device), data))
     return memory.reserved_mb(device)
@@ -87,3 +91,30 @@ def share_of(peak_mb: float, total_mb: float) -> float:
     needed_mb = MARGIN * peak_mb + memory.GPU_CONTEXT_MB
     fitting = min(MAX_PER_GPU, max(1, math.floor(total_mb / needed_mb)))
     return math.floor(1e4 / fitting) / 1e4
+
+
+ASKED_GPU, GPU_TIMEOUT_S = 0.01, 180.0
+
+
+def read_gpu(space: SearchSpace, digits: Digits) -> Reading | None:
+    """What a trial of this space takes of a GPU; None if the cluster has none that can be asked.
+
+    Takes next to nothing of a GPU that other trials use, and gives up when all of it is taken.
+    """
+    config = gpu_share.largest(space)
+    if config is None or not any(node["gpus"] for node in nodes()):
+        return None
+    task = ray.remote(_read_gpu).options(num_cpus=0, num_gpus=ASKED_GPU, max_retries=0)
+    answer = task.remote(
+        config, digits.images.numpy(), digits.labels.numpy(), space.task.max_digits
+    )
+    try:
+        reading: Reading | None = ray.get(answer, timeout=GPU_TIMEOUT_S)
+    except ray.exceptions.RayError:
+        ray.cancel(answer, force=True)
+        return None
+    return reading
+
+
+def _read_gpu(config: TrialConfig, images: Any, labels: Any, max_digits: int) -> Reading | None:
+    return gpu_share.read(config, Digits(shared_tensor(images), shared_tensor(labels)), max_digits)

@@ -9,9 +9,12 @@ blank image is ever gathered, encoded or masked.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -171,3 +174,11 @@ def testing_table(labels: Tensor, max_digits: int) -> SequenceTable:
     """The fixed sequences of test images that only the final report reads."""
     pool = torch.arange(TRAINING_IMAGES, len(labels))
     return draw_table(pool, labels, TEST_SEQUENCES, max_digits, derive_seed("test"))
+
+
+def shared_tensor(array: Any) -> torch.Tensor:
+    """A tensor over an array of the object store, without a copy."""
+    with warnings.catch_warnings():
+        # The store's memory is read-only; nothing here writes to images or labels.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))

@@ -26,19 +26,22 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 import crnn_search
-from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.sequences import Digits, SequenceTable, testing_table
 from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import IMAGE_SIZE, TrialConfig
 from crnn_search.models.predictor import (
     FORMATS,
+    ModelPaths,
     Predictor,
     load,
     model_files,
     quiet,
     torch_predictor,
 )
-from crnn_search.storage.run_folder import ModelPaths, write_atomically, write_json
+from crnn_search.storage.files import read_json, write_atomically, write_json
+from crnn_search.storage.run_folder import RunPaths
 from crnn_search.training import checkpoint
+from crnn_search.training.checkpoint import load_model
 from crnn_search.training.model import CRNN
 
 MAX_DIFFERENCE = 1e-3
@@ -319,3 +322,18 @@ Those of the three models that were asked for; all give the same sums.
   whom you trust.
 - `config.json`: the hyperparameters (`config`) and what else is known of the network (`info`).
 """
+
+
+EXPORT_CHECK_SEQUENCES = 1000
+
+
+def export_winner(paths: RunPaths, formats: tuple[str, ...], digits: Digits) -> dict[str, float]:
+    """Write the winner of a run, of its first seed, to the run's `model/` folder.
+
+    Returns the largest difference to PyTorch's sums of each format.
+    """
+    entry = read_json(paths.retrained)["winner"][0]
+    model, config, info = load_model(paths.root / entry["file"])
+    table = testing_table(digits.labels, info["max_digits"])
+    first = SequenceTable(*(t[:EXPORT_CHECK_SEQUENCES] for t in vars(table).values()))
+    return export(model, config, info, ModelPaths(paths.model), formats, digits.images, first)

@@ -19,6 +19,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from crnn_search.errors import ImageError, ModelFileError
 from crnn_search.hyperparameters import IMAGE_SIZE
-from crnn_search.storage.run_folder import ModelPaths, RunPaths
+from crnn_search.storage.run_folder import RunPaths
 from crnn_search.training import checkpoint
 
 FORMATS = ("safetensors", "onnx", "pt2")
@@ -218,3 +219,30 @@ _READERS: dict[str, Callable[[Path], Predictor]] = {
     "onnx": _load_onnx,
     "pt2": _load_pt2,
 }
+
+
+@dataclass(frozen=True)
+class ModelPaths:
+    """A folder with an exported model."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def safetensors(self) -> Path:
+        return self.root / "model.safetensors"
+
+    @property
+    def onnx(self) -> Path:
+        return self.root / "model.onnx"
+
+    @property
+    def pt2(self) -> Path:
+        return self.root / "model.pt2"
+
+    @property
+    def readme(self) -> Path:
+        return self.root / "README.md"

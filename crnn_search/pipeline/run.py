@@ -4,47 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
 import os
-import platform
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crnn_search import __version__
-from crnn_search.cli.display import Progress
-from crnn_search.cluster.provenance import JOB_VARIABLE, git_commit
+from crnn_search.cluster import connection, gpu_share, storage_check
+from crnn_search.cluster.provenance import JOB_VARIABLE
+from crnn_search.cluster.resources import divide
 from crnn_search.data import mnist
-from crnn_search.data.sequences import Digits, SequenceTable, testing_table
-from crnn_search.models import export
+from crnn_search.data.sequences import Digits
+from crnn_search.models.export import export_winner
 from crnn_search.models.predictor import FORMATS
-from crnn_search.pipeline import retrain, search
+from crnn_search.pipeline import finalists, retrain, search, stage
+from crnn_search.pipeline.manifest import UNLIMITED, _budget_from, _sections, manifest
 from crnn_search.results import report
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace, to_yaml
 from crnn_search.storage import lease
+from crnn_search.storage.files import read_json, write_atomically, write_json
 from crnn_search.storage.journal import History, Journal, read_history
-from crnn_search.storage.run_folder import (
-    ModelPaths,
-    RunPaths,
-    read_json,
-    write_atomically,
-    write_json,
-)
-from crnn_search.training.checkpoint import load_model
-from crnn_search.tuning import tuner, warm_start
+from crnn_search.storage.run_folder import RunPaths
+from crnn_search.tuning import warm_start
 from crnn_search.tuning.budget import Budget, Limit
+from crnn_search.tuning.progress import Progress
 
-PACKAGES = (
-    "ray", "optuna", "torch", "torchvision", "numpy", "onnx", "onnxruntime",
-    "safetensors",
-)  # fmt: skip
-EXPORT_CHECK_SEQUENCES = 1000
 TIMED = ("start", "search", "finalists", "retrain")
-UNLIMITED = Budget()
 
 
 @dataclass(frozen=True)
@@ -144,7 +130,7 @@ def _work(
     if not paths.is_retrained():
         progress.note("data: MNIST")
         digits = mnist.load(options.data_dir)
-        with tuner.connect(options.address, verbose=options.verbose):
+        with connection.connect(options.address, verbose=options.verbose):
             _train(space, paths, progress, options, known, history, journal, digits)
     journal.write("stage", stage="report")
     return finish(paths, progress, journal, data_dir=options.data_dir)
@@ -163,18 +149,18 @@ def _train(
     """Search, repeat the finalists, retrain the winner: each as far as it is not done."""
     resources = space.resources
     gpus, reading = resources.gpus_per_trial, None
-    if gpus == "auto" and (reading := tuner.read_gpu(space, digits)):
+    if gpus == "auto" and (reading := gpu_share.read_gpu(space, digits)):
         gpus = reading.share
         progress.note(reading.describe())
-    slots = tuner.divide(
+    slots = divide(
         resources.cpus_per_trial,
         gpus,
         space.search.max_concurrent_trials,
         may_grow=options.address is not None,
     )
-    tuner.check_storage(paths)
+    storage_check.check_storage(paths)
     known["hardware"] = known["hardware"] or {
-        "nodes": tuner.nodes(),
+        "nodes": connection.nodes(),
         "gpu": dataclasses.asdict(reading) | {"share": reading.share} if reading else None,
     }
     known["space"] = _sections(space)
@@ -188,13 +174,13 @@ def _train(
         lambda: journal.elapsed_s,
         Budget(**stated["before"]),
     )
-    stage = retrain.Stage(space, paths, history, journal, digits, slots, progress)
+    shared = stage.Stage(space, paths, history, journal, digits, slots, progress)
     if paths.best.exists():
         winner = read_json(paths.best)
     else:
         found = search.run(space, paths, history, journal, digits, slots, limit, progress)
-        winner = retrain.choose(found, stage)
-    retrain.retrain(winner, stage)
+        winner = finalists.choose(found, shared)
+    retrain.retrain(winner, shared)
 
 
 def finish(
@@ -217,59 +203,3 @@ def finish(
     export_winner(paths, FORMATS, digits)
     paths.push()
     return result
-
-
-def export_winner(paths: RunPaths, formats: tuple[str, ...], digits: Digits) -> dict[str, float]:
-    """Write the winner of a run, of its first seed, to the run's `model/` folder.
-
-    Returns the largest difference to PyTorch's sums of each format.
-    """
-    entry = read_json(paths.retrained)["winner"][0]
-    model, config, info = load_model(paths.root / entry["file"])
-    table = testing_table(digits.labels, info["max_digits"])
-    first = SequenceTable(*(t[:EXPORT_CHECK_SEQUENCES] for t in vars(table).values()))
-    return export.export(
-        model, config, info, ModelPaths(paths.model), formats, digits.images, first
-    )
-
-
-def manifest(
-    space: SearchSpace,
-    paths: RunPaths,
-    budget: Budget = UNLIMITED,
-    warm_runs: Sequence[str] = (),
-) -> dict[str, Any]:
-    """What is needed to repeat a run: command, versions, commit, seeds, data, hardware.
-
-    The hardware is known only when there is a cluster.
-    """
-    return {
-        "name": paths.name,
-        "command": " ".join(["crnn-search", *sys.argv[1:]]),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "versions": {"python": platform.python_version(), "crnn-search": __version__}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "seed": space.search.seed,
-        "hardware": None,
-        "data_sha256": mnist.FILES,
-        "budget": _budget_from(budget, History({}, {})),
-        "warm_start": list(warm_runs),
-        "space": _sections(space),
-    }
-
-
-def _sections(space: SearchSpace) -> dict[str, Any]:
-    names = ("task", "search", "retrain", "resources")
-    return {name: getattr(space, name).model_dump() for name in names}
-
-
-def _budget_from(budget: Budget, history: History) -> dict[str, Any]:
-    """A budget as the manifest keeps it: its limits, and what was used before it counts."""
-    records = history.records(search.STAGE).values()
-    before = Budget(
-        history.elapsed_s,
-        sum(record.core_seconds for record in records),
-        sum(record.gpu_seconds for record in records),
-    )
-    return {"limits": budget.to_dict(), "before": before.to_dict()}

@@ -6,18 +6,19 @@ from collections.abc import Iterable
 
 import optuna
 
-from crnn_search.cli.display import Progress
+from crnn_search.cluster.resources import Slots
 from crnn_search.data.sequences import Digits
-from crnn_search.errors import RunError
+from crnn_search.pipeline.finalists import finalists
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage.journal import History, JobRecord, Journal
+from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunPaths
+from crnn_search.storage.trial import JobRecord
 from crnn_search.tuning import tuner, warm_start
 from crnn_search.tuning.budget import Limit
 from crnn_search.tuning.callback import Recorder
+from crnn_search.tuning.progress import Progress
 from crnn_search.tuning.scheduler import FiniteAsha
 from crnn_search.tuning.searcher import StudySearch
-from crnn_search.tuning.tuner import Slots
 
 STAGE = "search"
 
@@ -73,22 +74,6 @@ def replay(records: Iterable[JobRecord], scheduler: FiniteAsha, recorder: Record
         if scheduler.replay(record) and record.epochs:
             recorder.settle(record)
             recorder.raise_error()
-
-
-def finalists(records: Iterable[JobRecord], count: int) -> list[JobRecord]:
-    """The best trials by last validation RMSE: full-budget ones first, then the longest-lived.
-
-    Raises:
-        RunError: every trial failed.
-    """
-    records = list(records)
-    sound = [r for r in records if r.state in {"COMPLETE", "PRUNED"} and r.values[-1] is not None]
-    if not sound:
-        reasons = sorted({record.reason or "no reason given" for record in records})
-        raise RunError("no trial lived to give a result:\n" + "\n".join(f"  {r}" for r in reasons))
-    sound.sort(key=lambda record: (-len(record.values), record.last, record.job.number))
-    full = [record for record in sound if record.state == "COMPLETE"]
-    return (full or sound[:1])[:count]
 
 
 def mirror_study(study: optuna.Study, run: RunPaths, progress: Progress) -> None:

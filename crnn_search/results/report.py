@@ -6,10 +6,7 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import html
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +14,28 @@ from torch import Tensor
 
 from crnn_search.data.sequences import TRAINING_IMAGES, Digits, SequenceTable, testing_table
 from crnn_search.errors import RunError
-from crnn_search.hyperparameters import MNIST_CRNN_2016, PARAMETERS, TrialConfig
+from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
 from crnn_search.results import scores
+from crnn_search.results.html import _html
+from crnn_search.results.importance import importances
 from crnn_search.results.markdown import LEARNING_CURVES, RMSE_BY_LENGTH, Report, render, unprefixed
 from crnn_search.results.scores import Score
 from crnn_search.storage import jsonl, ledger
+from crnn_search.storage.files import read_json, write_atomically, write_json
 from crnn_search.storage.jsonl import Record
-from crnn_search.storage.run_folder import RunPaths, read_json, write_atomically, write_json
-from crnn_search.training import checkpoint, engine
+from crnn_search.storage.run_folder import RunPaths
+from crnn_search.training import checkpoint, predict
 from crnn_search.training.footprint import parameter_count
 from crnn_search.training.model import CRNN
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    pass
 
 PUBLISHED = (
     {"name": "mnistCRNN README, 2016", "rmse": 1.17},
     {"name": "mnistCRNN README, 2018 (ImageNet MobileNet)", "rmse": 0.65},
 )
 """What github.com/jamesmf/mnistCRNN states for sums of 1 to 8 digits, on sequences of its own."""
-
-IMPORTANCE_TRIALS = 8
-"""Fewer full-budget trials than this say nothing about importance."""
 
 
 def write_report(run: RunPaths, digits_with_test: Digits) -> Report:
@@ -92,31 +89,6 @@ def assemble(run: RunPaths, trials: Sequence[Record], digits: Digits) -> Report:
     }
 
 
-def importances(trials: Sequence[Record]) -> tuple[dict[str, float] | None, str]:
-    """Each varied hyperparameter's share of importance, the highest first, and what it means.
-
-    None where there are too few trials to tell. By PED-ANOVA (Watanabe et al., IJCAI 2023): how
-    differently the best trials' values are distributed from all trials'. Only trials that ran to
-    their full budget count; values of different fidelities cannot be compared.
-    """
-    full = [t for t in trials if t["state"] == "COMPLETE" and t["values"][-1] is not None]
-    varied = {name: [_plain(t["config"][name]) for t in full] for name in PARAMETERS}
-    varied = {name: values for name, values in varied.items() if len(set(values)) > 1}
-    if len(full) < IMPORTANCE_TRIALS or len(varied) < 2:
-        return None, (
-            f"it needs at least {IMPORTANCE_TRIALS} trials that ran to their full budget and two "
-            f"hyperparameters that vary among them, got {len(full)} and {len(varied)}"
-        )
-    # At least five trials among the best, as Optuna's manual asks, but never more than half.
-    quantile = min(0.5, max(0.1, 5 / len(full)))
-    shares = _ped_anova(varied, [t["values"][-1] for t in full], quantile)
-    return shares, (
-        f"PED-ANOVA on the {len(full)} trials that ran to their full budget: how much the best "
-        f"{quantile:.0%} of them differ from all of them. They are few, and those that early "
-        "stopping spared: a hint, not a proof"
-    )
-
-
 def _load(run: RunPaths, entries: Sequence[Mapping[str, Any]], expected: TrialConfig) -> list[CRNN]:
     """The networks of one configuration, in the order of their entries."""
     models = []
@@ -160,7 +132,7 @@ def _test_results(
 
 def _predict(models: Sequence[CRNN], digits: Digits, table: SequenceTable) -> list[Tensor]:
     device = digits.images.device
-    return [engine.predict(model.to(device), digits, table) for model in models]
+    return [predict.predict(model.to(device), digits, table) for model in models]
 
 
 def _prefixed(name: str, score: Score | None) -> Report:
@@ -189,47 +161,6 @@ def _compute(
     return {**spent, "asha_saved_share": ledger.saved_share(trials, max_epochs)}
 
 
-def _plain(value: Any) -> Any:
-    """A list as text, since Optuna's categories must be single values."""
-    return json.dumps(value) if isinstance(value, list) else value
-
-
-def _ped_anova(
-    columns: Mapping[str, list[Any]], rmse: Sequence[float], quantile: float
-) -> dict[str, float]:
-    """Importance of each column's values for an RMSE among the lowest share `quantile`."""
-    import optuna
-
-    ranges = {name: _distribution(name, values) for name, values in columns.items()}
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a new study announces itself
-    study = optuna.create_study()
-    optuna.logging.set_verbosity(before)
-    for place, value in enumerate(rmse):
-        params = {name: values[place] for name, values in columns.items()}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=value))
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-
-
-def _distribution(name: str, values: list[Any]) -> BaseDistribution:
-    """The range of the values seen, logarithmic if it spans a factor of ten."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    kind = PARAMETERS[name].kind
-    if kind not in {"int", "float"}:
-        return CategoricalDistribution(sorted(set(values)))
-    low, high = min(values), max(values)
-    log = low > 0 and high >= 10 * low
-    if kind == "int":
-        return IntDistribution(low, high, log=log)
-    return FloatDistribution(low, high, log=log)
-
-
 def _draw(run: RunPaths, trials: Sequence[Record], report: Report) -> None:
     from crnn_search.results import plots
 
@@ -248,31 +179,3 @@ def _draw(run: RunPaths, trials: Sequence[Record], report: Report) -> None:
     }
     known = {name: score for name, score in series.items() if score["rmse"] is not None}
     plots.rmse_by_length(run.plots / RMSE_BY_LENGTH, known)
-
-
-STYLE = """
-:root { color-scheme: light dark; --line: #ccc; --soft: #f3f3f3; }
-@media (prefers-color-scheme: dark) { :root { --line: #444; --soft: #222; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; }
-pre { background: var(--soft); padding: .8rem; overflow-x: auto; }
-code { font-family: ui-monospace, monospace; font-size: .9em; overflow-wrap: anywhere; }
-img { max-width: 100%; background: white; border-radius: 4px; }
-"""
-
-
-def _html(markdown: str, run: RunPaths) -> str:
-    """One file that needs no other: the Markdown as HTML, its pictures inside."""
-    from markdown_it import MarkdownIt
-
-    body = MarkdownIt("js-default").render(markdown)
-    for name in (LEARNING_CURVES, RMSE_BY_LENGTH):
-        data = base64.b64encode((run.plots / name).read_bytes()).decode()
-        body = body.replace(f'src="plots/{name}"', f'src="data:image/png;base64,{data}"')
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>crnn-search report: {html.escape(run.name)}</title>\n"
-        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
-    )

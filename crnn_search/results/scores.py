@@ -24,7 +24,7 @@ from torch import Tensor
 
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.errors import RunError
-from crnn_search.training import engine
+from crnn_search.training import metrics
 
 NORMAL_QUANTILE = 1.96
 """Half the width, in standard errors, of a 95 % interval."""
@@ -111,7 +111,7 @@ def score(predictions: Sequence[Tensor], table: SequenceTable) -> Score:
             for length, rows in by_length.items()
         },
         mae=errors.abs().mean().item(),
-        exact_sum_rate=fmean([engine.exact_sum_rate(p, table.sums) for p in predictions]),
+        exact_sum_rate=fmean([metrics.exact_sum_rate(p, table.sums) for p in predictions]),
         sequences=len(table),
         seeds=len(errors),
     )

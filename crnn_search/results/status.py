@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from crnn_search.cli.display import duration
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import jsonl, ledger
-from crnn_search.storage.journal import History, JobRecord, read_history
+from crnn_search.storage.journal import History, read_history
 from crnn_search.storage.lease import is_held
 from crnn_search.storage.run_folder import RunPaths
+from crnn_search.storage.trial import JobRecord
+from crnn_search.text import duration
 
 STAGES = ("search", "finalists", "retrain")
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crnn_search.errors import InputError, RunFolderError, StorageError
-from crnn_search.storage.object_store import READ_PATIENCE_S, Mirror, ObjectStore, is_uri, join
+from crnn_search.storage.files import read_json
+from crnn_search.storage.mirror import Mirror
+from crnn_search.storage.object_store import READ_PATIENCE_S, ObjectStore, is_uri, join
 
 
 @dataclass(frozen=True)
@@ -154,33 +152,6 @@ class RunPaths:
         return self.root / "search.log"
 
 
-@dataclass(frozen=True)
-class ModelPaths:
-    """A folder with an exported model."""
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.json"
-
-    @property
-    def safetensors(self) -> Path:
-        return self.root / "model.safetensors"
-
-    @property
-    def onnx(self) -> Path:
-        return self.root / "model.onnx"
-
-    @property
-    def pt2(self) -> Path:
-        return self.root / "model.pt2"
-
-    @property
-    def readme(self) -> Path:
-        return self.root / "README.md"
-
-
 def create_run(storage: str, name: str) -> RunPaths:
     """Make the place of a new run. storage: a folder or the URI of an object store.
 
@@ -296,43 +267,3 @@ def check_owner(run: RunPaths) -> None:
                 f"{path} belongs to user {path.stat().st_uid}, not to you, user {user}, and what "
                 "stands in it would be trusted; if you do trust it, add --force"
             )
-
-
-@contextlib.contextmanager
-def whole_or_absent(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`; flushed to the disk and renamed if nothing is raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with whole_or_absent(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all. Numbers that are none are refused."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: it cannot be read or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error

@@ -14,48 +14,22 @@ import functools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from crnn_search.data.sequences import Batch, Digits, SequenceTable, derive_seed, training_table
-from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import TrainingSpec, TrialConfig
-from crnn_search.kernels import encoder, native
-from crnn_search.kernels import gru as recurrence
+from crnn_search.hyperparameters import TrialConfig
+from crnn_search.kernels import native
 from crnn_search.training import memory, optimizers
 from crnn_search.training.cuda_graphs import Step, Steps
+from crnn_search.training.forward import _add_up, _encode, _project, resolve_precision
+from crnn_search.training.metrics import EpochMetrics, exact_sum_rate, rmse
 from crnn_search.training.model import CRNN
-
-ENCODING_CHUNK = 512
-"""Images encoded at once in evaluation: small enough to stay in a CPU's cache."""
-
-ADDING_CHUNK = 1024
-"""Sequences added up at once in evaluation."""
-
-WARM_UP = 0.25
-"""Share of a one-cycle schedule in which the learning rate rises."""
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """What one epoch gave. Losses and RMSE are of sums; validation is missing without a table."""
-
-    epoch: int
-    train_loss: float
-    validation_rmse: float | None
-    exact_sum_rate: float | None
-    sequences_per_s: float
-    learning_rate: float
-    peak_memory_mb: float
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The metrics by name."""
-        return asdict(self)
+from crnn_search.training.optimizers import learning_rate_at
+from crnn_search.training.predict import predict
 
 
 @dataclass(frozen=True)
@@ -133,104 +107,6 @@ def train(state: TrainState, data: TrainingData) -> Iterator[EpochMetrics]:
         finally:
             torch.set_flush_denormal(False)
         yield metrics
-
-
-def predict(
-    model: CRNN, digits: Digits, table: SequenceTable, *, precision: str = "float32"
-) -> Tensor:
-    """Predicted sums, float32 `(S,)` on the CPU, in the table's order.
-
-    Encodes each distinct image once: images repeat within and between sequences, and a network in
-    evaluation mode gives an image the same features wherever it stands.
-    """
-    was_training = model.training
-    model.eval()
-    device = digits.images.device
-    on_cpu = device.type == "cpu"
-    sums = torch.empty(len(table))
-    with torch.inference_mode():
-        distinct, place = _distinct_images(table, len(digits.images))
-        gates = torch.cat(
-            [
-                _project(
-                    model,
-                    _encode(model, digits.images.index_select(0, chunk.to(device)), precision),
-                    precision,
-                    on_cpu,
-                )
-                for chunk in distinct.split(ENCODING_CHUNK)
-            ]
-        )
-        for batch in table.batches(ADDING_CHUNK, by_length=True):
-            rows = gates[place[batch.images].to(device)]
-            sums[batch.order] = _add_up(model, rows, batch.batch_sizes, on_cpu).cpu()
-    model.train(was_training)
-    return sums
-
-
-def rmse(predictions: Tensor, sums: Tensor) -> float:
-    """Root of the mean squared error; not a number if a prediction is none."""
-    return math.sqrt((predictions.double() - sums.double()).square().mean().item())
-
-
-def exact_sum_rate(predictions: Tensor, sums: Tensor) -> float:
-    """Share of the predictions that round to the true sum."""
-    return (predictions.round() == sums).double().mean().item()
-
-
-def learning_rate_at(spec: TrainingSpec, progress: float) -> float:
-    """The learning rate when the share `progress` of all steps is done.
-
-    One cycle (Smith, arXiv:1708.07120): a cosine from 1/25 up to the full rate, then one down to
-    1/1000 of it.
-    """
-    if spec.schedule == "constant":
-        return spec.learning_rate
-    if progress < WARM_UP:
-        return spec.learning_rate * _cosine(1 / 25, 1.0, progress / WARM_UP)
-    return spec.learning_rate * _cosine(1.0, 1e-3, (progress - WARM_UP) / (1 - WARM_UP))
-
-
-def augment(images: Tensor, strength: float) -> Tensor:
-    """Random affine distortions of images, float `(N, 1, 28, 28)`.
-
-    At strength 1 each image turns by up to 15°, scales and shears by up to 15 % and moves by up to
-    2 pixels, all uniform. Draws from PyTorch's global generator.
-    """
-    draw = torch.rand(5, len(images), device=images.device).mul_(2).sub_(1).mul_(strength)
-    angle, scale, shear = draw[0] * math.radians(15), 1 + 0.15 * draw[1], 0.15 * draw[2]
-    shift = draw[3:] * (2 * 2 / images.shape[-1])
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    top = torch.stack([cos, shear - sin, shift[0]], dim=1)
-    bottom = torch.stack([sin, cos, shift[1]], dim=1)
-    grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """`float32`, `bfloat16` or `int16`.
-
-    `auto` takes bfloat16 where the device computes in it natively, else int16 where that is faster.
-
-    Raises:
-        ConfigError: int16 where there are no kernels for it.
-    """
-    if precision == "int16" and not _in_c(device):
-        lacking = (
-            f"compiled kernels, but {native.problem()}"
-            if device.type == "cpu"
-            else f"a CPU; received {device.type}"
-        )
-        raise ConfigError([f"precision int16 needs {lacking}; valid here: auto, float32, bfloat16"])
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        computes = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        computes = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    if computes:
-        return "bfloat16"
-    return "int16" if _in_c(device) and native.int16_gains() else "float32"
 
 
 def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
@@ -323,62 +199,3 @@ def _on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
     )
     for batch, own_images, own_targets in parts:
         yield dataclasses.replace(batch, images=own_images, targets=own_targets)
-
-
-def _encode(model: CRNN, images: Tensor, precision: str, augmentation: float = 0.0) -> Tensor:
-    """Features `(N, D)` of uint8 images `(N, 28, 28)`, in the precision of the convolutions."""
-    scale = 1 / 255
-    if augmentation:
-        images = augment(images.unsqueeze(1).float().div_(255), augmentation).squeeze(1)
-        scale = 1.0
-    if _in_c(images.device):
-        return encoder.encode(model.encoder, model.spec, images, scale, precision)
-    inputs = images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last) * scale
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        features: Tensor = model.encoder(inputs)
-    return features
-
-
-def _project(model: CRNN, features: Tensor, precision: str, own_gru: bool) -> Tensor:
-    """What the first GRU of `recurrence` makes of each image alone: `(N, 3H)`; else features."""
-    if not own_gru:
-        return features.float()
-    weight, bias = recurrence.of_input(_grus(model)[0])
-    if _in_c(features.device) and not model.spec.embedding:
-        weight = encoder.by_pixel(weight, model.spec.conv_channels[-1])
-    kind = features.device.type
-    with torch.autocast(kind, torch.bfloat16, enabled=features.dtype == torch.bfloat16):
-        return encoder.linear(features, weight, bias, precision).float()
-
-
-def _in_c(device: torch.device) -> bool:
-    """Whether images are encoded by `layers`."""
-    return device.type == "cpu" and native.problem() is None
-
-
-def _grus(model: CRNN) -> list[nn.GRU]:
-    return [gru for gru in model.grus if isinstance(gru, nn.GRU)]
-
-
-def _add_up(model: CRNN, projected: Tensor, batch_sizes: Tensor, own_gru: bool) -> Tensor:
-    """Sums, float32 `(B,)`, of a packed batch of what `_project` gave."""
-    if not own_gru:
-        return model.add_up(projected, batch_sizes)
-    first, *others = _grus(model)
-    states, last = recurrence.run(first, projected, batch_sizes)
-    for gru in others:
-        states, last = recurrence.run(gru, F.linear(states, *recurrence.of_input(gru)), batch_sizes)
-    sums: Tensor = model.output(model.dropout(last)).squeeze(1)
-    return sums
-
-
-def _distinct_images(table: SequenceTable, count: int) -> tuple[Tensor, Tensor]:
-    """The images a table uses, sorted, `(U,)`, and of each of `count` images its place there."""
-    steps = torch.arange(table.indices.shape[1])
-    used = torch.zeros(count, dtype=torch.bool)
-    used[table.indices[steps[None, :] < table.lengths[:, None]].long()] = True
-    return used.nonzero().flatten(), used.cumsum(0) - 1
-
-
-def _cosine(first: float, last: float, progress: float) -> float:
-    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2

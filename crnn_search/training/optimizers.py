@@ -5,6 +5,7 @@ The optimizers are PyTorch's own, moments included, so that checkpoints know not
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -86,3 +87,24 @@ def _begin(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     optimizer.state[parameter] = {"step": torch.zeros(()), **state}
     found: dict[str, Tensor] = optimizer.state[parameter]
     return found
+
+
+WARM_UP = 0.25
+"""Share of a one-cycle schedule in which the learning rate rises."""
+
+
+def learning_rate_at(spec: TrainingSpec, progress: float) -> float:
+    """The learning rate when the share `progress` of all steps is done.
+
+    One cycle (Smith, arXiv:1708.07120): a cosine from 1/25 up to the full rate, then one down to
+    1/1000 of it.
+    """
+    if spec.schedule == "constant":
+        return spec.learning_rate
+    if progress < WARM_UP:
+        return spec.learning_rate * _cosine(1 / 25, 1.0, progress / WARM_UP)
+    return spec.learning_rate * _cosine(1.0, 1e-3, (progress - WARM_UP) / (1 - WARM_UP))
+
+
+def _cosine(first: float, last: float, progress: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2

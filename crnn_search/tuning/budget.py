@@ -10,7 +10,7 @@ from typing import Any
 
 from crnn_search.errors import InputError
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage.journal import JobRecord
+from crnn_search.storage.trial import JobRecord
 
 _UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _COMPUTE = {"gpuh": "gpu_seconds", "corehours": "core_seconds", "coreh": "core_seconds"}

@@ -14,27 +14,27 @@ from ray.tune import Callback
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from crnn_search.cli.display import Progress
 from crnn_search.errors import CrnnSearchError, RunError, StorageError
 from crnn_search.storage import ledger
-from crnn_search.storage.journal import (
-    DIED,
-    OUT_OF_MEMORY,
-    PREEMPTED,
-    JobRecord,
-    Journal,
-    append,
-    finite,
-    trial_name,
-)
+from crnn_search.storage.journal import Journal, append
 from crnn_search.storage.jsonl import Record
 from crnn_search.storage.object_store import join
 from crnn_search.storage.run_folder import RunPaths
-from crnn_search.storage.trial import METRIC, Job
-from crnn_search.training.checkpoint import CheckpointFolder, best_epoch
+from crnn_search.storage.trial import (
+    DIED,
+    METRIC,
+    OUT_OF_MEMORY,
+    PREEMPTED,
+    Job,
+    JobRecord,
+    finite,
+    trial_name,
+)
+from crnn_search.text import first_line
 from crnn_search.tuning.budget import Limit
+from crnn_search.tuning.checkpoints import CheckpointFolder, best_epoch
+from crnn_search.tuning.progress import Progress
 from crnn_search.tuning.searcher import Bookkeeper, ending_state
-from crnn_search.tuning.trainable import first_line
 
 SCALARS = (
     METRIC, "exact_sum_rate", "train_loss", "learning_rate", "sequences_per_s", "peak_memory_mb",

@@ -9,8 +9,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from crnn_search.storage.journal import JobRecord
-from crnn_search.storage.trial import METRIC
+from crnn_search.storage.trial import METRIC, JobRecord
 
 
 class FiniteAsha(ASHAScheduler):  # type: ignore[misc]

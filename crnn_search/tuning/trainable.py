@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from typing import Any
 
-import numpy as np
 import torch
 from ray import tune
 
@@ -19,6 +17,7 @@ from crnn_search.data.sequences import (
     TRAINING_IMAGES,
     Digits,
     SequenceTable,
+    shared_tensor,
     split_images,
     validation_table,
 )
@@ -26,9 +25,11 @@ from crnn_search.errors import StorageError
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.storage.object_store import join
 from crnn_search.storage.trial import METRIC, Job
+from crnn_search.text import first_line
 from crnn_search.training import engine, memory
-from crnn_search.training.checkpoint import CheckpointFolder
-from crnn_search.training.engine import EpochMetrics, TrainingData, TrainState
+from crnn_search.training.engine import TrainingData, TrainState
+from crnn_search.training.metrics import EpochMetrics
+from crnn_search.tuning.checkpoints import CheckpointFolder
 
 DIVERGENCE_FACTOR = 2.0
 
@@ -185,25 +186,11 @@ def failure_reason(
     return None
 
 
-def first_line(error: BaseException | str) -> str:
-    """The first line of an error's message that says anything."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no message"
-
-
 def _is_out_of_memory(error: Exception) -> bool:
     """PyTorch has an exception for devices, but none for the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-
-
-def shared_tensor(array: Any) -> torch.Tensor:
-    """A tensor over an array of the object store, without a copy."""
-    with warnings.catch_warnings():
-        # The store's memory is read-only; nothing here writes to images or labels.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))
 
 
 def _device_name(device: torch.device) -> str:

@@ -21,8 +21,9 @@ from crnn_search.spaces.domains import Fixed, canonical
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import jsonl
+from crnn_search.storage.files import write_atomically
 from crnn_search.storage.jsonl import Record
-from crnn_search.storage.run_folder import open_run, write_atomically
+from crnn_search.storage.run_folder import open_run
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from benchmarks.work import (
 )
 from crnn_search.data.sequences import Digits, draw_table, split_images
 from crnn_search.hyperparameters import TrialConfig
-from crnn_search.training import engine
+from crnn_search.training import engine, predict
 from crnn_search.training.engine import TrainingData
 from crnn_search.training.model import CRNN
 from tests.conftest import small_table
@@ -58,7 +58,7 @@ def test_plain_network_gives_the_packages_sums(config: TrialConfig, digits: Digi
     assert torch.equal(sums.float(), table.sums)
     with torch.no_grad():
         torch.testing.assert_close(
-            plain(images, lengths), engine.predict(model, digits, table), rtol=1e-4, atol=1e-5
+            plain(images, lengths), predict.predict(model, digits, table), rtol=1e-4, atol=1e-5
         )
 
 
@@ -96,7 +96,7 @@ def test_keras_model_gives_the_packages_sums(
     with torch.no_grad():
         predicted = its(images, training=False).squeeze(1)
     torch.testing.assert_close(
-        predicted.cpu(), engine.predict(model, digits, table), rtol=1e-4, atol=1e-5
+        predicted.cpu(), predict.predict(model, digits, table), rtol=1e-4, atol=1e-5
     )
 
 

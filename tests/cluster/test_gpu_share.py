@@ -23,12 +23,12 @@ space:
 """
 PROGRAM = """
 import json, sys, ray, torch
-from crnn_search.tuning import tuner
+from crnn_search.cluster import gpu_share
 from crnn_search.data.sequences import Digits
 from crnn_search.spaces.file import parse_space
 ray.init("local", num_cpus=1, num_gpus=1, include_dashboard=False, configure_logging=False)
 digits = Digits(torch.zeros(50, 28, 28, dtype=torch.uint8), torch.zeros(50, dtype=torch.uint8))
-print(json.dumps(tuner.read_gpu(parse_space(sys.argv[1]), digits)))
+print(json.dumps(gpu_share.read_gpu(parse_space(sys.argv[1]), digits)))
 """
 
 

@@ -25,7 +25,8 @@ from crnn_search.data.sequences import SequenceTable, draw_table
 from crnn_search.errors import ImageError, InputError, ModelFileError, RunError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.models import export, predictor
-from crnn_search.storage.run_folder import ModelPaths, RunPaths
+from crnn_search.models.predictor import ModelPaths
+from crnn_search.storage.run_folder import RunPaths
 from crnn_search.training.model import CRNN
 
 SPECS = {

@@ -14,10 +14,11 @@ from crnn_search.data import sequences
 from crnn_search.data.sequences import TRAINING_IMAGES, Digits
 from crnn_search.errors import InputError, ModelFileError, RunError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
-from crnn_search.results import markdown, plots, report, scores
+from crnn_search.results import importance, markdown, plots, report, scores
 from crnn_search.storage import jsonl
-from crnn_search.storage.run_folder import RunPaths, read_json, write_json
-from crnn_search.training import checkpoint, engine
+from crnn_search.storage.files import read_json, write_json
+from crnn_search.storage.run_folder import RunPaths
+from crnn_search.training import checkpoint, engine, metrics, predict
 
 CPU = torch.device("cpu")
 SMALL = TrialConfig.from_dict(
@@ -142,9 +143,9 @@ def change(path: Path, **values: Any) -> None:
     write_json(path, read_json(path) | values)
 
 
-def predict(run: RunPaths, name: str, digits: Digits) -> torch.Tensor:
+def predictions(run: RunPaths, name: str, digits: Digits) -> torch.Tensor:
     model = checkpoint.load_model(run.root / f"retrained/{name}.safetensors")[0]
-    return engine.predict(model, digits, sequences.testing_table(digits.labels, 5))
+    return predict.predict(model, digits, sequences.testing_table(digits.labels, 5))
 
 
 def test_scores_are_those_of_the_models_on_the_test_sequences(
@@ -152,11 +153,11 @@ def test_scores_are_those_of_the_models_on_the_test_sequences(
 ) -> None:
     table = sequences.testing_table(digits.labels, 5)
     assert int(table.indices[table.indices > 0].min()) >= TRAINING_IMAGES
-    ours = [predict(finished, f"winner-{seed}", digits) for seed in range(2)]
-    theirs = [predict(finished, "mnist_crnn_2016-0", digits)]
+    ours = [predictions(finished, f"winner-{seed}", digits) for seed in range(2)]
+    theirs = [predictions(finished, "mnist_crnn_2016-0", digits)]
     expected = scores.score(ours, table).to_dict()
     assert {key: written["test"][key] for key in expected} == expected
-    assert written["test"]["exported_rmse"] == engine.rmse(ours[0], table.sums)
+    assert written["test"]["exported_rmse"] == metrics.rmse(ours[0], table.sums)
     assert written["test"]["images"] == 1000
     old = scores.score(theirs, table)
     base = written["baselines"]
@@ -197,7 +198,7 @@ def test_best_and_run_are_told(written: dict[str, Any]) -> None:
 
 
 def test_importance_finds_the_one_that_matters() -> None:
-    shares, note = report.importances(full_budget_trials(40))
+    shares, note = importance.importances(full_budget_trials(40))
     assert shares is not None
     assert next(iter(shares)) == "learning_rate"
     assert shares["learning_rate"] > 0.6
@@ -209,8 +210,8 @@ def test_importance_finds_the_one_that_matters() -> None:
 def test_importance_looks_at_full_budget_trials_only() -> None:
     full = full_budget_trials(8)
     stopped = [trial(20 + n, "PRUNED", [0.1], dropout=n / 10) for n in range(8)]
-    assert report.importances([*full, *stopped]) == report.importances(full)
-    shares, note = report.importances([*full[:7], *stopped])
+    assert importance.importances([*full, *stopped]) == importance.importances(full)
+    shares, note = importance.importances([*full[:7], *stopped])
     assert shares is None
     assert "at least 8 trials" in note
     assert "got 7 and" in note
@@ -218,7 +219,7 @@ def test_importance_looks_at_full_budget_trials_only() -> None:
 
 def test_importance_needs_two_hyperparameters_that_vary() -> None:
     trials = [trial(n, "COMPLETE", [1.0 + n], learning_rate=1e-3 * (n + 1)) for n in range(9)]
-    assert report.importances(trials)[0] is None
+    assert importance.importances(trials)[0] is None
 
 
 def test_a_report_can_be_written_again_and_is_the_same(finished: RunPaths, digits: Digits) -> None:

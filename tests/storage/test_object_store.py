@@ -23,8 +23,10 @@ import pytest
 from crnn_search.data.sequences import Digits
 from crnn_search.errors import InputError, RunFolderError, StorageError
 from crnn_search.storage import journal, jsonl, lease
-from crnn_search.storage.object_store import SEGMENT_LINES, ObjectStore, join
-from crnn_search.storage.run_folder import RunPaths, create_run, open_run, runs, write_json
+from crnn_search.storage.files import write_json
+from crnn_search.storage.mirror import SEGMENT_LINES
+from crnn_search.storage.object_store import ObjectStore, join
+from crnn_search.storage.run_folder import RunPaths, create_run, open_run, runs
 from tests.pipeline.test_resume import results
 from tests.small_run import SPACE, FinishedRun, command, start, write_mnist
 

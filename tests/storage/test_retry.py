@@ -8,7 +8,7 @@ import pytest
 
 from crnn_search.storage import retry
 from crnn_search.storage.retry import patiently
-from crnn_search.training.checkpoint import CheckpointFolder
+from crnn_search.tuning.checkpoints import CheckpointFolder
 
 
 class Storage:
@@ -73,7 +73,7 @@ def test_a_trial_does_not_begin_anew_while_its_checkpoints_are_away(
     file.write_bytes(b"no checkpoint")
     monkeypatch.setattr("time.sleep", storage.pause)
     monkeypatch.setattr(
-        "crnn_search.training.checkpoint.load_state", lambda path, device: _found(path)
+        "crnn_search.tuning.checkpoints.load_state", lambda path, device: _found(path)
     )
     with pytest.raises(LookupError, match="epoch-0001"):
         folder.load(None, None)  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ from crnn_search.errors import ModelFileError, StorageError
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.storage.trial import METRIC, Job
 from crnn_search.training import checkpoint, engine
-from crnn_search.training.checkpoint import CheckpointFolder
 from crnn_search.training.engine import TrainingData
+from crnn_search.tuning.checkpoints import CheckpointFolder
 from tests.training.test_engine import CPU, SMALL, changed, figures
 
 

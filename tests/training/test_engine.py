@@ -12,8 +12,9 @@ from crnn_search.data.sequences import Digits, SequenceTable, training_table
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrainingSpec, TrialConfig
 from crnn_search.kernels import native
-from crnn_search.training import engine
-from crnn_search.training.engine import EpochMetrics, TrainingData
+from crnn_search.training import engine, forward, optimizers, predict
+from crnn_search.training.engine import TrainingData
+from crnn_search.training.metrics import EpochMetrics
 from tests.conftest import small_table
 
 CPU = torch.device("cpu")
@@ -103,7 +104,7 @@ def slow_losses(
         loss = (torch.stack(sums) - table.sums[list(rows)]).square().mean()
         losses.append(loss.item())
         for group in state.optimizer.param_groups:
-            group["lr"] = engine.learning_rate_at(spec, step / total)
+            group["lr"] = optimizers.learning_rate_at(spec, step / total)
         state.optimizer.zero_grad()
         loss.backward()
         if spec.gradient_clip:
@@ -149,7 +150,7 @@ def test_fast_steps_equal_slow_ones(options: dict[str, object], digits: Digits) 
     fast = []
     for step, batch in enumerate(table.batches(32)):
         for group in state.optimizer.param_groups:
-            group["lr"] = engine.learning_rate_at(config.training, step / 20)
+            group["lr"] = optimizers.learning_rate_at(config.training, step / 20)
         fast.append(train_on(batch.images, batch.targets, batch.batch_sizes).item())
     torch.testing.assert_close(
         torch.tensor(fast),
@@ -179,26 +180,26 @@ def test_precision_is_the_fastest_that_keeps_accuracy(monkeypatch: pytest.Monkey
     def resolve(bfloat16: bool, level: str, device: str = "cpu") -> str:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
-        return engine.resolve_precision("auto", torch.device(device))
+        return forward.resolve_precision("auto", torch.device(device))
 
     assert resolve(bfloat16=True, level="AVX512") == "bfloat16"
     assert resolve(bfloat16=False, level="AVX512") == "float32"
     assert resolve(bfloat16=False, level="AVX2") == "int16"
     assert resolve(bfloat16=False, level="AVX2", device="mps") == "float32"
-    assert engine.resolve_precision("float32", CPU) == "float32"
-    assert engine.resolve_precision("int16", CPU) == "int16"
+    assert forward.resolve_precision("float32", CPU) == "float32"
+    assert forward.resolve_precision("int16", CPU) == "int16"
     monkeypatch.setattr(native, "problem", lambda: "there is no C compiler")
     assert resolve(bfloat16=False, level="AVX2") == "float32"
 
 
 def test_int16_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="precision int16 needs a CPU; received cuda"):
-        engine.resolve_precision("int16", torch.device("cuda"))
+        forward.resolve_precision("int16", torch.device("cuda"))
     monkeypatch.setattr(native, "problem", lambda: "there is no C compiler")
     with pytest.raises(
         ConfigError, match="precision int16 needs compiled kernels, but there is no C"
     ):
-        engine.resolve_precision("int16", CPU)
+        forward.resolve_precision("int16", CPU)
 
 
 def test_cached_encodings_give_the_direct_predictions(digits: Digits) -> None:
@@ -211,14 +212,14 @@ def test_cached_encodings_give_the_direct_predictions(digits: Digits) -> None:
             images = digits.images[table.indices[row, : table.lengths[row]].long()]
             pixels = images.unsqueeze(1).float()[None] / 255
             direct[row] = state.model(pixels, table.lengths[row : row + 1])
-    fast = engine.predict(state.model, digits, table)
+    fast = predict.predict(state.model, digits, table)
     torch.testing.assert_close(fast, direct, rtol=1e-5, atol=1e-5)
 
 
 def test_prediction_leaves_the_mode_alone(digits: Digits) -> None:
     model = engine.start(SMALL, seed=0, epochs=1, device=CPU).model
     model.train()
-    engine.predict(model, digits, small_table(digits, 10))
+    predict.predict(model, digits, small_table(digits, 10))
     assert model.training
 
 
@@ -237,7 +238,7 @@ def test_small_numbers_are_left_alone(training_data: TrainingData) -> None:
 
 def test_one_cycle_rises_and_falls() -> None:
     spec = TrainingSpec(learning_rate=0.1)
-    rates = [engine.learning_rate_at(spec, k / 100) for k in range(101)]
+    rates = [optimizers.learning_rate_at(spec, k / 100) for k in range(101)]
     assert rates[0] == pytest.approx(0.1 / 25)
     assert max(rates) == rates[25] == pytest.approx(0.1)
     assert rates[-1] == pytest.approx(1e-4)
@@ -248,10 +249,10 @@ def test_one_cycle_rises_and_falls() -> None:
 def test_augmentation_moves_pixels_but_keeps_the_picture(digits: Digits) -> None:
     pixels = digits.images[:64].unsqueeze(1).float() / 255
     torch.manual_seed(0)
-    mild, strong = engine.augment(pixels, 0.1), engine.augment(pixels, 1.0)
+    mild, strong = forward.augment(pixels, 0.1), forward.augment(pixels, 1.0)
     assert mild.shape == pixels.shape
     assert 0 < F.mse_loss(mild, pixels) < F.mse_loss(strong, pixels) < 0.1
-    torch.testing.assert_close(engine.augment(pixels, 0.0), pixels, rtol=0, atol=1e-5)
+    torch.testing.assert_close(forward.augment(pixels, 0.0), pixels, rtol=0, atol=1e-5)
 
 
 def test_without_validation_there_is_no_validation_figure(training_data: TrainingData) -> None:

@@ -4,8 +4,7 @@ import pytest
 
 from crnn_search.errors import InputError
 from crnn_search.spaces.file import parse_space
-from crnn_search.storage.journal import JobRecord
-from crnn_search.storage.trial import Job
+from crnn_search.storage.trial import Job, JobRecord
 from crnn_search.tuning.budget import Budget, Limit, parse_budget
 
 SPACE = """

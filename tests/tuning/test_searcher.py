@@ -18,10 +18,10 @@ from crnn_search.errors import RunError
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.spaces.file import parse_space
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage.journal import JobRecord
-from crnn_search.storage.trial import METRIC, Job
+from crnn_search.storage.trial import METRIC, Job, JobRecord
+from crnn_search.tuning.sampler import RememberingSampler
 from crnn_search.tuning.scheduler import FiniteAsha
-from crnn_search.tuning.searcher import Bookkeeper, RememberingSampler, StudySearch, ending_state
+from crnn_search.tuning.searcher import Bookkeeper, StudySearch, ending_state
 
 TEXT = """
 search: {trials: 20, max_epochs: 4, seed: 7}

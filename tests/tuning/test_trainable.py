@@ -8,10 +8,9 @@ import pytest
 
 from crnn_search.data.sequences import Digits
 from crnn_search.errors import RunError
-from crnn_search.pipeline.search import finalists
-from crnn_search.storage.journal import JobRecord
-from crnn_search.storage.trial import Job
-from crnn_search.training.engine import EpochMetrics
+from crnn_search.pipeline.finalists import finalists
+from crnn_search.storage.trial import Job, JobRecord
+from crnn_search.training.metrics import EpochMetrics
 from crnn_search.tuning.trainable import failure_reason
 from tests.conftest import small_table
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from crnn_search.cluster import connection, resources
+from crnn_search.cluster.storage_check import why_unseen
 from crnn_search.errors import InputError
-from crnn_search.storage.object_store import why_unseen
-from crnn_search.tuning import tuner
 
 
 def free_port() -> int:
@@ -22,14 +22,14 @@ def test_an_address_where_nobody_listens_is_refused_at_once(scheme: str) -> None
     address = f"{scheme}127.0.0.1:{free_port()}"
     with (
         pytest.raises(InputError, match=f"nothing answers at {address}: .*leave --address out"),
-        tuner.connect(address),
+        connection.connect(address),
     ):
         pass
 
 
 def with_nodes(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[float, float]) -> None:
     described: list[dict[str, Any]] = [{"cpus": cpus, "gpus": gpus} for cpus, gpus in nodes]
-    monkeypatch.setattr(tuner, "nodes", lambda: described)
+    monkeypatch.setattr(resources, "nodes", lambda: described)
 
 
 @pytest.mark.parametrize(
@@ -50,29 +50,29 @@ def test_resources_are_divided(
 ) -> None:
     with_nodes(monkeypatch, *nodes)
     follows = asked[2] == "auto"
-    assert tuner.divide(*asked) == tuner.Slots(*expected, follows)
+    assert resources.divide(*asked) == resources.Slots(*expected, follows)
 
 
 def test_a_trial_that_fits_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with_nodes(monkeypatch, (2, 0), (4, 0))
     with pytest.raises(InputError, match="no node has the 8 cores and 0 GPUs that one trial needs"):
-        tuner.divide(8, "auto", "auto")
+        resources.divide(8, "auto", "auto")
 
 
 def test_a_stated_number_is_what_a_cluster_may_grow_to(monkeypatch: pytest.MonkeyPatch) -> None:
     with_nodes(monkeypatch, (0, 0), (1, 0))
-    assert tuner.divide(1, "auto", 8, may_grow=True) == tuner.Slots(1, 0.0, 8)
-    assert tuner.divide(1, 0.25, 8, may_grow=True) == tuner.Slots(1, 0.25, 8)
+    assert resources.divide(1, "auto", 8, may_grow=True) == resources.Slots(1, 0.0, 8)
+    assert resources.divide(1, 0.25, 8, may_grow=True) == resources.Slots(1, 0.25, 8)
     with pytest.raises(InputError, match=r"grow from nothing, say how far: --set search\.max_conc"):
-        tuner.divide(1, 0.25, "auto", may_grow=True)
+        resources.divide(1, 0.25, "auto", may_grow=True)
 
 
 def test_the_room_of_a_search_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner, "ROOM_REFRESH_S", -1.0)
+    monkeypatch.setattr(resources, "ROOM_REFRESH_S", -1.0)
     with_nodes(monkeypatch, (0, 0), (1, 0))
     follows, fixed = (
-        tuner.Room(tuner.divide(1, 0, "auto")),
-        tuner.Room(tuner.Slots(1, 0, 2)),
+        resources.Room(resources.divide(1, 0, "auto")),
+        resources.Room(resources.Slots(1, 0, 2)),
     )
     assert (follows(), fixed()) == (1, 2)
     with_nodes(monkeypatch, (0, 0), (1, 0), (3, 0))

@@ -1,0 +1,37 @@
+"""What an epoch gave."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch gave. Losses and RMSE are of sums; validation is missing without a table."""
+
+    epoch: int
+    train_loss: float
+    validation_rmse: float | None
+    exact_sum_rate: float | None
+    sequences_per_s: float
+    learning_rate: float
+    peak_memory_mb: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics by name."""
+        return asdict(self)
+
+
+def rmse(predictions: Tensor, sums: Tensor) -> float:
+    """Root of the mean squared error; not a number if a prediction is none."""
+    return math.sqrt((predictions.double() - sums.double()).square().mean().item())
+
+
+def exact_sum_rate(predictions: Tensor, sums: Tensor) -> float:
+    """Share of the predictions that round to the true sum."""
+    return (predictions.round() == sums).double().mean().item()
