@@ -2,33 +2,43 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: search test check bench cluster-test cluster-test-short clean
+.PHONY: search test test-slow test-gpu check bench cluster-test cluster-test-short help clean
 
 search: $(READY)  ## search the quick space on real MNIST and print the report
 	$(BIN)/crnn-search launch search_spaces/quick.yaml
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## run the fast tests: 3 minutes on two cores
+	$(PYTEST) -m "not slow and not gpu" --hypothesis-profile fast
 
-check: $(READY)  ## formatting, lint, types and the rooms
+test-slow: .venv/.bench  ## run the slow tests, and the property tests with more examples: 10 minutes
+	$(PYTEST) -m "(slow or hypothesis) and not gpu" --hypothesis-profile ci
+
+test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu
+
+check: $(READY)  ## check formatting, lint, types and the imports between rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.bench  ## measure the engine beside Ray's recipe, Optuna alone and Keras: 25 minutes
+bench: .venv/.bench  ## compare the engine with Ray's recipe, Optuna alone and Keras: 25 minutes
 	$(BIN)/python -m benchmarks
 
 .venv/.bench: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	touch $@
 
-cluster-test: $(READY)  ## three hosts on this machine, and what hosts suffer; needs root and Linux
+cluster-test: $(READY)  ## inject faults into a cluster of three hosts on this machine: root and Linux only
 	$(BIN)/python -m tests.hosts
 
-cluster-test-short: $(READY)  ## bring three hosts up, submit, kill one
+cluster-test-short: $(READY)  ## the same with one fault: a killed worker host
 	$(BIN)/python -m tests.hosts --short
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1: /p' Makefile
 
 clean:  ## remove the virtual environment and the caches; runs stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,8 @@
-"""The engine beside what a user would pick instead: `python -m benchmarks`, `make bench`.
+"""The engine beside its alternatives: `python -m benchmarks`, `make bench`.
 
-Four engines train the same two trials side by side, on two cores, in turn (A B C D A B C D). Speed
-counts from the end of the first epoch to that of the last; what came before, processes, imports and
-kernels, has a column of its own. Ray is started once, before anything is measured.
+Four engines train the same two trials at once, on two cores, in turn (A B C D A B C D). Speed is
+measured from the end of the first epoch to the end of the last; the time before, for processes,
+imports and kernels, has its own column. Ray is started once, before anything is measured.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Engine = Callable[[Work], list[Trained]]
 
 
 def engines(choice: dict[str, Any]) -> dict[str, Engine]:
-    """All that are compared, each at its better setting."""
+    """All engines by name, each with its faster setting."""
     return {
         OURS: ours.run,
         "ray": partial(ray_recipe.run, num_workers=choice["num_workers"]),
@@ -49,12 +49,12 @@ def engines(choice: dict[str, Any]) -> dict[str, Engine]:
 
 def measure(engine: Engine, work: Work) -> dict[str, Any]:
     """Two trials by one engine."""
-    began = time.time()
+    start = time.time()
     trials = engine(work)
     return {
         "epochs_per_hour": epochs_per_hour(trials),
-        "start_s": start_s(trials, began),
-        "rmse": [trial.rmse[-1] for trial in trials],
+        "start_s": start_s(trials, start),
+        "validation_rmse": [trial.validation_rmse[-1] for trial in trials],
     }
 
 
@@ -86,7 +86,7 @@ def size_of(network: str, arguments: argparse.Namespace) -> tuple[int, int]:
 
 
 def compare(arguments: argparse.Namespace, choices: dict[str, Any]) -> dict[str, Any]:
-    """Every network by every engine, in turn, as often as wanted."""
+    """Measure every network with every engine, in turn, `repeats` times."""
     networks: dict[str, Any] = {}
     for network, config in NETWORKS.items():
         found = {
@@ -109,7 +109,7 @@ def compare(arguments: argparse.Namespace, choices: dict[str, Any]) -> dict[str,
 
 @contextlib.contextmanager
 def quiet_ray() -> Iterator[None]:
-    """A local Ray that says nothing but errors."""
+    """A local Ray that logs errors only."""
     with connection.connect(None):
         logging.getLogger("ray").setLevel(logging.ERROR)
         yield
@@ -118,14 +118,16 @@ def quiet_ray() -> Iterator[None]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--sequences", type=int, help="for training, an epoch")
+    parser.add_argument("--sequences", type=int, help="training sequences of an epoch")
     parser.add_argument("--epochs", type=int, help="two or more")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default=",".join(TITLES), help="engines: " + ", ".join(TITLES))
-    parser.add_argument("--name", default="bench", help="of the results' file and docs' section")
+    parser.add_argument(
+        "--name", default="bench", help="of the result file and the section of the page"
+    )
     parser.add_argument("--data-dir", help="folder of MNIST's files")
     parser.add_argument(
-        "--choose", action="store_true", help="only find the peers' better settings again"
+        "--choose", action="store_true", help="only measure the peers' settings again"
     )
     arguments = parser.parse_args()
     arguments.only = {OURS, *arguments.only.split(",")}
@@ -140,7 +142,7 @@ def main() -> None:
     """Measure; write `results/NAME.json` and the section NAME of `docs/benchmarks.md`."""
     arguments = parse()
     RESULTS.mkdir(exist_ok=True)
-    began = time.monotonic()
+    start = time.monotonic()
     with quiet_ray():
         if arguments.choose:
             choices = choose(arguments)
@@ -156,7 +158,7 @@ def main() -> None:
         "repeats": arguments.repeats,
         "sizes": {network: size_of(network, arguments) for network in measured},
         "choices": choices,
-        "minutes": (time.monotonic() - began) / 60,
+        "minutes": (time.monotonic() - start) / 60,
         "networks": measured,
         "summary": {network: summarise(found) for network, found in measured.items()},
     }

@@ -1,4 +1,4 @@
-"""What figures depend on: the machine, the versions, the commit."""
+"""What measurements depend on: the machine, the versions, the commit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from crnn_search.cluster import provenance
+from crnn_search.kernels.processor import cpu_model
+from crnn_search.training.device import supports_bfloat16
 
 HERE = Path(__file__).parent
 
@@ -20,9 +21,9 @@ def circumstances(*packages: str, checkout: Path = HERE.parent) -> dict[str, Any
     """Hardware, versions of Python, PyTorch and other packages, and a checkout's commit."""
     return {
         "hardware": {
-            "cpu": provenance.cpu_model(),
+            "cpu": cpu_model(),
             "cores": os.cpu_count(),
-            "bfloat16": bool(torch.cpu._is_avx512_bf16_supported()),
+            "bfloat16": supports_bfloat16(torch.device("cpu")),
         },
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", *packages)},
@@ -31,7 +32,7 @@ def circumstances(*packages: str, checkout: Path = HERE.parent) -> dict[str, Any
 
 
 def in_words(results: dict[str, Any]) -> str:
-    """The same as a sentence's end."""
+    """The same in words."""
     hardware, versions = results["hardware"], results["versions"]
     kind = "with" if hardware["bfloat16"] else "without"
     return (

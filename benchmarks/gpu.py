@@ -1,8 +1,7 @@
 """The engine on one GPU: beside an eager recipe, and many trials at once.
 
 `python -m benchmarks.gpu` needs PyTorch and NumPy only, neither Ray nor pydantic. It measures
-training sequences per second of one trial with the engine and with the usual recipe (a `Dataset` of
-padded float sequences, `DataLoader`, `nn.GRU`, float32, `.item()` every step), then of 1 to 16
+training sequences per second of one trial with the engine and with `peers.recipe`, then of 1 to 16
 trials at once, a process each, with and without NVIDIA's Multi-Process Service, and each trial's
 peak memory.
 """
@@ -26,19 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from benchmarks.peers import recipe
+from benchmarks.work import MAX_DIGITS, best_arithmetic
 from crnn_search.data import mnist
-from crnn_search.data.sequences import Digits, SequenceTable, split_images, training_table
+from crnn_search.data.sequences import Digits, split_images, training_table
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.training import engine, memory
 from crnn_search.training.engine import TrainingData
-from crnn_search.training.model import CRNN
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 NETWORK = {"conv_channels": [16, 32, 64], "gru_sizes": [64], "batch_size": 128}
-MAX_DIGITS = 8
 TRIALS = (1, 2, 4, 8, 16)
 WAIT_S = 600
 
@@ -56,87 +54,52 @@ class Task:
         return mnist.load(self.data_dir).to(torch.device(self.device))
 
 
-class Sequences(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Padded sequences of images in [0, 1], `(8, 1, 28, 28)`, with length and sum."""
-
-    def __init__(self, digits: Digits, table: SequenceTable) -> None:
-        self._images, self._table = digits.images.cpu(), table
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        length = self._table.lengths[row]
-        images = torch.zeros(MAX_DIGITS, 1, 28, 28)
-        real = self._images[self._table.indices[row, : int(length)].long()]
-        images[: int(length), 0] = real.float() / 255
-        return images, length, self._table.sums[row]
-
-
-def recipe(task: Task, workers: int) -> float:
-    """Training sequences per second of the usual recipe."""
-    device, digits, config = (
-        torch.device(task.device),
-        task.digits(),
-        TrialConfig.from_dict(NETWORK),
-    )
-    pool, _ = split_images(digits.labels.cpu())
-    torch.manual_seed(0)
-    model = CRNN(config.model).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), config.training.learning_rate)
+def recipe_rate(task: Task, workers: int) -> float:
+    """Training sequences per second of the plain recipe, with so many loader processes."""
+    device, digits = torch.device(task.device), mnist.load(task.data_dir)
+    pool, _ = split_images(digits.labels)
+    config = TrialConfig.from_dict(NETWORK)
+    training = recipe.start(config, seed=0, epochs=2, device=device)
     rates = []
     for epoch in range(2):
-        table = training_table(pool, digits.labels.cpu(), task.sequences, MAX_DIGITS, 0, epoch)
+        table = training_table(pool, digits.labels, task.sequences, MAX_DIGITS, 0, epoch)
         loader = DataLoader(
-            Sequences(digits, table),
+            recipe.Sequences(digits, table),
             config.training.batch_size,
-            shuffle=True,
             num_workers=workers,
             pin_memory=device.type == "cuda",
         )
-        began, total = time.perf_counter(), 0.0
-        for images, lengths, sums in loader:
-            loss = nn.functional.mse_loss(
-                _padded(model, images.to(device), lengths.to(device)), sums.to(device)
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-        rates.append(len(table) / (time.perf_counter() - began))
+        start = time.perf_counter()
+        training.train_epoch(loader, epoch)
+        rates.append(len(table) / (time.perf_counter() - start))
     return rates[-1]
 
 
-def _padded(model: CRNN, images: Tensor, lengths: Tensor) -> Tensor:
-    """Predicted sums of padded sequences, blanks processed, too."""
-    values = model.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-    for gru in model.grus:
-        values, _ = gru(values.transpose(0, 1))
-        values = values.transpose(0, 1)
-    rows = torch.arange(len(lengths), device=lengths.device)
-    sums: Tensor = model.output(values[rows, lengths - 1]).squeeze(1)
-    return sums
-
-
 def trial(task: Task, seed: int, share: float, ready: Any, results: Any) -> None:
-    """Train in a process of its own; its second epoch begins when all others' do."""
+    """Train in a process of its own; all processes start their second epoch at once."""
     device = torch.device(task.device)
     torch.set_num_threads(1)
     memory.limit_to(share, device)
     memory.keep_freed()
     digits = task.digits()
     pool, _ = split_images(digits.labels.cpu())
-    state = engine.start(TrialConfig.from_dict(NETWORK), seed=seed, epochs=2, device=device)
-    training = engine.train(state, TrainingData(digits, pool, None, task.sequences, MAX_DIGITS))
-    next(training)
+    state = engine.start(
+        TrialConfig.from_dict(NETWORK),
+        seed=seed,
+        epochs=2,
+        device=device,
+        arithmetic=best_arithmetic(device),
+    )
+    data = TrainingData(digits, pool, None, task.sequences, MAX_DIGITS)
+    engine.train_epoch(state, data)
     ready.wait(WAIT_S)
-    began = time.time()
-    next(training)
-    results.put((began, time.time(), memory.reserved_mb(device), state.note))
+    start = time.time()
+    engine.train_epoch(state, data)
+    results.put((start, time.time(), memory.reserved_mb(device), state.note))
 
 
 def together(task: Task, count: int) -> dict[str, Any]:
-    """Sequences per second of so many trials at once, and each one's peak memory."""
+    """Sequences per second of `count` trials at once, and the highest peak memory of a trial."""
     context = get_context("spawn")
     ready, results = context.Barrier(count), context.SimpleQueue()
     processes = [
@@ -148,12 +111,12 @@ def together(task: Task, count: int) -> dict[str, Any]:
     for process in processes:
         process.join(WAIT_S)
     if any(process.exitcode for process in processes):
-        raise RuntimeError(f"of {count} trials some failed: {[p.exitcode for p in processes]}")
+        raise RuntimeError(f"{count} trials, exit codes {[p.exitcode for p in processes]}")
     found = [results.get() for _ in processes]
-    spent = max(ended for _, ended, _, _ in found) - min(began for began, _, _, _ in found)
+    seconds = max(end for _, end, _, _ in found) - min(start for start, _, _, _ in found)
     return {
         "trials": count,
-        "sequences_per_s": count * task.sequences / spent,
+        "sequences_per_s": count * task.sequences / seconds,
         "peak_memory_mb": max(peak for _, _, peak, _ in found),
         "note": next((note for *_, note in found if note), None),
     }
@@ -161,7 +124,7 @@ def together(task: Task, count: int) -> dict[str, Any]:
 
 @contextmanager
 def mps() -> Iterator[bool]:
-    """NVIDIA's Multi-Process Service, started for the time being; whether it could be."""
+    """Start NVIDIA's Multi-Process Service for the block; yields whether it runs."""
     program = shutil.which("nvidia-cuda-mps-control")
     if program is None:
         yield False
@@ -171,8 +134,8 @@ def mps() -> Iterator[bool]:
         before = {name: os.environ.get(name) for name in names}
         os.environ |= dict.fromkeys(names, folder)
         try:
-            began = subprocess.run([program, "-d"], check=False)
-            yield began.returncode == 0 and memory.mps_runs()
+            started = subprocess.run([program, "-d"], check=False)
+            yield started.returncode == 0 and memory.mps_runs()
             subprocess.run([program], input="quit\n", text=True, check=False)
         finally:
             for name, value in before.items():
@@ -192,7 +155,7 @@ def measure(
         alone = together(task, 1)
         one.append(alone["sequences_per_s"])
         for number, rates in peers.items():
-            rates.append(recipe(task, number))
+            rates.append(recipe_rate(task, number))
     best = max(statistics.median(rates) for rates in peers.values())
     found: dict[str, Any] = {
         "machine": _machine(task.device),

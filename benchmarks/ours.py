@@ -7,43 +7,65 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from benchmarks.work import MAX_DIGITS, Trained, Work, validation
-from crnn_search.cluster.resources import Slots
+import torch
+
+from benchmarks.work import MAX_DIGITS, Trained, Work, best_arithmetic, validation
+from crnn_search.cluster.resources import Allocation
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.storage.journal import Journal
-from crnn_search.storage.run_folder import RunPaths
-from crnn_search.storage.trial import Job, JobRecord
-from crnn_search.tuning import tuner
-from crnn_search.tuning.callback import Recorder
-from crnn_search.tuning.trainable import DigitSumTrainable
+from crnn_search.spaces.file import parse_space
+from crnn_search.storage.journal import History, Journal
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import Trial, TrialRecord
+from crnn_search.tuning import trainable, tuner
+from crnn_search.tuning.callback import RunCallback
+from crnn_search.tuning.context import Context
+from crnn_search.tuning.trainable import TrialTrainable
+from crnn_search.tuning.worker import Worker
+
+STAGE = "finalists"
 
 
-class Scaled(DigitSumTrainable):
+class ScaledWorker(Worker):
     """Validates on as many sequences as the benchmark's peers do."""
 
     def _validation(self, max_digits: int) -> SequenceTable:
-        return validation(self._labels, self._job.epoch_sequences)
+        return validation(self._labels, self._trial.epoch_sequences)
+
+
+class Scaled(TrialTrainable):
+    """Trains with a `ScaledWorker`."""
+
+    def setup(
+        self, config: dict[str, Any], images: Any = None, labels: Any = None, checkpoints: str = ""
+    ) -> None:
+        with mock.patch.object(trainable, "Worker", ScaledWorker):
+            super().setup(config, images, labels, checkpoints)
 
 
 class Clock:
-    """A `Progress` that notes, where the search runs, when the results of each trial arrive."""
+    """A `Progress` that records when the results of each trial arrive at the driver."""
 
     def __init__(self) -> None:
         self.trials: dict[str, Trained] = {}
         self.failures: list[str] = []
 
-    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
+    def stage(
+        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
+    ) -> None:
         pass
 
     def started(self, name: str) -> None:
         pass
 
-    def epoch(self, name: str, epoch: int, rmse: float | None, loss: float) -> None:
-        assert rmse is not None
+    def epoch(
+        self, name: str, epoch: int, validation_rmse: float | None, train_loss: float
+    ) -> None:
+        assert validation_rmse is not None
         trained = self.trials.setdefault(name, Trained([], []))
         trained.ends.append(time.time())
-        trained.rmse.append(rmse)
+        trained.validation_rmse.append(validation_rmse)
 
     def ended(self, name: str, state: str, reason: str | None) -> None:
         if state != "COMPLETE":
@@ -58,30 +80,41 @@ class Clock:
 
 def run(work: Work) -> list[Trained]:
     """Both trials at once; Ray has been started."""
-    config = work.spec().to_dict()
-    jobs = [
-        Job(
+    arithmetic = best_arithmetic(torch.device("cpu"))
+    trials = [
+        Trial(
             name=f"seed-{seed}",
             number=number,
-            config=config,
+            config=work.spec(),
             seed=seed,
             epochs=work.epochs,
             grace_epochs=work.epochs,
             epoch_sequences=work.sequences,
             max_digits=MAX_DIGITS,
+            arithmetic=arithmetic,
         )
         for number, seed in enumerate(work.seeds)
     ]
-    patched: Any = tuner
-    patched.DigitSumTrainable = Scaled
     clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        paths = RunPaths(Path(folder))
-        journal = Journal(paths)
-        recorder = Recorder("finalists", paths, journal, clock)
-        for job in jobs:
-            recorder.made(job)
-        tuner.run_jobs(work.digits(), paths, jobs, Slots(1, 0.0, len(jobs)), recorder)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(tuner, "TrialTrainable", Scaled),
+    ):
+        run_folder = RunFolder(Path(folder))
+        context = Context(
+            run_folder,
+            parse_space("space: {dropout: 0.0}"),  # a stage of fixed trials does not read it
+            History(),
+            Journal(run_folder),
+            work.digits(),
+            Allocation(1, 0.0, len(trials)),
+            arithmetic,
+            clock,
+        )
+        callback = RunCallback(STAGE, context)
+        for trial in trials:
+            callback.on_trial_created(trial)
+        tuner.run_trials(context, trials, callback)
     if clock.failures:
         raise RuntimeError("; ".join(clock.failures))
-    return [clock.trials[job.name] for job in jobs]
+    return [clock.trials[trial.name] for trial in trials]

@@ -1,9 +1,8 @@
-"""Record learning curves of a space's network: `python -m benchmarks.record_curves`.
+"""Record learning curves, so that searches can be replayed: `python -m benchmarks.record_curves`.
 
 Random configurations of `search_spaces/default.yaml` are trained for nine short epochs each, with
-one thread, and validated on a fixed part of the validation images. One JSON line a configuration,
-`{"number", "config", "values", "seconds"}`, so that searches can be replayed without training. A
-recording that was stopped goes on where it ended.
+one thread, and validated on a fixed part of the validation images. Each is one JSON line: `number`,
+`config`, and `validation_rmse` and `seconds` by epoch. A recording that was stopped continues.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.work import MAX_DIGITS, best_arithmetic
 from crnn_search.data import mnist
 from crnn_search.data.sequences import Digits, draw_table, split_images
 from crnn_search.errors import ConfigError
@@ -40,18 +40,27 @@ def _load(data_dir: Path | None) -> None:
 
 
 def record(number: int, config: dict[str, Any]) -> dict[str, Any]:
-    """Train one configuration; values that are no numbers are null."""
+    """Train one configuration. A validation RMSE that is not finite is null."""
     pool, validation = split_images(_digits.labels)
-    table = draw_table(validation[:VALIDATION_IMAGES], _digits.labels, VALIDATION_SEQUENCES, 8, 0)
-    state = engine.start(
-        TrialConfig.from_dict(config), seed=number, epochs=EPOCHS, device=torch.device("cpu")
+    table = draw_table(
+        validation[:VALIDATION_IMAGES], _digits.labels, VALIDATION_SEQUENCES, MAX_DIGITS, 0
     )
-    values, seconds = [], []
-    for metrics in engine.train(state, TrainingData(_digits, pool, table, SEQUENCES, 8)):
+    cpu = torch.device("cpu")
+    state = engine.start(
+        TrialConfig.from_dict(config),
+        seed=number,
+        epochs=EPOCHS,
+        device=cpu,
+        arithmetic=best_arithmetic(cpu),
+    )
+    data = TrainingData(_digits, pool, table, SEQUENCES, MAX_DIGITS)
+    curve, seconds = [], []
+    for _ in range(EPOCHS):
+        metrics = engine.train_epoch(state, data)
         rmse = metrics.validation_rmse
-        values.append(round(rmse, 4) if rmse is not None and rmse < 1e6 else None)
+        curve.append(round(rmse, 4) if rmse is not None and rmse < 1e6 else None)
         seconds.append(round(metrics.seconds, 2))
-    return {"number": number, "config": config, "values": values, "seconds": seconds}
+    return {"number": number, "config": config, "validation_rmse": curve, "seconds": seconds}
 
 
 def main() -> None:
@@ -59,23 +68,25 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--output", type=Path, default=RECORDING)
     arguments = parser.parse_args()
-    RECORDING.parent.mkdir(exist_ok=True)
-    lines = RECORDING.read_text().splitlines() if RECORDING.exists() else []
+    output: Path = arguments.output
+    output.parent.mkdir(exist_ok=True)
+    lines = output.read_text().splitlines() if output.exists() else []
     done = {json.loads(line)["number"] for line in lines}
     draws = enumerate(sample(load_space(SPACE), 2024, arguments.count))
     with (
         ProcessPoolExecutor(arguments.processes, initializer=_load,
                             initargs=(arguments.data_dir,)) as pool,
-        RECORDING.open("a") as file,
+        output.open("a") as file,
     ):  # fmt: skip
-        waiting = [pool.submit(record, n, c) for n, c in draws if n not in done and _possible(c)]
-        for future in as_completed(waiting):
+        futures = [pool.submit(record, n, c) for n, c in draws if n not in done and _feasible(c)]
+        for future in as_completed(futures):
             file.write(json.dumps(future.result()) + "\n")
             file.flush()
 
 
-def _possible(config: dict[str, Any]) -> bool:
+def _feasible(config: dict[str, Any]) -> bool:
     try:
         TrialConfig.from_dict(config)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Does true bookkeeping find better networks? `python -m benchmarks.sampling`.
+"""Do true trial states find better networks? `python -m benchmarks.sampling`.
 
 Searches of 100 trials over `search_spaces/default.yaml`, replayed on recorded learning curves
 (`benchmarks.record_curves`) with four workers and a simulated clock: this project's searcher beside
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.record_curves import EPOCHS, RECORDING, SPACE
+from benchmarks.untrained import epoch_result
 from crnn_search.hyperparameters import PARAMETERS, TrialConfig
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
@@ -36,11 +37,11 @@ NEIGHBOURS, WORKERS, TRIALS = 4, 4, 100
 MARKS = (25, 50, 100)
 SETUPS = ("ours", "stock", "random")
 CEILING = 30.0
-"""RMSE that stands for a value that is no number: far above guessing the mean (11.9)."""
+"""Replaces an RMSE that is not finite: far above guessing the mean (11.9)."""
 
 
 def features(config: dict[str, Any]) -> list[float]:
-    """A whole configuration as numbers of about the same scale, 0 to 1."""
+    """A configuration as numbers of about the same scale, 0 to 1."""
     conv, gru = config["conv_channels"], config["gru_sizes"]
     kernel = config["kernel_size"]
     return [
@@ -62,21 +63,23 @@ def features(config: dict[str, Any]) -> list[float]:
 
 
 class Curves:
-    """Recorded learning curves, and a guess for every other configuration."""
+    """Recorded learning curves, and an estimate for every other configuration."""
 
     def __init__(self, path: Path) -> None:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         self.x = np.array([features(TrialConfig.from_dict(r["config"]).to_dict()) for r in records])
-        values = [[CEILING if v is None else min(v, CEILING) for v in r["values"]] for r in records]
-        values = [row + [CEILING] * (EPOCHS - len(row)) for row in values]
-        self.y = np.log(np.array(values))
+        curves = [
+            [CEILING if rmse is None else min(rmse, CEILING) for rmse in r["validation_rmse"]]
+            for r in records
+        ]
+        self.y = np.log([curve + [CEILING] * (EPOCHS - len(curve)) for curve in curves])
         self.seconds = np.array([statistics.fmean(r["seconds"]) for r in records])
         ranks = [np.argsort(np.argsort(column)) for column in self.x.T]
         last = np.argsort(np.argsort(self.y[:, -1]))
         self.weights = np.array([max(0.1, abs(np.corrcoef(r, last)[0, 1])) for r in ranks])
 
-    def guess(self, x: np.ndarray, without: int | None = None) -> tuple[np.ndarray, float]:
-        """RMSE by epoch and seconds an epoch, near neighbours counting more."""
+    def estimate(self, x: np.ndarray, without: int | None = None) -> tuple[np.ndarray, float]:
+        """RMSE by epoch and seconds an epoch; nearer neighbours weigh more."""
         distance = np.sqrt((((self.x - x) * self.weights) ** 2).sum(1))
         if without is not None:
             distance[without] = np.inf
@@ -86,13 +89,14 @@ class Curves:
         return np.exp(share @ self.y[near]), float(share @ self.seconds[near])
 
     def explained(self) -> float:
-        """R² of the logarithm of the last RMSE, each record guessed from the others."""
-        guesses = [np.log(self.guess(x, i)[0][-1]) for i, x in enumerate(self.x)]
-        return float(1 - np.var(self.y[:, -1] - guesses) / np.var(self.y[:, -1]))
+        """R² of the logarithm of the last RMSE, each record estimated from the others."""
+        estimates = [np.log(self.estimate(x, i)[0][-1]) for i, x in enumerate(self.x)]
+        return float(1 - np.var(self.y[:, -1] - estimates) / np.var(self.y[:, -1]))
 
 
 @cache
-def _curves() -> Curves:
+def recorded_curves() -> Curves:
+    """The recording in the repository."""
     return Curves(RECORDING)
 
 
@@ -102,10 +106,10 @@ def _setup(name: str, space: SearchSpace, seed: int) -> tuple[Any, Any]:
     from ray.tune.search.optuna import OptunaSearch
 
     from crnn_search.tuning.scheduler import FiniteAsha
-    from crnn_search.tuning.searcher import StudySearch
+    from crnn_search.tuning.searcher import StudySearcher
 
     if name == "ours":
-        searcher: Any = StudySearch(space)
+        searcher: Any = StudySearcher(space)
     else:
         tpe = optuna.samplers.TPESampler(
             multivariate=True, group=True, constant_liar=True, seed=seed
@@ -125,64 +129,68 @@ class Step(NamedTuple):
     number: int
     epoch: int
     seconds: float
-    value: float
+    validation_rmse: float
 
 
 def replay(searcher: Any, scheduler: Any, trials: int, workers: int) -> Iterator[Step]:
     """Let a searcher and a scheduler search on recorded curves, with a simulated clock.
 
-    A worker that is free begins a trial, or its next epoch, at once.
+    A free worker starts a trial, or its next epoch, at once.
     """
     running: list[tuple[float, int, Any]] = []
-    begun, now = 0, 0.0
-    while begun < trials or running:
-        while begun < trials and len(running) < workers:
-            trial = _begin(searcher, str(begun))
+    started, now = 0, 0.0
+    while started < trials or running:
+        while started < trials and len(running) < workers:
+            trial = _start(searcher, str(started))
             scheduler.on_trial_add(None, trial)
-            heapq.heappush(running, (now + trial.pace, begun, trial))
-            begun += 1
+            heapq.heappush(running, (now + trial.epoch_s, started, trial))
+            started += 1
         now, number, trial = heapq.heappop(running)
         trial.epoch += 1
-        value = float(trial.values[trial.epoch - 1])
-        result = {"epoch": trial.epoch, "training_iteration": trial.epoch, METRIC: value}
+        rmse = float(trial.curve[trial.epoch - 1])
+        result = epoch_result(trial.epoch, rmse).to_dict() | {"training_iteration": trial.epoch}
         if scheduler.on_trial_result(None, trial, result) == "CONTINUE":
             searcher.on_trial_result(trial.trial_id, result)
-            heapq.heappush(running, (now + trial.pace, number, trial))
+            heapq.heappush(running, (now + trial.epoch_s, number, trial))
         else:
             scheduler.on_trial_complete(None, trial, result)
             searcher.on_trial_complete(trial.trial_id, result)
-        yield Step(now, number, trial.epoch, trial.pace, value)
+        yield Step(now, number, trial.epoch, trial.epoch_s, rmse)
 
 
-def _begin(searcher: Any, trial_id: str) -> SimpleNamespace:
+def _start(searcher: Any, trial_id: str) -> SimpleNamespace:
     suggested = searcher.suggest(trial_id)
-    config = suggested["job"]["config"] if "job" in suggested else suggested
-    name = suggested["job"]["name"] if "job" in suggested else trial_id
+    config = suggested["trial"]["config"] if "trial" in suggested else suggested
+    name = suggested["trial"]["name"] if "trial" in suggested else trial_id
     searched = {key: value for key, value in config.items() if key in PARAMETERS}
     whole = TrialConfig.from_dict(searched).to_dict()  # stock adds Optuna's own names
-    values, pace = _curves().guess(np.array(features(whole)))
-    job = {"job": {"name": name}}
-    return SimpleNamespace(trial_id=trial_id, config=job, values=values, pace=pace, epoch=0)
+    curve, epoch_s = recorded_curves().estimate(np.array(features(whole)))
+    trial = {"trial": {"name": name}}
+    return SimpleNamespace(trial_id=trial_id, config=trial, curve=curve, epoch_s=epoch_s, epoch=0)
+
+
+def quiet() -> None:
+    """Show no warnings of this process: Optuna has one for each search."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
 
 
 def search(name: str, seed: int) -> list[float]:
-    """One search; the best full-budget RMSE after so many trials had been begun, and ended."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+    """One search; the best full-budget RMSE of its first 25, 50 and 100 trials."""
     changes = {"search.seed": seed, "search.trials": TRIALS, "search.max_epochs": EPOCHS}
     space = load_space(SPACE, [f"{key}={value}" for key, value in changes.items()])
     space = dataclasses.replace(space, first=())
     searcher, scheduler = _setup(name, space, seed)
     full = {
-        step.number: step.value
+        step.number: step.validation_rmse
         for step in replay(searcher, scheduler, TRIALS, WORKERS)
         if step.epoch == EPOCHS
     }
-    return [min(value for number, value in full.items() if number < mark) for mark in MARKS]
+    return [min(rmse for number, rmse in full.items() if number < mark) for mark in MARKS]
 
 
 def interval(values: list[float], rng: np.random.Generator) -> list[float]:
-    """95 % interval of the mean, by resampling."""
+    """95 % interval of the mean, by bootstrap."""
     draws = rng.choice(np.array(values), (10_000, len(values))).mean(1)
     return [float(q) for q in np.quantile(draws, [0.025, 0.975])]
 
@@ -194,29 +202,29 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds = range(arguments.repeats)
     found: dict[str, list[list[float]]] = {}
-    with ProcessPoolExecutor(arguments.processes) as pool:
+    with ProcessPoolExecutor(arguments.processes, initializer=quiet) as pool:
         for name in SETUPS:
             found[name] = list(pool.map(search, [name] * len(seeds), seeds))
     rng = np.random.default_rng(0)
-    curves = _curves()
+    curves = recorded_curves()
     results: dict[str, Any] = {
         "recorded": len(curves.x),
         "lowest_recorded": float(np.exp(curves.y[:, -1].min())),
         "explained_by_neighbours": curves.explained(),
         "repeats": len(seeds),
         "best_after": {},
-        "stock_less_ours": {},
-        "random_less_ours": {},
+        "stock_minus_ours": {},
+        "random_minus_ours": {},
     }
-    for place, mark in enumerate(MARKS):
-        column = {name: [row[place] for row in rows] for name, rows in found.items()}
+    for index, mark in enumerate(MARKS):
+        column = {name: [row[index] for row in rows] for name, rows in found.items()}
         results["best_after"][mark] = {
             name: {"mean": statistics.fmean(values), "interval": interval(values, rng)}
             for name, values in column.items()
         }
         for other in ("stock", "random"):
             gaps = [a - b for a, b in zip(column[other], column["ours"], strict=True)]
-            results[f"{other}_less_ours"][mark] = {
+            results[f"{other}_minus_ours"][mark] = {
                 "mean": statistics.fmean(gaps), "interval": interval(gaps, rng),
             }  # fmt: skip
     RESULTS.parent.mkdir(exist_ok=True)

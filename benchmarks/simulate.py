@@ -2,7 +2,7 @@
 
 Searches over `search_spaces/default.yaml` are replayed on recorded learning curves
 (`benchmarks.record_curves`) through the real searcher and scheduler, with a simulated clock and 1
-to 1,000 workers. A configuration that was not recorded gets the curve and the pace of its nearest
+to 1,000 workers. A configuration that was not recorded gets the curve and the speed of its nearest
 recorded neighbours (`benchmarks.sampling`). Writes `results/simulate.json`, and its section and
 plot in `docs/cluster.md`.
 """
@@ -12,18 +12,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 import math
 import statistics
 import time
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record_curves import EPOCHS, SPACE
-from benchmarks.sampling import NEIGHBOURS, replay
-from benchmarks.sampling import _curves as curves
+from benchmarks.sampling import NEIGHBOURS, quiet, recorded_curves, replay
 from benchmarks.table import replace_section
 from crnn_search.spaces.file import load_space
 
@@ -32,24 +29,24 @@ PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
 PLOT = PAGE.with_name("simulation.png")
 WORKERS = (1, 4, 16, 64, 256, 1000)
 LEVELS = (6.0, 4.5, 3.5)
-"""Validation RMSE whose first sight is timed."""
+"""Levels of validation RMSE; the time to reach each is measured."""
 
 ABOUT = """\
 Written by `python -m benchmarks.simulate` ([figures](../benchmarks/results/simulate.json)). The
 real searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come from
 {recorded} learning curves recorded for `{space}` ({epochs} epochs of 3,000 sequences, a core each).
-There are no 1,000 recorded configurations: one that was not recorded gets the mean curve (of
-logarithms) and the mean pace of its {neighbours} nearest recorded neighbours, the nearer counting
-more. Each record guessed from the others so explains {explained:.0%} of the variance of the last
-RMSE's logarithm. So this landscape is smoother than the true one, no RMSE falls below the lowest
-recorded, and a configuration always gives the same curve.
+A configuration that was not recorded gets the weighted mean curve (of logarithms) and the weighted
+mean time of its {neighbours} nearest recorded neighbours. Estimating each recorded configuration
+from the others explains {explained:.0%} of the variance of the last RMSE's logarithm. So this
+landscape is smoother than the true one, no RMSE falls below the lowest recorded, and a
+configuration always gives the same curve.
 
-Times are in recorded seconds, of epochs of a few seconds: read their ratios. Starting a worker,
-saving, and the driver's own time are left out of them; what the driver took for searcher and
-scheduler is told beside them, in real seconds of one core."""
+Times are in recorded seconds, of epochs of a few seconds: read their ratios. They leave out the
+time to start a worker, to save, and the driver's own time. The last column has the driver's time
+for searcher and scheduler, in real seconds of one core."""
 
 ENOUGH = 0.8
-"""Share of the workers that train, below which a search is too small for them."""
+"""Below this share of busy workers a search is too small for them."""
 
 WORDS = {"factor": "`reduction_factor`", "grace": "`grace_epochs`", "trials": "`trials`"}
 MANY, COMMON = 1000, {"trials": 128, "workers": 16, "factor": 3, "grace": 1}
@@ -63,18 +60,15 @@ VARIED: dict[str, tuple[int, ...]] = {
 def search(trials: int, workers: int, factor: int, grace: int, seed: int) -> dict[str, Any]:
     """One search. Times are of the recorded core: seconds."""
     from crnn_search.tuning.scheduler import FiniteAsha
-    from crnn_search.tuning.searcher import StudySearch
+    from crnn_search.tuning.searcher import StudySearcher
 
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
     changes = {"search.seed": seed, "search.trials": trials, "search.max_epochs": EPOCHS}
     space = load_space(SPACE, [f"{key}={value}" for key, value in changes.items()])
     space = dataclasses.replace(space, first=())
-    began = time.monotonic()
-    steps = list(replay(StudySearch(space), FiniteAsha(EPOCHS, grace, factor), trials, workers))
+    start = time.monotonic()
+    steps = list(replay(StudySearcher(space), FiniteAsha(EPOCHS, grace, factor), trials, workers))
     whole, busy = steps[-1].now, sum(step.seconds for step in steps)
-    full = [step.value for step in steps if step.epoch == EPOCHS]
-    # From here on no trial is left to begin, so that workers stand idle.
+    full = [step.validation_rmse for step in steps if step.epoch == EPOCHS]
     return {
         "seconds": whole,
         "core_seconds": busy,
@@ -82,10 +76,10 @@ def search(trials: int, workers: int, factor: int, grace: int, seed: int) -> dic
         "full_budget_trials": len(full),
         "best": min(full),
         "reached_s": {
-            str(level): next((step.now for step in steps if step.value <= level), None)
+            str(level): next((step.now for step in steps if step.validation_rmse <= level), None)
             for level in LEVELS
         },
-        "driver_s": time.monotonic() - began,
+        "driver_s": time.monotonic() - start,
     }
 
 
@@ -130,23 +124,23 @@ def main() -> None:
     parser.add_argument("--many-repeats", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    began = time.monotonic()
+    start = time.monotonic()
     found: dict[str, list[Any]] = {}
-    with ProcessPoolExecutor(arguments.processes) as pool:
-        waiting = [
+    with ProcessPoolExecutor(arguments.processes, initializer=quiet) as pool:
+        rows = [
             (kind, row, [pool.submit(search, **row, seed=seed) for seed in range(repeats)])
             for kind, row, repeats in settings(arguments.many_repeats, arguments.repeats)
         ]
-        for kind, row, futures in waiting:
+        for kind, row, futures in rows:
             entry = row | mean([future.result() for future in futures])
             found.setdefault(kind, []).append(entry)
-            print(kind, row, f"{time.monotonic() - began:.0f} s", flush=True)
-    recorded = curves()
+            print(kind, row, f"{time.monotonic() - start:.0f} s", flush=True)
+    recorded = recorded_curves()
     results = {
         "recorded": len(recorded.x),
         "neighbours": NEIGHBOURS,
         "explained_by_neighbours": recorded.explained(),
-        "took_s": time.monotonic() - began,
+        "took_s": time.monotonic() - start,
         **found,
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -216,7 +210,7 @@ def document(results: dict[str, Any]) -> str:
         "",
         "### Settings",
         "",
-        f"One thing varied at a time from: {common}. Means of "
+        f"One setting varied at a time from: {common}. Means of "
         f"{results['trials'][0]['repeats']} searches, with the lowest and highest",
         "best RMSE of a full-budget trial.",
         "",
@@ -235,7 +229,7 @@ def document(results: dict[str, Any]) -> str:
 
 
 def recommendation(results: dict[str, Any]) -> list[str]:
-    """What the tables say, for each number of workers and each setting."""
+    """The table of recommendations for each number of workers and each setting."""
     base, level = results["workers"][0], str(LEVELS[1])
     rows = ["### Recommended", "", "| | gain over one worker | use |", "| --- | --- | --- |"]
     for row in results["workers"]:
@@ -254,7 +248,7 @@ def recommendation(results: dict[str, Any]) -> list[str]:
     ]
     rows.append("| --- | --- | --- | --- |")
     for name in VARIED:
-        told = [
+        best = [
             min(results[name], key=measure)[name]
             for measure in (
                 lambda row: row["reached_s"][level]["mean"] or math.inf,
@@ -262,12 +256,12 @@ def recommendation(results: dict[str, Any]) -> list[str]:
                 lambda row: row["core_seconds"],
             )
         ]
-        rows.append(f"| {WORDS[name]} | " + " | ".join(map(str, told)) + " |")
+        rows.append(f"| {WORDS[name]} | " + " | ".join(map(str, best)) + " |")
     return rows
 
 
 def _reached(row: dict[str, Any]) -> str:
-    told = []
+    cells = []
     for level in map(str, LEVELS):
         entry = row["reached_s"][level]
         some = (
@@ -275,8 +269,8 @@ def _reached(row: dict[str, Any]) -> str:
             if entry["reached"] == row["repeats"]
             else f" ({entry['reached']} of {row['repeats']})"
         )
-        told.append("never" if entry["mean"] is None else f"{entry['mean']:,.0f}{some}")
-    return " | ".join(told)
+        cells.append("never" if entry["mean"] is None else f"{entry['mean']:,.0f}{some}")
+    return " | ".join(cells)
 
 
 if __name__ == "__main__":

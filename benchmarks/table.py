@@ -1,4 +1,4 @@
-"""What was measured → medians, ratios pair by pair, intervals, and a Markdown table."""
+"""From measurements to medians, ratios of pairs, intervals, and a Markdown table."""
 
 from __future__ import annotations
 
@@ -19,25 +19,30 @@ OURS = "ours"
 TITLES = {OURS: "crnn-search", "ray": "Ray's recipe", "optuna": "Optuna alone", "keras": "Keras 3"}
 
 Measured = dict[str, dict[str, list[Any]]]
-"""Of each engine, by repeat: `epochs_per_hour`, `start_s`, `rmse` (of both trials)."""
+"""Of each engine, by repeat: `epochs_per_hour`, `start_s`, `validation_rmse` (both trials)."""
 
 
 def summarise(measured: Measured) -> dict[str, dict[str, Any]]:
-    """Of each engine the median of its speed, and what it is beside ours, pair by pair."""
+    """Of each engine its median speed, and its ratios and differences to ours in pairs."""
     ours = measured[OURS]
     rows = {}
     for name, found in measured.items():
         pairs = zip(ours["epochs_per_hour"], found["epochs_per_hour"], strict=True)
-        gaps = np.array(found["rmse"]).ravel() - np.array(ours["rmse"]).ravel()
+        gaps = _rmse(found) - _rmse(ours)
         rows[name] = {
             "epochs_per_hour": spread(found["epochs_per_hour"]),
-            "ours_times_as_fast": spread([mine / its for mine, its in pairs]),
+            "ours_times_as_fast": spread([a / b for a, b in pairs]),
             "start_s": spread(found["start_s"]),
-            "rmse": float(np.mean(found["rmse"])),
-            "rmse_less_ours": float(gaps.mean()),
-            "rmse_less_ours_interval": interval(gaps.tolist(), np.random.default_rng(0)),
+            "validation_rmse": float(_rmse(found).mean()),
+            "rmse_minus_ours": float(gaps.mean()),
+            "rmse_minus_ours_interval": interval(gaps.tolist(), np.random.default_rng(0)),
         }
     return rows
+
+
+def _rmse(measured: dict[str, list[Any]]) -> np.ndarray:
+    """The validation RMSE of all trials."""
+    return np.array(measured["validation_rmse"]).ravel()
 
 
 def spread(values: Sequence[float]) -> list[float]:
@@ -46,25 +51,25 @@ def spread(values: Sequence[float]) -> list[float]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The table, and beneath it all that it depends on."""
+    """The table, and below it what it depends on."""
     lines = [
-        "| network | | trial-epochs/h | ours is so many times as fast | start, s "
-        "| validation RMSE | RMSE less ours, 95 % interval |",
+        "| network | | trial-epochs/h | ours is faster by a factor of | start, s "
+        "| validation RMSE | RMSE minus ours, 95 % interval |",
         "| --- | --- | --: | --: | --: | --: | --: |",
     ]
     for network, rows in results["summary"].items():
         for name, row in rows.items():
             speed, ratio = row["epochs_per_hour"], row["ours_times_as_fast"]
-            gap, (low, high) = row["rmse_less_ours"], row["rmse_less_ours_interval"]
-            mine = name == OURS
+            gap, (low, high) = row["rmse_minus_ours"], row["rmse_minus_ours_interval"]
+            is_ours = name == OURS
             cells = [
                 network,
                 TITLES[name],
                 f"{speed[0]:,.0f} ({speed[1]:,.0f}–{speed[2]:,.0f})",
-                "" if mine else f"**{ratio[0]:.1f}** ({ratio[1]:.1f}–{ratio[2]:.1f})",
+                "" if is_ours else f"**{ratio[0]:.1f}** ({ratio[1]:.1f}–{ratio[2]:.1f})",
                 f"{row['start_s'][0]:.1f}",
-                f"{row['rmse']:.2f}",
-                "" if mine else f"{gap:+.3f} ({low:+.3f} to {high:+.3f})",
+                f"{row['validation_rmse']:.2f}",
+                "" if is_ours else f"{gap:+.3f} ({low:+.3f} to {high:+.3f})",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     sizes = "; ".join(
@@ -86,7 +91,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
-    """Put `text` between a file's markers `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
+    """Write `text` between a file's markers `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     page, found = pattern.subn(lambda _: begin + text + end, path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """What every engine of the benchmark does: the same two trials, side by side.
 
-A third as many sequences are for validation as for training, and the validation images shrink with
-them: the share of the work that repeats an image is then that of a search, whose 60,000 training
-sequences stand beside 20,000 of 10,000 validation images.
+There are a third as many validation sequences as training sequences, and the validation images
+shrink with them. So images repeat as often as in a search, which validates on 20,000 sequences of
+10,000 images after training on 60,000 sequences.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ from crnn_search.data.sequences import (
     split_images,
     training_table,
 )
-from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
+from crnn_search.hyperparameters import MNIST_CRNN_2016, Arithmetic, TrialConfig
+from crnn_search.training.device import supports_bfloat16
 
 MAX_DIGITS = 8
 
@@ -35,11 +36,11 @@ NETWORKS = {
     "2016 network": MNIST_CRNN_2016.to_dict() | {"batch_size": 128, "dropout": 0.0},
     "16-32-64 + GRU 64": {"conv_channels": [16, 32, 64], "gru_sizes": [64], "batch_size": 128},
 }
-"""Configurations. Dropout is left out: no two engines draw the same, and pairs shall be close."""
+"""Configurations. Without dropout: engines draw it differently, and pairs should be close."""
 
 SIZES = {"2016 network": (3840, 4), "16-32-64 + GRU 64": (2560, 2)}
-"""Training sequences of an epoch, and epochs. The smaller network has more of them: one takes the
-fastest engine less than a second, which any hiccup of the machine outweighs."""
+"""Training sequences of an epoch, and epochs. The smaller network has more epochs: the fastest
+engine needs less than a second for one, too short to be measured well."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Work:
         return asdict(self)
 
     def spec(self) -> TrialConfig:
-        """The configuration, checked."""
+        """The configuration, validated."""
         return TrialConfig.from_dict(self.config)
 
     def digits(self) -> Digits:
@@ -71,10 +72,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """One trial: `time.time()` at the end of each epoch, and validation RMSE after each."""
+    """One trial: `time.time()` at the end of each epoch, and the validation RMSE of each."""
 
     ends: list[float]
-    rmse: list[float]
+    validation_rmse: list[float]
 
     @property
     def epoch_s(self) -> float:
@@ -87,9 +88,16 @@ def epochs_per_hour(trials: Sequence[Trained]) -> float:
     return sum(3600 / trial.epoch_s for trial in trials)
 
 
-def start_s(trials: Sequence[Trained], began: float) -> float:
-    """Seconds from the start of the work that were no training: processes, imports, warm-up."""
-    return statistics.fmean(trial.ends[0] - trial.epoch_s - began for trial in trials)
+def start_s(trials: Sequence[Trained], start: float) -> float:
+    """Mean seconds before a trial trains: processes, imports, warm-up."""
+    return statistics.fmean(trial.ends[0] - trial.epoch_s - start for trial in trials)
+
+
+def best_arithmetic(device: torch.device) -> Arithmetic:
+    """What a search chooses if all nodes have this device and, on a CPU, a C compiler."""
+    precision: Literal["float32", "bfloat16"]
+    precision = "bfloat16" if supports_bfloat16(device) else "float32"
+    return Arithmetic(precision, cpu_kernels=device.type == "cpu")
 
 
 def tables(
@@ -105,7 +113,7 @@ def tables(
 
 
 def validation(labels: Tensor, sequences: int) -> SequenceTable:
-    """The validation sequences that belong to so many training sequences."""
+    """The validation sequences for `sequences` training sequences."""
     count = sequences // 3
     _, images = split_images(labels)
     images = images[: max(1, count // 2)]
@@ -113,14 +121,14 @@ def validation(labels: Tensor, sequences: int) -> SequenceTable:
 
 
 def padded(digits: Digits, table: SequenceTable, rows: slice) -> Tensor:
-    """Images in [0, 1], float `(B, T, 1, 28, 28)`, blank where a sequence has ended."""
+    """Images in [0, 1], float `(B, T, 1, 28, 28)`, zero after the end of a sequence."""
     images = digits.images[table.indices[rows].long()].unsqueeze(2).float() / 255
-    blank = torch.arange(images.shape[1])[None] >= table.lengths[rows, None]
-    return images.masked_fill(blank[:, :, None, None, None], 0.0)
+    padding = torch.arange(images.shape[1])[None] >= table.lengths[rows, None]
+    return images.masked_fill(padding[:, :, None, None, None], 0.0)
 
 
 def side_by_side(train: Callable[..., Trained], work: Work, *arguments: Any) -> list[Trained]:
     """Train each seed in a fresh process of its own."""
     with ProcessPoolExecutor(len(work.seeds), get_context("spawn")) as pool:
-        waiting = [pool.submit(train, work, seed, *arguments) for seed in work.seeds]
-        return [future.result() for future in waiting]
+        futures = [pool.submit(train, work, seed, *arguments) for seed in work.seeds]
+        return [future.result() for future in futures]

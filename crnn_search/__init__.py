@@ -4,4 +4,4 @@ The command line (`crnn-search --help`) is the public surface. The modules can b
 own; their import order is drawn in `docs/architecture.md`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -2,23 +2,27 @@
 
     CrnnSearchError          exit code 1: the run failed
     ├── RunError             a search or a retraining could not be finished
-    ├── StorageError         a run's folder cannot be written: disk full, read-only, gone
+    ├── StorageError         a run's folder or object store cannot be read or written
+    │   └── LeaseLostError   another process has taken over the run
     ├── InterruptedRun       the user stopped it; exit code 130
     └── InputError           exit code 2: what the user gave is wrong
         ├── ConfigError      a hyperparameter is out of range, unknown or contradictory
         ├── SpaceError       a search space file; carries every problem found in it
-        ├── DataError        MNIST files missing, truncated or altered
-        ├── RunFolderError   a run's folder exists already, is missing or cannot be written
-        ├── ModelFileError   a file that is no model of this package
+        ├── DataError        MNIST files are missing, truncated or altered
+        ├── RunFolderError   a run's folder exists already, is missing, in use or not accessible
+        ├── ModelFileError   a file that is not a model of this package
         └── ImageError       an image that cannot be decoded
 
-Messages say the rule, the value received and what is valid.
+Messages say the rule, the value received and what is valid. Errors cross processes: each hands all
+arguments of its constructor to `Exception`, so that pickling calls the constructor again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
+
+Action = Literal["read", "write"]
 
 
 class CrnnSearchError(Exception):
@@ -26,36 +30,55 @@ class CrnnSearchError(Exception):
 
     exit_code = 1
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Errors cross processes; by default unpickling would call `__init__` with the message.
-        return _unpickle, (type(self), self.args, self.__dict__)
-
-
-def _unpickle(
-    kind: type[CrnnSearchError], args: tuple[Any, ...], fields: dict[str, Any]
-) -> CrnnSearchError:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(fields)
-    return error
-
 
 class RunError(CrnnSearchError):
     """A search or a retraining could not be finished."""
 
 
 class StorageError(CrnnSearchError):
-    """A file of a run cannot be written; what was recorded before stays."""
+    """A file or an object of a run cannot be read or written; what was recorded before is kept.
 
-    def __init__(self, path: object, error: OSError | str) -> None:
-        why = error if isinstance(error, str) else error.strerror or str(error)
-        super().__init__(
-            f"cannot write {path}: {why}; what was recorded before is kept. Make room or make the "
-            "folder writable again, then go on with crnn-search resume"
+    path: the file, folder or URI. reason: why, in a few words.
+    """
+
+    def __init__(self, path: object, error: OSError | str, action: Action = "write") -> None:
+        self.path = path
+        self.reason = error if isinstance(error, str) else error.strerror or str(error)
+        super().__init__(path, self.reason, action)
+        self.action = action
+
+    def __str__(self) -> str:
+        if self.action == "read":
+            remedy = "Make it readable again"
+        elif "://" in str(self.path):
+            remedy = "Make the storage writable again"
+        else:
+            remedy = "Make room or make the folder writable again"
+        return (
+            f"cannot {self.action} {self.path}: {self.reason}; what was recorded before is kept. "
+            f"{remedy}, then continue with crnn-search resume"
+        )
+
+
+class LeaseLostError(StorageError):
+    """Another process has taken over the run, since this one was silent for too long.
+
+    location: the run's URI. owner: the other process.
+    """
+
+    def __init__(self, location: str, owner: str | None) -> None:
+        super().__init__(location, f"another process, {owner}, has taken over this run")
+        self.args = (location, owner)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reason}: {self.path}; this one did not renew its lease in time and writes "
+            "nothing more"
         )
 
 
 class InterruptedRun(CrnnSearchError):  # noqa: N818  (an interruption is no error)
-    """The user stopped a search or a retraining; what was recorded stays."""
+    """The user stopped a search or a retraining; what was recorded is kept."""
 
     exit_code = 130
 
@@ -67,12 +90,17 @@ class InputError(CrnnSearchError):
 
 
 class _ProblemsError(InputError):
-    """An input error that reports all problems at once."""
+    """An input error that reports all problems at once, one a line, below a heading if given."""
 
     def __init__(self, problems: Sequence[str], heading: str = "") -> None:
+        super().__init__(problems, heading)
         self.problems = list(problems)
-        lines = [heading, *(f"  {p}" for p in problems)] if heading else list(problems)
-        super().__init__("\n".join(lines))
+        self.heading = heading
+
+    def __str__(self) -> str:
+        if not self.heading:
+            return "\n".join(self.problems)
+        return "\n".join([self.heading, *(f"  {problem}" for problem in self.problems)])
 
 
 class ConfigError(_ProblemsError):
@@ -88,11 +116,11 @@ class DataError(InputError):
 
 
 class RunFolderError(InputError):
-    """A run's folder exists already, is missing or cannot be written."""
+    """A run's folder exists already, is missing, in use or cannot be read or written."""
 
 
 class ModelFileError(InputError):
-    """A file is no model of this package."""
+    """A file is not a model of this package."""
 
 
 class ImageError(InputError):

@@ -1,9 +1,11 @@
-"""Frozen, validated specs of one trial: `ModelSpec`, its network, and `TrainingSpec`.
+"""The hyperparameters: `ModelSpec`, the network, and `TrainingSpec`, frozen and validated.
 
-Both are plain dataclasses, so that the engine runs with PyTorch alone (`docs/decisions/0001`).
-Each field carries a `Rule`, the one place that knows what values it may have; search spaces, the
-command line and the constructors all check against it. In files a configuration is one flat
-mapping, name to value, as in a search space's `space:` section.
+Both are plain dataclasses, so that the engine needs PyTorch only (`docs/decisions/0001`). Each
+field has a `Rule`; its valid values, default and help text are stated there and nowhere
+else. Search spaces, the command line and the constructors check against it. In files a
+configuration is one flat mapping, name to value, as in a search space's `space:` section.
+
+`python -m crnn_search.hyperparameters` prints README's table.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ Kind = Literal["int", "float", "bool", "choice", "int_list"]
 
 @dataclass(frozen=True)
 class Rule:
-    """What values a hyperparameter may have. `low` and `high` are inclusive bounds.
+    """The valid values of a hyperparameter. `low` and `high` are inclusive bounds.
 
-    For an `int_list` the bounds are those of each element and `max_length` that of the list.
+    For an `int_list` they are the bounds of each item; the list has 1 to `max_length` items.
     """
 
     kind: Kind
@@ -51,7 +53,7 @@ class Rule:
         return f"{noun} from {self.low:g} to {self.high:g}"
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value` is valid. Booleans are never numbers; a list may be a single number."""
+        """Whether `value` is valid. A boolean is not a number; a single number is a list of one."""
         match self.kind:
             case "bool":
                 return isinstance(value, bool)
@@ -77,7 +79,7 @@ def _parameter(default: Any, kind: Kind, help: str, **bounds: Any) -> Any:
 
 
 class _Spec:
-    """Checks every field against its rule on construction and turns lists into tuples."""
+    """Checks every field against its rule on construction and converts lists to tuples."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -130,7 +132,7 @@ class ModelSpec(_Spec):
         self.feature_map_size()
 
     def layers(self) -> list[tuple[int, int, int]]:
-        """Of each convolution: its width, kernel size and pooling."""
+        """Width, kernel size and pooling of each convolution."""
         depth = len(self.conv_channels)
         return list(
             zip(
@@ -142,10 +144,10 @@ class ModelSpec(_Spec):
         )
 
     def feature_map_size(self) -> int:
-        """Height and width, in pixels, of what the last convolution puts out.
+        """Height and width, in pixels, of the last convolution's output after pooling.
 
         Raises:
-            ConfigError: no pixel is left after some convolution.
+            ConfigError: a convolution leaves no pixels.
         """
         size = IMAGE_SIZE
         for number, (_, kernel, pool) in enumerate(self.layers(), start=1):
@@ -184,11 +186,21 @@ class TrainingSpec(_Spec):
     augmentation: float = _parameter(
         0.0, "float", "strength of random affine distortions, 0 is none", low=0.0, high=1.0
     )
-    precision: str = _parameter(
-        "auto", "choice",
-        "arithmetic of the large products; auto: bfloat16 where it is native, else int16 on a CPU "
-        "with AVX2", choices=("auto", "float32", "bfloat16", "int16"),
-    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network is computed: chosen once for all trials of a run, by its hardware.
+
+    precision: dtype of convolutions and input products, `float32` or `bfloat16`; the rest is
+    float32. cpu_kernels: whether CPUs run the compiled kernels of `crnn_search.kernels`.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    cpu_kernels: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.precision}, compiled kernels" if self.cpu_kernels else self.precision
 
 
 @dataclass(frozen=True)
@@ -200,7 +212,7 @@ class TrialConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From a flat mapping; what it lacks has the default.
+        """From a flat mapping; names that it lacks have their default.
 
         Raises:
             ConfigError: unknown names and bad values, all at once.
@@ -240,7 +252,7 @@ def unknown_name(name: str, valid: Iterable[str]) -> str:
 
 
 def _stretch(values: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """The first `depth` values, the last one repeated where there are fewer."""
+    """The first `depth` values; the last one is repeated if there are fewer."""
     return (values + values[-1:] * depth)[:depth]
 
 
@@ -263,3 +275,17 @@ MNIST_CRNN_2016 = TrialConfig(
     ),
 )
 """The network of the mnistCRNN demonstration (github.com/jamesmf/mnistCRNN), trained as there."""
+
+
+def markdown_table() -> str:
+    """README's table of the hyperparameters: name, valid values, default, help."""
+    defaults = TrialConfig(ModelSpec(), TrainingSpec()).to_dict()
+    lines = ["| name | valid values | default | |", "| --- | --- | --- | --- |"]
+    for name, rule in PARAMETERS.items():
+        default = str(defaults[name]).lower() if rule.kind == "bool" else defaults[name]
+        lines.append(f"| `{name}` | {rule.describe()} | {default} | {rule.help} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown_table())

@@ -1,4 +1,4 @@
-"""A trainable whose jobs meet with accidents: put in the place of the real one by tests."""
+"""A trainable with faults, which tests put in place of the real one; and a disk that gets full."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any
 import torch
 
 from crnn_search.errors import StorageError
-from crnn_search.tuning.trainable import DigitSumTrainable
+from crnn_search.tuning import trainable
+from crnn_search.tuning.epoch_result import EpochResult
+from crnn_search.tuning.trainable import TrialTrainable
+from crnn_search.tuning.worker import Worker
 
 PROGRAM = """
+import os
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
 from crnn_search.tuning import tuner
 from tests.faulty import FaultyTrainable
-tuner.DigitSumTrainable = FaultyTrainable
+tuner.TrialTrainable = FaultyTrainable
 """
 
 FULL_DISK = """
@@ -36,16 +41,24 @@ FOLDER = "FAULTS"
 """Environment variable that names a folder; each fault that has happened leaves a file there."""
 
 
-class FaultyTrainable(DigitSumTrainable):
-    """In the search: job 1 is killed once, 2 gets NaN, 3 raises, 4 lacks memory once, 5 always.
+class FaultyTrainable(TrialTrainable):
+    """Trains with a `FaultyWorker`."""
 
-    If the folder has a file `full`, the disk of job 3 is full instead.
+    def setup(self, config: dict[str, Any], *arguments: Any, **parameters: Any) -> None:
+        trainable.Worker = FaultyWorker  # type: ignore[attr-defined]
+        super().setup(config, *arguments, **parameters)
+
+
+class FaultyWorker(Worker):
+    """In the search: trial 1 is killed once, 2 gets NaN, 3 raises, 4 lacks memory once, 5 always.
+
+    If the folder has a file `full`, the disk of trial 3 is full instead.
     """
 
-    def _epoch(self) -> dict[str, Any]:
-        number, state = self._job.number, self._state
+    def _epoch(self) -> EpochResult:
+        number, state = self._trial.number, self._state
         assert state is not None
-        if self._job.all_images or "seed" in self._job.name or state.epoch != 1:
+        if self._trial.all_images or "seed" in self._trial.name or state.epoch != 1:
             return super()._epoch()
         if (Path(os.environ[FOLDER]) / "full").exists():
             if number == 3:
@@ -62,8 +75,8 @@ class FaultyTrainable(DigitSumTrainable):
             raise torch.OutOfMemoryError("a device that is full")
         return super()._epoch()
 
-    def _first_time(self, what: str) -> bool:
-        mark = Path(os.environ[FOLDER]) / what
+    def _first_time(self, fault: str) -> bool:
+        mark = Path(os.environ[FOLDER]) / fault
         if mark.exists():
             return False
         mark.touch()

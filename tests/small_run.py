@@ -1,17 +1,27 @@
 """A real run of the whole command line, small enough for a test: synthetic digits, real Ray.
 
-It runs in a process of its own, where Ray's warnings are not errors.
+Commands that start Ray run in a process of their own, where Ray's warnings are not errors.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from crnn_search.data.sequences import Digits
+from crnn_search.storage import jsonl
 
 SPACE = """
 search: {trials: 5, max_epochs: 2, grace_epochs: 1, reduction_factor: 2, epoch_sequences: 1024,
@@ -28,6 +38,9 @@ space:
   batch_size: 32
 """
 
+LAUNCH = ("launch", "space.yaml", "--name", "demo", "--data-dir", "data")
+RESUME = ("resume", "runs/demo", "--data-dir", "data")
+
 REPOSITORY = str(Path(__file__).parents[1])
 
 PROGRAM = """
@@ -40,42 +53,79 @@ mnist.FILES = {
 from crnn_search.cli.app import main
 main()
 """
-"""The command line with synthetic digits in MNIST's place, known by their own checksums."""
+"""The command line with the synthetic digits of the folder `data` in place of MNIST."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """The folder of a run that has ended, the folder it was started in, and what it printed."""
+    """A run that has ended: its folder, the folder it was started in, and what it printed."""
 
     folder: Path
     root: Path
     done: subprocess.CompletedProcess[str]
 
 
-def launch_small_run(root: Path, digits: Digits) -> FinishedRun:
-    """Run `crnn-search launch` on `SPACE` in `root`."""
-    (root / "space.yaml").write_text(SPACE)
-    write_mnist(root / "data", digits)
-    done = command(root, "launch", "space.yaml", "--name", "demo", "--data-dir", "data")
+def finished_run(root: Path, digits: Digits) -> FinishedRun:
+    """Launch `SPACE` in `root`, unless another process of this test run did or does so."""
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        printed = root / "printed.json"
+        if not printed.exists():
+            prepare(root, digits)
+            done = command(root, *LAUNCH)
+            printed.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
+        done = subprocess.CompletedProcess(*json.loads(printed.read_text()))
     return FinishedRun(root / "runs" / "demo", root, done)
 
 
+def prepare(root: Path, digits: Digits, space: str = SPACE) -> None:
+    """Write a space and the data, so that `LAUNCH` can run in `root`."""
+    root.mkdir(exist_ok=True)
+    (root / "space.yaml").write_text(space)
+    write_mnist(root / "data", digits)
+
+
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `crnn-search` in `root`."""
+    """Run `crnn-search` in `root`, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=root,
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY},
+    )
+
+
+def run_here(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `crnn-search` in `root`, in this process: for commands that start no Ray."""
+    from crnn_search.cli import app
+    from crnn_search.data import mnist
+
+    files = {name: _sha256(root / "data" / name) for name in mnist.FILES}
+    code: object = None
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(root),
+        mock.patch.object(mnist, "FILES", files),
+        mock.patch.object(sys, "argv", ["crnn-search", *arguments]),
+        mock.patch.dict(os.environ, {"COLUMNS": "200"}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            app.main()
+        except SystemExit as ended:
+            code = ended.code
+    return subprocess.CompletedProcess(
+        arguments, code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()
     )
 
 
 def start(
     root: Path, *arguments: str, before: str = "", **variables: str
 ) -> subprocess.Popen[bytes]:
-    """Begin to run `crnn-search` in `root`, which prints to `log`.
+    """Start `crnn-search` in `root`; it prints to the file `log`.
 
     before: Python that runs first. variables: of the environment, for the workers too.
     """
@@ -89,6 +139,38 @@ def start(
         )
 
 
+def results(run: Path) -> dict[str, Any]:
+    """Ledger, choices and report of a run, without its manifest and times."""
+    report = json.loads((run / "report.json").read_text())
+    del report["run"], report["compute"]
+    chosen = {
+        name: json.loads((run / name).read_text()) for name in ("best.json", "finalists.json")
+    }
+    ledger = jsonl.read(run / "trials.jsonl")
+    return without(TIMINGS, {"ledger": ledger, "report": report, **chosen})  # type: ignore[no-any-return]
+
+
+TIMINGS = {"seconds", "core_seconds", "gpu_seconds", "node"}
+
+
+def without(keys: Collection[str], value: Any) -> Any:
+    """A JSON value without some keys, at any depth."""
+    if isinstance(value, dict):
+        return {k: without(keys, v) for k, v in value.items() if k not in keys}
+    return [without(keys, item) for item in value] if isinstance(value, list) else value
+
+
+def wait_for(run: Path, after: int = 0, **fields: Any) -> None:
+    """Wait until the journal has an event with these fields, after its first `after` lines."""
+    deadline = time.monotonic() + 120
+    path = run / "journal.jsonl"
+    while not path.exists() or not any(
+        fields.items() <= event.items() for event in jsonl.read(path)[after:]
+    ):
+        assert time.monotonic() < deadline, f"no event with {fields}"
+        time.sleep(0.02)
+
+
 def write_mnist(folder: Path, digits: Digits) -> None:
     """Write synthetic digits as MNIST's four files."""
     folder.mkdir()
@@ -96,3 +178,7 @@ def write_mnist(folder: Path, digits: Digits) -> None:
         images, labels = digits.images[rows].numpy(), digits.labels[rows].numpy()
         (folder / f"{part}-images-idx3-ubyte").write_bytes(bytes(16) + images.tobytes())
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(bytes(8) + labels.tobytes())
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

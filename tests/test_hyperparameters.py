@@ -1,7 +1,11 @@
+"""Hyperparameters: rules, errors, sizes of networks; and README's table of them."""
+
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crnn_search.errors import ConfigError
@@ -11,22 +15,23 @@ from crnn_search.hyperparameters import (
     ModelSpec,
     TrainingSpec,
     TrialConfig,
+    markdown_table,
 )
 from crnn_search.training.footprint import parameter_count, peak_memory_mb
 from crnn_search.training.model import CRNN
 
 
-def test_default_round_trip() -> None:
+def test_defaults_round_trip() -> None:
     config = TrialConfig(ModelSpec(), TrainingSpec())
     assert TrialConfig.from_dict(config.to_dict()) == config
     assert set(config.to_dict()) == set(PARAMETERS)
 
 
-def test_a_single_number_stands_for_a_list() -> None:
+def test_single_number_is_a_list_of_one() -> None:
     assert ModelSpec(kernel_size=3) == ModelSpec(kernel_size=(3,))  # type: ignore[arg-type]
 
 
-def test_the_last_kernel_and_pooling_are_repeated() -> None:
+def test_last_kernel_and_pooling_are_repeated() -> None:
     spec = ModelSpec(conv_channels=(4, 8, 16), kernel_size=(5, 3), pooling=(2,))
     assert spec.layers() == [(4, 5, 2), (8, 3, 2), (16, 3, 2)]
 
@@ -47,7 +52,7 @@ def test_the_last_kernel_and_pooling_are_repeated() -> None:
         ({"droput": 0.1}, "unknown name 'droput'; did you mean dropout?"),
     ],
 )
-def test_bad_values_are_refused(values: dict[str, object], message: str) -> None:
+def test_bad_value_raises_config_error(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrialConfig.from_dict(values)
 
@@ -58,12 +63,12 @@ def test_all_problems_are_reported_at_once() -> None:
     assert len(caught.value.problems) == 3
 
 
-def test_convolutions_that_leave_no_pixels_are_refused() -> None:
+def test_convolutions_that_leave_no_pixels_raise_config_error() -> None:
     with pytest.raises(ConfigError, match=r"convolution 2 leaves no pixels: it gets 5×5"):
         ModelSpec(conv_channels=(8, 8), kernel_size=(9,), pooling=(4,), padding="valid")
 
 
-def test_the_2016_network_has_its_size() -> None:
+def test_parameter_count_of_the_2016_network() -> None:
     assert parameter_count(MNIST_CRNN_2016.model) == 294_171
 
 
@@ -80,11 +85,14 @@ specs: st.SearchStrategy[dict[str, object]] = st.builds(
 
 
 @given(specs)
-@settings(max_examples=40, deadline=None, derandomize=True)
-def test_the_counted_size_is_the_networks(values: dict[str, object]) -> None:
+def test_parameter_count_equals_that_of_the_network(values: dict[str, object]) -> None:
     try:
         spec = TrialConfig.from_dict(values).model
     except ConfigError:
         return
     assert parameter_count(spec) == sum(p.numel() for p in CRNN(spec).parameters())
     assert peak_memory_mb(spec, 2, 8) > peak_memory_mb(spec, 1, 8) > 0
+
+
+def test_readme_has_the_table_of_hyperparameters() -> None:
+    assert f"\n{markdown_table()}\n\n" in (Path(__file__).parent.parent / "README.md").read_text()

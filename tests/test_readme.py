@@ -1,16 +1,18 @@
 """Every command of the README does what the README says.
 
 `launch` is run for real once, by the `finished` fixture; here the README's own launch lines are run
-up to the point where the search would begin. All the others run on the finished small run, which is
+up to the point where the search would start. All others run on the finished small run, which is
 named `demo` as in the README.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +25,7 @@ from crnn_search.cli import app
 from crnn_search.cluster.jobs import Submitted
 from crnn_search.hyperparameters import PARAMETERS, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.spaces.file import parse_space
-from tests.small_run import FinishedRun, command
+from tests.small_run import FinishedRun, run_here
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,44 +54,51 @@ ELSEWHERE = [line for line in COMMANDS if "--address http" in line]
 TENSORBOARD = [line for line in COMMANDS if line.startswith("crnn-search tensorboard")]
 
 
-def test_every_command_is_run_by_one_of_these_tests() -> None:
+def test_every_command_has_a_test() -> None:
     kinds = (LAUNCHES, EXTENSIONS, MAKES, ON_A_RUN, CHECKS, ELSEWHERE, TENSORBOARD)
     assert all(kinds)
     assert sorted(itertools.chain(*kinds)) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("line", MAKES)
-def test_make_targets_are_there(line: str) -> None:
+def test_make_targets_exist(line: str) -> None:
+    target = line.split()[1]
     done = subprocess.run(
-        ["make", "-n", line.split()[1]], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    expected = {"search": "crnn-search launch search_spaces/quick.yaml", "test": "-m pytest"}
-    assert expected[line.split()[1]] in done.stdout
+    assert TARGETS[target] in done.stdout
 
 
-class BegunError(Exception):
-    """A command came as far as its work."""
+TARGETS = {
+    "search": "crnn-search launch search_spaces/quick.yaml",
+    "test": 'pytest -n 2 --dist loadgroup -m "not slow',
+    "test-slow": 'pytest -n 2 --dist loadgroup -m "(slow',
+}
+"""What the targets that README names run."""
+
+
+class StartedError(Exception):
+    """A command was about to start its work."""
 
 
 @pytest.mark.parametrize("line", LAUNCHES)
-def test_launch_lines_are_accepted_up_to_the_search(
+def test_launch_lines_are_valid(
     line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: FinishedRun
 ) -> None:
     started: list[Any] = []
 
-    def begin(space: Any, run: Any, *_: Any, **__: Any) -> None:
+    def start(space: Any, run: Any, *_: Any, **__: Any) -> None:
         started.append((space, run))
-        raise BegunError
+        raise StartedError
 
     shutil.copytree(ROOT / "search_spaces", tmp_path / "search_spaces")
     if "--warm-start" in line:
         shutil.copytree(finished.folder, tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("crnn_search.pipeline.run.run", begin)
-    monkeypatch.setattr(app, "_configure_logging", lambda run, verbose: None)
+    monkeypatch.setattr("crnn_search.pipeline.run.launch", start)
     words = shlex.split(line.replace("/shared/runs", str(tmp_path / "shared")))
     monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(BegunError, match=r"^$"):
+    with pytest.raises(StartedError, match=r"^$"):
         app.main()
     space, run = started[0]
     assert run.root.is_dir()
@@ -98,23 +107,22 @@ def test_launch_lines_are_accepted_up_to_the_search(
 
 
 @pytest.mark.parametrize("line", EXTENSIONS)
-def test_extend_lines_are_accepted_up_to_the_search(
+def test_extend_lines_are_valid(
     line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: FinishedRun
 ) -> None:
-    def begin(run: Any, trials: int, *_: Any) -> None:
-        raise BegunError(f"{trials} more")
+    def start(run: Any, trials: int, *_: Any) -> None:
+        raise StartedError(f"{trials} more")
 
     shutil.copytree(finished.folder, tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("crnn_search.pipeline.run.extend", begin)
-    monkeypatch.setattr(app, "_configure_logging", lambda run, verbose: None)
+    monkeypatch.setattr("crnn_search.pipeline.run.extend", start)
     monkeypatch.setattr(sys, "argv", shlex.split(line))
-    with pytest.raises(BegunError, match=r"^20 more$"):
+    with pytest.raises(StartedError, match=r"^20 more$"):
         app.main()
 
 
 @pytest.mark.parametrize("line", CHECKS)
-def test_check_lines_find_the_spaces_valid(
+def test_check_lines_find_valid_spaces(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -129,14 +137,42 @@ def test_lines_on_a_finished_run(line: str, finished: FinishedRun) -> None:
     for name in ("one", "two", "three"):
         Image.new("L", (28, 28)).save(finished.root / f"{name}.png")
     words = shlex.split(line)[1:]
-    if words[0] not in {"predict", "status"}:
-        words += ["--data-dir", "data"]
-    done = command(finished.root, *words)
+    before = (finished.folder / "report.json").read_bytes()
+    data = ["--data-dir", "data"] if words[0] in {"report", "export", "resume"} else []
+    done = run_here(finished.root, *words, *data)
     assert done.returncode == 0, done.stderr
+    printed = {
+        "report": "test RMSE",
+        "export": "onnx: largest difference to PyTorch",
+        "predict": "one.png: ",
+        "status": "demo: finished",
+        "resume": "nothing is left to do",
+    }
+    assert printed[words[0]] in done.stdout
+    assert (finished.folder / "report.json").read_bytes() == before
     if words[0] == "predict":
         assert [part.split(":")[0] for part in done.stdout.splitlines()] == words[2:]
 
 
+@pytest.mark.parametrize("line", TENSORBOARD)
+def test_tensorboard_line_names_the_event_files(
+    line: str, monkeypatch: pytest.MonkeyPatch, finished: FinishedRun
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("subprocess.run", run)
+    assert run_here(finished.root, *shlex.split(line)[1:]).returncode == 0
+    (command,) = commands
+    folder = finished.root / command[command.index("--logdir") + 1]
+    assert list(folder.glob("search/trial-0000/events.*"))
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("line", TENSORBOARD)
 def test_tensorboard_opens(line: str, finished: FinishedRun) -> None:
     words = [*shlex.split(line)[1:], "--port", "0"]
@@ -153,17 +189,14 @@ def test_tensorboard_opens(line: str, finished: FinishedRun) -> None:
         try:
             opened = any("http://127.0.0.1:" in text for text in process.stderr)
         finally:
-            import os
-            import signal
-
             os.killpg(process.pid, signal.SIGTERM)
     assert opened
 
 
-class Head:
-    """A cluster that knows one job and does what it is told."""
+class FakeCluster:
+    """A cluster with one job; records what is called."""
 
-    told: ClassVar[list[str]] = []
+    calls: ClassVar[list[str]] = []
     known = Submitted("demo-1", "RUNNING", "/shared/runs/demo", 1)
 
     def __init__(self, address: str) -> None:
@@ -171,11 +204,11 @@ class Head:
 
     def submit(self, arguments: list[str], run: str, space: str | None = None) -> str:
         assert run == self.known.run
-        self.told.append(arguments[0])
+        self.calls.append(arguments[0])
         return self.known.id
 
     def jobs(self) -> list[Submitted]:
-        self.told.append("jobs")
+        self.calls.append("jobs")
         return [self.known]
 
     def job(self, name: str) -> Submitted:
@@ -183,24 +216,24 @@ class Head:
         return self.known
 
     def follow(self, job: Submitted) -> None:
-        self.told.append("follow")
+        self.calls.append("follow")
 
     def stop(self, job: Submitted) -> Submitted:
-        self.told.append("stop")
+        self.calls.append("stop")
         return job
 
 
-def test_lines_for_a_cluster_elsewhere_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_for_another_cluster_call_its_job_api(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("crnn_search.cluster.jobs.Cluster", Head)
+    monkeypatch.setattr("crnn_search.cluster.jobs.Cluster", FakeCluster)
     for line in ELSEWHERE:
         monkeypatch.setattr(sys, "argv", shlex.split(line))
         with pytest.raises(SystemExit, match=r"^(None|0|)$"):
             app.main()
-    assert Head.told == ["launch", "jobs", "follow", "stop", "resume"]
+    assert FakeCluster.calls == ["launch", "jobs", "follow", "stop", "resume"]
 
 
-def test_the_python_snippet_runs_without_this_package(finished: FinishedRun) -> None:
+def test_python_snippet_runs_without_this_package(finished: FinishedRun) -> None:
     for snippet in blocks("python"):
         done = subprocess.run(
             [sys.executable, "-c", snippet], cwd=finished.root, capture_output=True, text=True
@@ -209,12 +242,12 @@ def test_the_python_snippet_runs_without_this_package(finished: FinishedRun) -> 
         assert len(done.stdout.strip("[]\n").split()) == 2
 
 
-def test_the_spaces_shown_are_valid() -> None:
+def test_search_spaces_in_the_text_are_valid() -> None:
     for text in blocks("yaml"):
         parse_space(text)
 
 
-def test_the_table_of_hyperparameters_is_whole() -> None:
+def test_table_of_hyperparameters_is_complete() -> None:
     defaults = TrialConfig(ModelSpec(), TrainingSpec()).to_dict()
     for name, rule in PARAMETERS.items():
         default = str(defaults[name]).lower() if rule.kind == "bool" else defaults[name]
@@ -222,12 +255,12 @@ def test_the_table_of_hyperparameters_is_whole() -> None:
         assert row in README
 
 
-def test_linked_files_are_there() -> None:
+def test_linked_files_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 
 
 @pytest.mark.parametrize("name", ["quick", "default", "mnist_crnn_2016"])
-def test_each_space_is_headed_by_its_command(name: str) -> None:
+def test_each_space_starts_with_its_command(name: str) -> None:
     first = (ROOT / "search_spaces" / f"{name}.yaml").read_text().splitlines()[0]
     assert first == f"# crnn-search launch search_spaces/{name}.yaml"

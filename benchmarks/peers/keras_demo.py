@@ -1,8 +1,8 @@
 """Keras 3 with the model of the demonstration: `TimeDistributed` layers, then GRUs.
 
-As there, an epoch's sequences are composed into one float array, blank squares at the end, and the
-GRUs run over the blanks too: the prediction comes after the eighth step. What frameworks do by
-default in their own ways (first weights, batch norm's constants) is set as PyTorch has it, so that
+As in the demonstration, an epoch's sequences are composed into one float array, padded with zeros,
+and the GRUs run over the padding too: the prediction comes after the eighth step. Initial weights
+and batch norm's constants, whose defaults differ between frameworks, are set to PyTorch's, so that
 the work is the same.
 """
 
@@ -48,7 +48,7 @@ def train(work: Work, seed: int, backend: str) -> Trained:
         model.fit(images, sums, batch_size=batch, epochs=1, shuffle=False, verbose=0)
         images, sums = arrays(digits, validation)
         predicted = torch.from_numpy(model.predict(images, batch_size=batch, verbose=0))
-        trained.rmse.append(metrics.rmse(predicted.squeeze(1), validation.sums))
+        trained.validation_rmse.append(metrics.rmse(predicted.squeeze(1), validation.sums))
         trained.ends.append(time.time())
     return trained
 
@@ -75,8 +75,8 @@ def build(spec: ModelSpec) -> Any:
         if pool > 1:
             model.add(wrap(layers.MaxPooling2D(pool)))
     model.add(wrap(layers.Flatten()))
-    for place, width in enumerate(spec.gru_sizes, start=1):
-        model.add(layers.GRU(width, return_sequences=place < len(spec.gru_sizes)))
+    for layer, width in enumerate(spec.gru_sizes, start=1):
+        model.add(layers.GRU(width, return_sequences=layer < len(spec.gru_sizes)))
     model.add(layers.Dropout(spec.dropout))
     model.add(layers.Dense(1))
     return model
@@ -128,8 +128,8 @@ def optimizer(spec: TrainingSpec, steps: int) -> Any:
 
     class Schedule(optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
         def __call__(self, step: Any) -> Any:
-            place = ops.minimum(ops.cast(step, "int32"), steps - 1)
-            return ops.take(ops.convert_to_tensor(rates), place)
+            index = ops.minimum(ops.cast(step, "int32"), steps - 1)
+            return ops.take(ops.convert_to_tensor(rates), index)
 
     clip = spec.gradient_clip or None
     if spec.optimizer == "adamw":

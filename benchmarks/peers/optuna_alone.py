@@ -31,8 +31,8 @@ def train(work: Work, seed: int, journal: str, num_workers: int) -> Trained:
         for epoch, (rmse, _, _) in enumerate(recipe.train(work, seed, num_workers), start=1):
             trial.report(rmse, epoch)
             trained.ends.append(time.time())
-            trained.rmse.append(rmse)
-        return trained.rmse[-1]
+            trained.validation_rmse.append(rmse)
+        return trained.validation_rmse[-1]
 
     optuna.load_study(storage=_storage(journal), study_name="bench").optimize(objective, n_trials=1)
     return trained

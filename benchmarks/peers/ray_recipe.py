@@ -27,7 +27,7 @@ def train(config: dict[str, Any]) -> None:
 
 
 class Clock(tune.Callback):  # type: ignore[misc]
-    """Notes, where the search runs, when the results of each trial arrive."""
+    """Records when the results of each trial arrive at the driver."""
 
     def __init__(self) -> None:
         self.trials: dict[int, Trained] = {}
@@ -37,7 +37,7 @@ class Clock(tune.Callback):  # type: ignore[misc]
     ) -> None:
         trained = self.trials.setdefault(trial.config["seed"], Trained([], []))
         trained.ends.append(time.time())
-        trained.rmse.append(result["rmse"])
+        trained.validation_rmse.append(result["rmse"])
 
 
 def run(work: Work, num_workers: int = 0) -> list[Trained]:

@@ -1,13 +1,16 @@
-"""A plain PyTorch training as tutorials write it; Ray's recipe and Optuna alone share it.
+"""A plain PyTorch training as tutorials write it; Ray's recipe, Optuna alone and the GPU share it.
 
-A `Dataset` composes padded 8-image float sequences one by one, blanks are encoded too, `nn.GRU`
+A `Dataset` composes padded 8-image float sequences one by one, the padding is encoded too, `nn.GRU`
 runs over all steps, float32, `.item()` every step, validation sequence by sequence.
+
+Shapes: `B` sequences of a batch, `T` time steps.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +24,11 @@ from crnn_search.training import engine, optimizers
 
 CPU = torch.device("cpu")
 
+Loader = DataLoader[tuple[Tensor, int, float]]
+
 
 class Sequences(Dataset[tuple[Tensor, int, float]]):
-    """Sequences as tensors: images `(T, 1, 28, 28)` in [0, 1], blank at the end; length; sum."""
+    """Sequences as tensors: images `(T, 1, 28, 28)` in [0, 1], zeros at the end; length; sum."""
 
     def __init__(self, digits: Digits, table: SequenceTable) -> None:
         self.digits, self.table = digits, table
@@ -65,26 +70,56 @@ class PlainCRNN(nn.Module):
         features = self.encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         for gru in self.grus:
             features, _ = gru(features)
-        last = features[torch.arange(len(lengths)), lengths - 1]
+        last = features[torch.arange(len(lengths), device=features.device), lengths - 1]
         sums: Tensor = self.output(self.dropout(last)).squeeze(1)
         return sums
 
 
-def network(config: TrialConfig, seed: int) -> PlainCRNN:
-    """The plain network with the weights that the engine would start with."""
+@dataclass(frozen=True)
+class Training:
+    """One plain training of `epochs` epochs. device: where the model is and batches are moved."""
+
+    spec: TrainingSpec
+    epochs: int
+    model: PlainCRNN
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+    def train_epoch(self, loader: Loader, epoch: int) -> None:
+        """Train on all sequences of a loader. epoch: 0, 1, ...; it decides the learning rate."""
+        self.model.train()
+        for step, (images, lengths, sums) in enumerate(loader):
+            progress = (epoch + step / len(loader)) / self.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = optimizers.learning_rate_at(self.spec, progress)
+            predicted = self.model(images.to(self.device), lengths.to(self.device))
+            loss = F.mse_loss(predicted, sums.float().to(self.device))
+            self.optimizer.zero_grad()
+            loss.backward()
+            if self.spec.gradient_clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.gradient_clip)
+            self.optimizer.step()
+            loss.item()
+
+    def validate(self, loader: Loader) -> float:
+        """RMSE, sequence by sequence."""
+        self.model.eval()
+        squared, count = 0.0, 0
+        with torch.no_grad():
+            for images, lengths, sums in loader:
+                predicted = self.model(images.to(self.device), lengths.to(self.device))
+                squared += (predicted - sums.to(self.device)).square().sum().item()
+                count += len(sums)
+        return math.sqrt(squared / count)
+
+
+def start(config: TrialConfig, seed: int, epochs: int, device: torch.device) -> Training:
+    """A plain training with the weights that the engine would start with."""
     model = PlainCRNN(config.model)
-    started = engine.start(config, seed=seed, epochs=1, device=CPU)
-    model.load_state_dict(started.model.state_dict())
-    return model
-
-
-def optimizer(spec: TrainingSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """The configuration's optimizer as PyTorch has it."""
-    if spec.optimizer == "adamw":
-        return torch.optim.AdamW(
-            model.parameters(), spec.learning_rate, weight_decay=spec.weight_decay
-        )
-    return torch.optim.RMSprop(model.parameters(), spec.learning_rate, alpha=0.9, eps=1e-7)
+    weights = engine.start(config, seed=seed, epochs=1, device=CPU).model.state_dict()
+    model.load_state_dict(weights)
+    model.to(device)
+    return Training(config.training, epochs, model, _optimizer(config.training, model), device)
 
 
 def train(
@@ -93,36 +128,23 @@ def train(
     """Train one trial; after each epoch its validation RMSE, the network and the optimizer."""
     torch.set_num_threads(1)
     config, digits = work.spec(), work.digits()
-    spec = config.training
-    training, validation = tables(digits, work, seed)
-    model = network(config, seed)
-    updates = optimizer(spec, model)
-    checking = DataLoader(Sequences(digits, validation), spec.batch_size, num_workers=num_workers)
+    table_of_epoch, validation = tables(digits, work, seed)
+    training = start(config, seed, work.epochs, CPU)
+
+    def loader(table: SequenceTable) -> Loader:
+        size = config.training.batch_size
+        return DataLoader(Sequences(digits, table), size, num_workers=num_workers)
+
+    checking = loader(validation)
     for epoch in range(work.epochs):
-        loader = DataLoader(
-            Sequences(digits, training(epoch)), spec.batch_size, num_workers=num_workers
+        training.train_epoch(loader(table_of_epoch(epoch)), epoch)
+        yield training.validate(checking), training.model, training.optimizer
+
+
+def _optimizer(spec: TrainingSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """The configuration's optimizer as PyTorch has it."""
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(
+            model.parameters(), spec.learning_rate, weight_decay=spec.weight_decay
         )
-        model.train()
-        for step, (images, lengths, sums) in enumerate(loader):
-            progress = (epoch + step / len(loader)) / work.epochs
-            for group in updates.param_groups:
-                group["lr"] = optimizers.learning_rate_at(spec, progress)
-            loss = F.mse_loss(model(images, lengths), sums.float())
-            updates.zero_grad()
-            loss.backward()
-            if spec.gradient_clip:
-                nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
-            updates.step()
-            loss.item()
-        yield evaluate(model, checking), model, updates
-
-
-def evaluate(model: nn.Module, loader: DataLoader[tuple[Tensor, int, float]]) -> float:
-    """Validation RMSE, sequence by sequence."""
-    model.eval()
-    squared, count = 0.0, 0
-    with torch.no_grad():
-        for images, lengths, sums in loader:
-            squared += (model(images, lengths) - sums).square().sum().item()
-            count += len(sums)
-    return math.sqrt(squared / count)
+    return torch.optim.RMSprop(model.parameters(), spec.learning_rate, alpha=0.9, eps=1e-7)

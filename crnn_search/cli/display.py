@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: one live table, or plain lines when nobody watches."""
+"""What the terminal shows while a search runs: a live table, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -12,100 +12,119 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from crnn_search.storage.trial import JobRecord
+from crnn_search.storage.trial import TrialRecord, TrialState
 from crnn_search.text import duration
 
 RECENT_ROWS = 8
+"""Rows of the live table, unless more trials run at once."""
+
+RUNNING, WAITING = "running", "waiting"
+WORDS = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "stopped early",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: WAITING,  # for its turn in this session
+}
 
 
 @dataclass
 class _Row:
+    """What is shown of a trial. state: in words."""
+
     name: str
-    state: str = "running"
+    state: str = RUNNING
     epoch: int = 0
-    rmse: float | None = None
-    loss: float | None = None
+    validation_rmse: float | None = None
+    train_loss: float | None = None
 
 
 @dataclass
 class _Stage:
+    """A stage and its trials. ended_before: trials that ended in earlier sessions."""
+
     title: str
-    jobs: int
+    trials: int
     epochs: int
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     rows: dict[str, _Row] = field(default_factory=dict)
     ended: int = 0
     ended_before: int = 0
-    best: _Row | None = None
+    best: tuple[float, str] | None = None
 
-    def epoch(self, name: str, epoch: int, rmse: float | None, loss: float | None) -> None:
-        row = self.rows.setdefault(name, _Row(name))
-        row.epoch, row.rmse, row.loss = epoch, rmse, loss
-        full = epoch >= self.epochs and rmse is not None
-        if full and (self.best is None or self.best.rmse is None or (rmse or 0) < self.best.rmse):
-            self.best = row
+    def row(self, name: str) -> _Row:
+        return self.rows.setdefault(name, _Row(name))
 
-    def take_in(self, record: JobRecord) -> None:
-        """Know a job of an earlier session."""
-        value = record.values[-1] if record.values else None
-        loss = record.losses[-1] if record.losses else None
-        self.epoch(record.job.name, record.epochs, value, loss)
-        self.rows[record.job.name].state = record.state or "waiting"
-        self.ended += bool(record.state)
+    def epoch(
+        self, name: str, epoch: int, validation_rmse: float | None, train_loss: float | None
+    ) -> None:
+        row = self.row(name)
+        row.epoch, row.validation_rmse, row.train_loss = epoch, validation_rmse, train_loss
+        if epoch >= self.epochs and validation_rmse is not None:
+            found = (validation_rmse, name)
+            self.best = found if self.best is None else min(self.best, found)
+
+    def add_earlier(self, record: TrialRecord) -> None:
+        """Add a trial of an earlier session."""
+        name = record.trial.name
+        loss = record.train_loss[-1] if record.train_loss else None
+        self.epoch(name, record.epochs, record.last_rmse, loss)
+        self.row(name).state = WORDS[record.state]
+        self.ended += record.ended
         self.ended_before = self.ended
 
     def time_left(self) -> str:
-        """A guess from the pace so far."""
-        here = self.ended - self.ended_before
-        if not here or self.ended >= self.jobs:
+        """An estimate from the trials that ended in this session."""
+        ended = self.ended - self.ended_before
+        if ended == 0 or self.ended >= self.trials:
             return ""
-        left = (time.monotonic() - self.began) / here * (self.jobs - self.ended)
-        return f"about {duration(left)} left"
+        left_s = (time.monotonic() - self.started) / ended * (self.trials - self.ended)
+        return f"about {duration(left_s)} left"
 
     def headline(self) -> str:
-        best = ""
-        if self.best and self.best.rmse is not None:
-            best = f"best {self.best.rmse:.3f} ({self.best.name})"
-        counts = dict.fromkeys(_WORDS, 0)
-        for row in self.rows.values():
-            if row.state in counts:
-                counts[row.state] += 1
-        told = ", ".join(f"{n} {_WORDS[state]}" for state, n in counts.items() if n)
-        passed = duration(time.monotonic() - self.began)
-        parts = [f"{self.title}: {self.ended}/{self.jobs}", told, best, passed, self.time_left()]
+        states = [row.state for row in self.rows.values()]
+        counts = {word: states.count(word) for word in WORDS.values() if word != WAITING}
+        parts = [
+            f"{self.title}: {self.ended}/{self.trials}",
+            ", ".join(f"{count} {word}" for word, count in counts.items() if count),
+            "" if self.best is None else f"best {self.best[0]:.3f} ({self.best[1]})",
+            duration(time.monotonic() - self.started),
+            self.time_left(),
+        ]
         return " · ".join(part for part in parts if part)
 
 
 class _Tracker:
-    """Keeps a stage's rows; its subclasses show them."""
+    """Collects what happens in a stage; its subclasses show it. See `Progress`."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.current: _Stage | None = None
 
-    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
+    def stage(
+        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
+    ) -> None:
         self.close()
-        self.current = _Stage(title, jobs, epochs)
+        self.current = _Stage(title, trials, epochs)
         for record in known:
-            if record.job.epochs:  # else it is a network that could not be built
-                self.current.take_in(record)
+            self.current.add_earlier(record)
 
     def started(self, name: str) -> None:
         if self.current:
-            self.current.rows.setdefault(name, _Row(name)).state = "running"
+            self.current.row(name).state = RUNNING
 
-    def epoch(self, name: str, epoch: int, rmse: float | None, loss: float) -> None:
-        if not self.current:
-            return
-        self.current.epoch(name, epoch, rmse, loss)
+    def epoch(
+        self, name: str, epoch: int, validation_rmse: float | None, train_loss: float | None
+    ) -> None:
+        if self.current:
+            self.current.epoch(name, epoch, validation_rmse, train_loss)
 
     def ended(self, name: str, state: str, reason: str | None) -> None:
         if self.current:
             self.current.ended += 1
-            self.current.rows.setdefault(name, _Row(name)).state = state
+            self.current.row(name).state = WORDS[TrialState(state)]
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self.current = None
@@ -118,8 +137,10 @@ class LiveProgress(_Tracker):
         super().__init__(console)
         self._live: Live | None = None
 
-    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
-        super().stage(title, jobs, epochs, known)
+    def stage(
+        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
+    ) -> None:
+        super().stage(title, trials, epochs, known)
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2)
         self._live.start()
 
@@ -134,42 +155,42 @@ class LiveProgress(_Tracker):
         if stage is None:
             return Group()
         table = Table(box=None, pad_edge=False)
-        for column in ("job", "state", "epoch", "validation RMSE", "training loss"):
+        for column in ("trial", "state", "epoch", "validation RMSE", "training loss"):
             table.add_column(column)
-        running = [row for row in stage.rows.values() if row.state == "running"]
-        ended = [row for row in stage.rows.values() if row.state != "running"]
-        for row in [*deque(ended, maxlen=max(0, RECENT_ROWS - len(running))), *running]:
+        running = [row for row in stage.rows.values() if row.state == RUNNING]
+        others = [row for row in stage.rows.values() if row.state != RUNNING]
+        for row in [*deque(others, maxlen=max(0, RECENT_ROWS - len(running))), *running]:
             table.add_row(
                 row.name,
-                _WORDS.get(row.state, row.state),
+                row.state,
                 f"{row.epoch}/{stage.epochs}",
-                "" if row.rmse is None else f"{row.rmse:.3f}",
-                "" if row.loss is None else f"{row.loss:.3f}",
+                "" if row.validation_rmse is None else f"{row.validation_rmse:.3f}",
+                "" if row.train_loss is None else f"{row.train_loss:.3f}",
             )
         return Group(Text(stage.headline()), table)
 
 
 class PlainProgress(_Tracker):
-    """One line for each job that ends."""
+    """One line for each trial that ends."""
 
-    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
-        super().stage(title, jobs, epochs, known)
-        self.note(f"{title}: {jobs} jobs of up to {epochs} epochs")
+    def stage(
+        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
+    ) -> None:
+        super().stage(title, trials, epochs, known)
+        self.note(f"{title}: {trials} trials of up to {epochs} epochs")
 
     def ended(self, name: str, state: str, reason: str | None) -> None:
         super().ended(name, state, reason)
         stage = self.current
         if stage is None:
             return
-        row = stage.rows[name]
-        figure = f"validation RMSE {row.rmse:.3f}" if row.rmse is not None else ""
-        if row.rmse is None and row.loss is not None:
-            figure = f"training loss {row.loss:.3f}"
-        what = f"{name} {_WORDS.get(state, state)} after epoch {row.epoch}"
-        self.note(" · ".join(p for p in (what, figure, reason or "", stage.headline()) if p))
-
-
-_WORDS = {"COMPLETE": "completed", "PRUNED": "stopped early", "FAIL": "failed"}
+        row, figure = stage.row(name), ""
+        if row.validation_rmse is not None:
+            figure = f"validation RMSE {row.validation_rmse:.3f}"
+        elif row.train_loss is not None:
+            figure = f"training loss {row.train_loss:.3f}"
+        parts = [f"{name} {row.state} after epoch {row.epoch}", figure, reason, stage.headline()]
+        self.note(" · ".join(part for part in parts if part))
 
 
 def show_on(console: Console) -> LiveProgress | PlainProgress:

@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster, or start a local one; list its nodes."""
+"""Connect to a Ray cluster, or start a local one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import ray
 
-from crnn_search.cluster import provenance
 from crnn_search.errors import InputError
 from crnn_search.storage.lease import interrupt_on_sigterm
 
@@ -19,23 +17,20 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # the run's own journal takes their place
-    "TUNE_MAX_PENDING_TRIALS_PG": str(10**6),  # the searchers say how many may wait for a place
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # the run's own journal replaces them
+    "TUNE_MAX_PENDING_TRIALS_PG": str(10**6),  # the searchers say how many may wait for resources
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""What Ray is told by environment variables, where the user has not set them."""
-
+"""Environment variables for Ray, where the user has not set them."""
 
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
-
-
 CONNECT_TIMEOUT_S = 5.0
 
 
 @contextlib.contextmanager
 def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
-    """Connect to the cluster at `address`, or start a local one, and leave it again.
+    """Connect to the cluster at `address`, or start a local one; disconnect at the end.
 
     Raises:
         InputError: nothing answers at the address.
@@ -68,7 +63,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse at once an address where nobody listens; Ray itself tries for minutes."""
+    """Refuse an address where nothing answers, at once; Ray itself tries for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdigit()):
         return  # `auto` and the like are for Ray to resolve
@@ -79,18 +74,3 @@ def _check_reachable(address: str) -> None:
             f"nothing answers at {address}: {error}; name a running cluster (auto or HOST:6379), "
             "or leave --address out to start a local one"
         ) from error
-
-
-def nodes() -> list[dict[str, Any]]:
-    """The cluster's living nodes: name, cores, GPUs, memory."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return [
-        {
-            "name": node["NodeManagerHostname"],
-            "cpus": node["Resources"].get("CPU", 0.0),
-            "gpus": node["Resources"].get("GPU", 0.0),
-            "memory_gb": round(node["Resources"].get("memory", 0.0) / 1e9, 1),
-            "cpu_model": provenance.cpu_model() if len(alive) == 1 else None,
-        }
-        for node in alive
-    ]

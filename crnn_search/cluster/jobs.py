@@ -8,6 +8,7 @@ its token (`RAY_AUTH_TOKEN`, or the file `~/.ray/auth_token`), which Ray's clien
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -15,39 +16,40 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray._private.authentication.authentication_token_setup import (
-    maybe_enable_token_auth_if_token_available,
-)
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+import crnn_search
 from crnn_search.cluster.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
 from crnn_search.errors import InputError, RunError
+from crnn_search.text import first_line
 
 PROGRAM = "exec python -m crnn_search"
 """What a job runs; `exec`, so that a signal to the job is one to the driver."""
 
 STOP_WAIT_S = 60
-"""How long a job that is stopped may take to write down what it knows, before it is killed."""
+"""How long a job that is stopped may take to write its files, before it is killed."""
 
 RUN_KEY = "crnn_search_run"
 SPACE_NAME = "space.yaml"
-logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
 ENDED = {"STOPPED", "SUCCEEDED", "FAILED"}
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job of this package. status: Ray's word for it. run: its folder or address."""
+    """A job of this package. status: Ray's word for it. run: its folder or URI.
+
+    started_ms: milliseconds since 1970; None before it started.
+    """
 
     id: str
     status: str
     run: str
-    began_ms: int | None
+    started_ms: int | None
 
     @property
     def ended(self) -> bool:
@@ -62,17 +64,17 @@ class Cluster:
     """
 
     def __init__(self, address: str) -> None:
-        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would prefer them
-            os.environ.pop(name, None)
         if not address.startswith(("http://", "https://")):
             raise InputError(
-                f"--address must be a dashboard's, as http://HEAD:8265, got {address!r}"
+                f"--address must be a dashboard's, such as http://HEAD:8265, got {address!r}"
             )
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         try:
-            self._client = JobSubmissionClient(address)
+            with _no_other_address():
+                self._client = JobSubmissionClient(address)
         except AuthenticationError as error:
-            raise InputError(f"{address} refuses: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"the Ray dashboard at {address} rejects the request: {first_line(error)}"
+            ) from error
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"no Ray dashboard answers at {address}: {error}; it is at port 8265 of the head, "
@@ -80,38 +82,34 @@ class Cluster:
                 "tunnel"
             ) from error
 
-    def submit(
-        self,
-        arguments: Sequence[str],
-        run: str,
-        space: str | None = None,
-    ) -> str:
-        """Run this command line on the cluster's head; returns the job's id.
+    def submit(self, arguments: Sequence[str], run: str, space: str | None = None) -> str:
+        """Run `crnn-search` with these arguments on the cluster's head; returns the job's id.
 
-        space: the text of the space, which the command finds as `SPACE_NAME`.
+        run: its folder or URI. space: the text of the space, a file `SPACE_NAME` for the command.
         """
         job = f"{run.rstrip('/').rpartition('/')[2]}-{secrets.token_hex(3)}"
         variables = {JOB_VARIABLE: job, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
         if commit := git_commit():
             variables[COMMIT_VARIABLE] = commit
         with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
-            package = Path(__file__).parent
+            package = Path(crnn_search.__file__).parent
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(package, Path(folder) / package.name, ignore=ignored)
             if space is not None:
                 (Path(folder) / SPACE_NAME).write_text(space, encoding="utf-8")
-            self._client.submit_job(
-                entrypoint=f"{PROGRAM} {shlex.join(arguments)}",
-                submission_id=job,
-                runtime_env={"working_dir": folder, "env_vars": variables},
-                metadata={RUN_KEY: run},
-            )
+            with _no_upload_messages():
+                self._client.submit_job(
+                    entrypoint=f"{PROGRAM} {shlex.join(arguments)}",
+                    submission_id=job,
+                    runtime_env={"working_dir": folder, "env_vars": variables},
+                    metadata={RUN_KEY: run},
+                )
         return job
 
     def jobs(self) -> list[Submitted]:
         """The jobs of this package, oldest first; Ray's own list has others, too."""
         jobs = [_submitted(job) for job in self._client.list_jobs() if _is_ours(job)]
-        return sorted(jobs, key=lambda job: job.began_ms or 0)
+        return sorted(jobs, key=lambda job: job.started_ms or 0)
 
     def job(self, name: str) -> Submitted:
         """A job by its id, or the newest one of a run, by its folder or address.
@@ -123,37 +121,63 @@ class Cluster:
         found = [job for job in known if name == job.id or name.rstrip("/") == job.run]
         if not found:
             raise InputError(
-                f"the cluster knows no job or run {name!r}; it has "
-                + (", ".join(job.id for job in known) or "none of this package")
+                f"the cluster has no job or run {name!r}; its jobs of this package: "
+                + (", ".join(job.id for job in known) or "none")
             )
         return found[-1]
 
     def stop(self, job: Submitted) -> Submitted:
-        """Stop a job as Ctrl-C would and wait for its end.
+        """Stop a job as Ctrl-C would, and wait until it has ended.
 
         Raises:
-            RunError: it does not end.
+            RunError: it does not end in time.
         """
         self._client.stop_job(job.id)
-        deadline = time.monotonic() + STOP_WAIT_S + 30
+        timeout_s = STOP_WAIT_S + 30
+        deadline = time.monotonic() + timeout_s
         while not (job := self.job(job.id)).ended:
             if time.monotonic() > deadline:
-                raise RunError(f"{job.id} was asked to stop and is {job.status.lower()} still")
+                raise RunError(
+                    f"{job.id} has not stopped within {timeout_s} s: it is {job.status.lower()}"
+                )
             time.sleep(0.5)
         return job
 
     def log(self, job: Submitted) -> str:
-        """What its driver has printed so far."""
+        """The output of its driver so far."""
         return str(self._client.get_job_logs(job.id))
 
     def follow(self, job: Submitted) -> None:
-        """Print what its driver prints, until it ends."""
+        """Print the output of its driver until the job ends."""
 
         async def follow() -> None:
             async for text in self._client.tail_job_logs(job.id):
                 print(text, end="", flush=True)
 
         asyncio.run(follow())
+
+
+@contextlib.contextmanager
+def _no_other_address() -> Iterator[None]:
+    """Hide environment variables that Ray's client prefers to the address it is given."""
+    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+@contextlib.contextmanager
+def _no_upload_messages() -> Iterator[None]:
+    """Keep Ray's client from logging what it uploads."""
+    logger = logging.getLogger("ray.dashboard.modules.dashboard_sdk")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _is_ours(job: JobDetails) -> bool:

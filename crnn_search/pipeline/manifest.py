@@ -1,22 +1,28 @@
-"""The manifest: what is needed to repeat a run."""
+"""The manifest of a run: what is needed to repeat it."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 from crnn_search import __version__
 from crnn_search.cluster.provenance import git_commit
 from crnn_search.data import mnist
-from crnn_search.pipeline import search
+from crnn_search.errors import InputError
+from crnn_search.hyperparameters import Arithmetic
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage.journal import History
-from crnn_search.storage.run_folder import RunPaths
+from crnn_search.storage.files import read_json, write_json
+from crnn_search.storage.run_folder import RunFolder
 from crnn_search.tuning.budget import Budget
+
+FORMAT = 2
+"""Of a run's files. A run of another format has to be continued by the version that wrote it."""
 
 PACKAGES = (
     "ray", "optuna", "torch", "torchvision", "numpy", "onnx", "onnxruntime",
@@ -24,46 +30,111 @@ PACKAGES = (
 )  # fmt: skip
 
 
-UNLIMITED = Budget()
+UNLIMITED, NOTHING_USED = Budget(), Budget(0.0, 0.0, 0.0)
 
 
-def manifest(
-    space: SearchSpace,
-    paths: RunPaths,
-    budget: Budget = UNLIMITED,
-    warm_runs: Sequence[str] = (),
-) -> dict[str, Any]:
-    """What is needed to repeat a run: command, versions, commit, seeds, data, hardware.
+@dataclass(frozen=True)
+class RunBudget:
+    """What a run may use. before: what it had used when the limits were set."""
 
-    The hardware is known only when there is a cluster.
+    limits: Budget = UNLIMITED
+    before: Budget = NOTHING_USED
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is needed to repeat a run.
+
+    command: that launched it, ready for a shell. created: time of the launch, UTC, ISO 8601.
+    hardware: the cluster's nodes and what was measured of its GPU; None before a cluster is there.
+    arithmetic: that of every trial; None before a cluster is there.
+    warm_start: the runs whose trials its sampler started with. space: the sections of its space.
+    earlier_reports: test RMSE and number of trials of each report before the run was extended.
     """
-    return {
-        "name": paths.name,
-        "command": " ".join(["crnn-search", *sys.argv[1:]]),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "versions": {"python": platform.python_version(), "crnn-search": __version__}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "seed": space.search.seed,
-        "hardware": None,
-        "data_sha256": mnist.FILES,
-        "budget": _budget_from(budget, History({}, {})),
-        "warm_start": list(warm_runs),
-        "space": _sections(space),
-    }
+
+    name: str
+    command: str
+    created: str
+    git_commit: str | None
+    versions: dict[str, str]
+    seed: int
+    data_sha256: dict[str, str]
+    space: dict[str, Any]
+    budget: RunBudget = RunBudget()
+    hardware: dict[str, Any] | None = None
+    arithmetic: Arithmetic | None = None
+    warm_start: list[str] = field(default_factory=list)
+    earlier_reports: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def create(
+        cls,
+        run: RunFolder,
+        space: SearchSpace,
+        limits: Budget = UNLIMITED,
+        warm_runs: Sequence[str] = (),
+    ) -> Self:
+        """The manifest of a new run, launched by this process's command line."""
+        return cls(
+            name=run.name,
+            command=shlex.join(["crnn-search", *sys.argv[1:]]),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            git_commit=git_commit(),
+            versions={"python": platform.python_version(), "crnn-search": __version__}
+            | {name: importlib.metadata.version(name) for name in PACKAGES},
+            seed=space.search.seed,
+            data_sha256=dict(mnist.FILES),
+            space=space.sections(),
+            budget=RunBudget(limits),
+            warm_start=list(warm_runs),
+        )
+
+    @classmethod
+    def read(cls, run: RunFolder) -> Self:
+        """The manifest of an existing run.
+
+        Raises:
+            InputError: it is missing or altered, or the run has another format.
+        """
+        if not run.manifest.is_file():
+            raise InputError(
+                f"{run.location} has no {run.manifest.name}: its launch ended before the search "
+                "was set up; launch it again"
+            )
+        values = read_json(run.manifest)
+        try:
+            found = values.pop("format", 1)
+            if found != FORMAT:
+                raise InputError(_other_format(run, found, values["versions"]["crnn-search"]))
+            if values["arithmetic"] is not None:
+                values["arithmetic"] = Arithmetic(**values["arithmetic"])
+            budgets = {name: Budget(**budget) for name, budget in values["budget"].items()}
+            return cls(**values | {"budget": RunBudget(**budgets)})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{run.location_of(run.manifest)} is not a manifest of this version of "
+                f"crnn-search: {type(error).__name__}: {error}"
+            ) from error
+
+    def write(self, run: RunFolder) -> None:
+        """Write it into a run's folder."""
+        write_json(run.manifest, {"format": FORMAT, **asdict(self)})
+
+    def on_cluster(
+        self, space: SearchSpace, hardware: dict[str, Any], arithmetic: Arithmetic
+    ) -> Self:
+        """The manifest once a cluster is there: the first hardware of a run stays."""
+        return replace(
+            self,
+            space=space.sections(),
+            hardware=self.hardware or hardware,
+            arithmetic=arithmetic,
+        )
 
 
-def _sections(space: SearchSpace) -> dict[str, Any]:
-    names = ("task", "search", "retrain", "resources")
-    return {name: getattr(space, name).model_dump() for name in names}
-
-
-def _budget_from(budget: Budget, history: History) -> dict[str, Any]:
-    """A budget as the manifest keeps it: its limits, and what was used before it counts."""
-    records = history.records(search.STAGE).values()
-    before = Budget(
-        history.elapsed_s,
-        sum(record.core_seconds for record in records),
-        sum(record.gpu_seconds for record in records),
+def _other_format(run: RunFolder, found: object, version: str) -> str:
+    return (
+        f"{run.location} was written by crnn-search {version}, whose runs have format {found}; "
+        f"crnn-search {__version__} reads runs of format {FORMAT}: use the version that wrote it, "
+        "or launch the search again"
     )
-    return {"limits": budget.to_dict(), "before": before.to_dict()}

@@ -1,67 +1,65 @@
-"""What the stages after the search have in common."""
+"""Run a stage of fixed trials: the finalists' repetitions, or the retraining."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from crnn_search.cluster.resources import Slots
-from crnn_search.data.sequences import Digits
-from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage.journal import History, Journal
-from crnn_search.storage.run_folder import RunPaths
-from crnn_search.storage.trial import Job, JobRecord
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import Trial, TrialRecord
 from crnn_search.tuning import tuner
-from crnn_search.tuning.callback import Recorder
-from crnn_search.tuning.progress import Progress
+from crnn_search.tuning.callback import RunCallback
+from crnn_search.tuning.context import Context
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What the stages after the search have in common."""
+def run_stage(
+    context: Context,
+    stage: str,
+    title: str,
+    trials: Sequence[Trial],
+    *,
+    keeps_models: bool = False,
+) -> list[TrialRecord]:
+    """Run those trials that an earlier session has not ended; returns the records of all, in order.
 
-    space: SearchSpace
-    run: RunPaths
-    history: History
-    journal: Journal
-    digits: Digits
-    slots: Slots
-    progress: Progress
+    stage: its name in the journal. title: its name for users.
+    keeps_models: a trial whose last checkpoint is missing runs again.
 
-    def finish(
-        self, stage: str, title: str, jobs: Sequence[Job], *, keeps_models: bool = False
-    ) -> list[JobRecord]:
-        """Run those of the jobs that have not ended yet; returns what became of all, in order.
+    Raises:
+        InterruptedRun: the user stopped it.
+        StorageError: the run's folder or object store cannot be written.
+    """
+    context.journal.write("stage", stage=stage)
+    records = _reusable(context, stage, trials, keeps_models)
+    callback = RunCallback(stage, context, records)
+    context.progress.stage(title, len(trials), max(trial.epochs for trial in trials), records)
+    for record in records:
+        trained = record.failure is not None or record.epochs >= record.trial.epochs
+        if trained and not record.ended:
+            callback.finish(record)
+    for trial in trials:
+        if trial.name not in callback.records:
+            callback.on_trial_created(trial)
+    callback.raise_error()
+    ordered = [callback.records[trial.name] for trial in trials]
+    waiting = [record.trial for record in ordered if not record.ended]
+    if waiting:
+        tuner.run_trials(context, waiting, callback)
+    return [callback.records[trial.name] for trial in trials]
 
-        keeps_models: a job whose last checkpoint is gone has to run again.
 
-        Raises:
-            InterruptedRun: the user stopped it.
-            StorageError: the run's folder cannot be written.
-        """
-        self.journal.write("stage", stage=stage)
-        earlier = self.history.records(stage)
-        known = {job.name: earlier[job.name] for job in jobs if job.name in earlier}
-        usable = [
-            record
-            for job in jobs
-            if (record := known.get(job.name))
-            and record.job.trains_as(job)
-            and not (record.state and keeps_models and not self._has_model(record))
-        ]
-        recorder = Recorder(stage, self.run, self.journal, self.progress, usable)
-        self.progress.stage(title, len(jobs), max(job.epochs for job in jobs), usable)
-        for record in usable:
-            if not record.state and (record.failure or record.epochs >= record.job.epochs):
-                recorder.settle(record)
-        for job in jobs:
-            if job.name not in recorder.records:
-                recorder.made(job)
-        recorder.raise_error()
-        waiting = [r.job for job in jobs if not (r := recorder.records[job.name]).state]
-        if waiting:
-            tuner.run_jobs(self.digits, self.run, waiting, self.slots, recorder)
-        return [recorder.records[job.name] for job in jobs]
+def _reusable(
+    context: Context, stage: str, trials: Sequence[Trial], keeps_models: bool
+) -> list[TrialRecord]:
+    """The records of an earlier session that are of these very trials."""
+    earlier = context.history.records(stage)
+    pairs = [(trial, earlier[trial.name]) for trial in trials if trial.name in earlier]
+    return [
+        record
+        for trial, record in pairs
+        if record.trial.same_training(trial)
+        and not (record.ended and keeps_models and not _has_model(context.run, record))
+    ]
 
-    def _has_model(self, record: JobRecord) -> bool:
-        return record.checkpoint is not None and self.run.file(record.checkpoint).is_file()
+
+def _has_model(run: RunFolder, record: TrialRecord) -> bool:
+    return record.checkpoint is not None and run.file(record.checkpoint).is_file()

@@ -1,1 +1,1 @@
-"""What a run says: scores, report, plots, status."""
+"""Results of a run: scores, report, plots, status."""

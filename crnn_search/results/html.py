@@ -8,7 +8,7 @@ import html
 from markdown_it import MarkdownIt
 
 from crnn_search.results.markdown import LEARNING_CURVES, RMSE_BY_LENGTH
-from crnn_search.storage.run_folder import RunPaths
+from crnn_search.storage.run_folder import RunFolder
 
 STYLE = """
 :root { color-scheme: light dark; --line: #ccc; --soft: #f3f3f3; }
@@ -22,9 +22,8 @@ img { max-width: 100%; background: white; border-radius: 4px; }
 """
 
 
-def _html(markdown: str, run: RunPaths) -> str:
-    """One file that needs no other: the Markdown as HTML, its pictures inside."""
-
+def to_html(markdown: str, run: RunFolder) -> str:
+    """A run's report in Markdown as an HTML page that contains its plots."""
     body = MarkdownIt("js-default").render(markdown)
     for name in (LEARNING_CURVES, RMSE_BY_LENGTH):
         data = base64.b64encode((run.plots / name).read_bytes()).decode()

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from crnn_search.hyperparameters import MNIST_CRNN_2016
-from crnn_search.results.scores import Score
+from crnn_search.hyperparameters import MNIST_CRNN_2016, Arithmetic
+from crnn_search.results.formatting import (
+    code,
+    deviation,
+    interval,
+    number,
+    percent,
+    seeds,
+    spread,
+    table,
+    time,
+    times,
+)
 
 Report = dict[str, Any]
 
-SHOWN_FAILURES = 10
-"""So many reasons of failures are written out; the other failures are counted."""
+MAX_REASONS = 10
+"""How many reasons of failures are listed; the other failures are counted."""
+
+MAX_NAMES = 5
+"""How many trials are named in a warning."""
 
 LEARNING_CURVES = "learning_curves.png"
 RMSE_BY_LENGTH = "rmse_by_length.png"
 
 
 def render(report: Report) -> str:
-    """Markdown made of `report.json`'s content alone."""
+    """The report in Markdown."""
     sections = (
         _headline, _comparison, _lengths, _configuration, _finalists, _search, _importance,
         _reproduce,
@@ -32,78 +44,87 @@ def render(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """The result in some fifteen lines of plain text, for the terminal."""
-    test, base, trials = report["test"], report["baselines"], report["trials"]
+    test, trials = report["test"], report["trials"]
     rows = {
-        "test RMSE": f"{_number(test['rmse'])}  (95 % interval {_interval(test['rmse_interval'])})",
-        "": f"{_seeds(test)}, {test['sequences']:,} sequences of {test['images']:,} images",
-        "exported model": f"{_number(test['exported_rmse'])}  (first seed)",
-        "exact sums": _percent(test["exact_sum_rate"]),
-        "2016 network": f"{_number(base['mnist_crnn_2016_rmse'])}  (same run, same budget)",
-        "count only": _number(base["count_only_rmse"]),
-        "guess the mean": _number(base["mean_guess_rmse"]),
+        "test RMSE": f"{number(test['rmse'])}  (95 % interval {interval(test['rmse_interval'])})",
+        "": f"{seeds(test)}, {test['sequences']:,} sequences of {test['images']:,} images",
+        "exported model": f"{number(test['exported_rmse'])}  (first seed)",
+        "exact sums": percent(test["exact_sum_rate"]),
+        "2016 network": f"{_baseline(report, 'mnist_crnn_2016')}  (same run, same budget)",
+        "count only": _baseline(report, "count_only"),
+        "guess the mean": _baseline(report, "mean_guess"),
         "winner": f"trial {report['best_trial']}, {report['best_parameters']:,} parameters, "
-        f"validation RMSE {_number(report['best_validation_rmse'])}",
+        f"validation RMSE {number(report['best_validation_rmse'])}",
         "trials": f"{trials['completed']} completed, {trials['stopped']} stopped early, "
         f"{trials['failed']} failed",
-        "early stopping": f"saved {_percent(report['compute']['asha_saved_share'])} of the epochs",
-        "time": _stages(report["seconds"]),
+        "early stopping": f"saved {percent(report['compute']['asha_saved_share'])} of the epochs",
+        "time": times(report["seconds"]),
     }
+    if len(report["arithmetics"]) > 1:
+        rows["WARNING"] = "trials trained in different arithmetics, see the report"
     body = "\n".join(f"  {name:<15} {text}".rstrip() for name, text in rows.items())
     max_digits = report["space"]["task"]["max_digits"]
     return f"{report['run']['name']}: sums of 1 to {max_digits} digits\n{body}"
 
 
+def _baseline(report: Report, name: str) -> str:
+    """The RMSE of a baseline, which may be missing."""
+    score = report["baselines"][name]
+    return number(score["rmse"] if score else None)
+
+
 def _headline(report: Report) -> str:
-    test, base = report["test"], report["baselines"]
+    test = report["test"]
     return (
         f"# crnn-search report: {report['run']['name']}\n\n"
         f"**The retrained winner predicts the sum of 1 to {report['space']['task']['max_digits']} "
-        f"handwritten digits with an RMSE of {_number(test['rmse'])} (95 % interval "
-        f"{_interval(test['rmse_interval'])}; {_seeds(test)}; {test['sequences']:,} sequences of "
+        f"handwritten digits with an RMSE of {number(test['rmse'])} (95 % interval "
+        f"{interval(test['rmse_interval'])}; {seeds(test)}; {test['sequences']:,} sequences of "
         f"{test['images']:,} test images), where the network of 2016 has "
-        f"{_number(base['mnist_crnn_2016_rmse'])}, counting the digits "
-        f"{_number(base['count_only_rmse'])} and guessing the mean "
-        f"{_number(base['mean_guess_rmse'])}.**"
+        f"{_baseline(report, 'mnist_crnn_2016')}, counting the digits "
+        f"{_baseline(report, 'count_only')} and guessing the mean "
+        f"{_baseline(report, 'mean_guess')}.**"
     )
 
 
 def _comparison(report: Report) -> str:
-    test, base, retrained = report["test"], report["baselines"], report["retrained"]
+    test, baselines, retrained = report["test"], report["baselines"], report["retrained"]
     named = {
         "**retrained winner**": test,
-        "mnistCRNN's network of 2016, trained in this run": unprefixed("mnist_crnn_2016", base),
-        "count only: the mean digit × length": unprefixed("count_only", base),
-        "guess the mean sum": unprefixed("mean_guess", base),
+        "mnistCRNN's network of 2016, trained in this run": baselines["mnist_crnn_2016"],
+        "count only: the mean digit × length": baselines["count_only"],
+        "guess the mean sum": baselines["mean_guess"],
     }
-    rows = [
-        [
-            name,
-            _number(score["rmse"]),
-            _interval(score["rmse_interval"]),
-            _spread(score),
-            _percent(score["exact_sum_rate"]),
-        ]
-        for name, score in named.items()
-    ]
+    rows = [[name, *_score_cells(score)] for name, score in named.items()]
     rows += [
         [f"{item['name']} (published, other sequences)", f"{item['rmse']:g}", "–", "–", "–"]
-        for item in base["published"]
+        for item in baselines["published"]
     ]
     return "\n\n".join(
         [
             "## Test result and baselines",
-            _table(["", "RMSE", "95 % interval", "SD over seeds", "exact sums"], rows),
+            table(["", "RMSE", "95 % interval", "SD over seeds", "exact sums"], rows),
             f"Winner and network of 2016 had the same budget: {retrained['epochs']} epochs of "
             f"{retrained['epoch_sequences']:,} sequences of all 60,000 training images. "
             + _improvement(report),
-            "The exported model is that of the first seed, fixed before any was scored: RMSE "
-            f"{_number(test['exported_rmse'])}.",
+            "The exported model is that of the first seed, chosen before any was scored: RMSE "
+            f"{number(test['exported_rmse'])}.",
             "Intervals resample test *images*, not sequences (infinitesimal jackknife), because "
             "sequences share images and a few misread ones decide the score, and add the spread "
             "between seeds; they cover other test images and other seeds, not another search, task "
             "or data set.",
         ]
     )
+
+
+def _score_cells(score: Mapping[str, Any] | None) -> list[str]:
+    known = score or dict.fromkeys(("rmse", "rmse_interval", "exact_sum_rate"))
+    return [
+        number(known["rmse"]),
+        interval(known["rmse_interval"]),
+        spread(score),
+        percent(known["exact_sum_rate"]),
+    ]
 
 
 def _improvement(report: Report) -> str:
@@ -115,28 +136,27 @@ def _improvement(report: Report) -> str:
     ratio = "missing" if difference["ratio"] is None else f"{difference['ratio']:.2f}"
     return (
         "On the same sequences, the RMSE of the network of 2016 less the winner's is "
-        f"{_number(difference['difference'])} (95 % interval, paired, "
-        f"{_interval(difference['interval'])}); the ratio of the two is {ratio}."
+        f"{number(difference['difference'])} (95 % interval, paired, "
+        f"{interval(difference['interval'])}); the ratio of the two is {ratio}."
     )
 
 
 def _lengths(report: Report) -> str:
-    test = report["test"]
-    other = unprefixed("mnist_crnn_2016", report["baselines"])
-    blind = unprefixed("count_only", report["baselines"])
+    test, baselines = report["test"], report["baselines"]
+    other = baselines["mnist_crnn_2016"]
     rows = [
         [
             length,
-            _number(rmse),
-            _interval(test["rmse_interval_by_length"][length]),
-            _number((other["rmse_by_length"] or {}).get(length)),
-            _number(blind["rmse_by_length"][length]),
+            number(rmse),
+            interval(test["rmse_interval_by_length"][length]),
+            number(other["rmse_by_length"].get(length) if other else None),
+            number(baselines["count_only"]["rmse_by_length"][length]),
         ]
         for length, rmse in test["rmse_by_length"].items()
     ]
     header = ["digits", "winner", "95 % interval", "network of 2016", "count only"]
     return (
-        f"## Test RMSE by length\n\n{_table(header, rows)}\n\n"
+        f"## Test RMSE by length\n\n{table(header, rows)}\n\n"
         f"![Test RMSE by length](plots/{RMSE_BY_LENGTH})"
     )
 
@@ -146,7 +166,7 @@ def _configuration(report: Report) -> str:
     return (
         f"## The winning configuration\n\nTrial {report['best_trial']}, "
         f"{report['best_parameters']:,} parameters, validation RMSE "
-        f"{_number(report['best_validation_rmse'])}.\n\n```yaml\n{text}```"
+        f"{number(report['best_validation_rmse'])}.\n\n```yaml\n{text}```"
     )
 
 
@@ -157,10 +177,10 @@ def _finalists(report: Report) -> str:
     rows = [
         [
             f"trial {item['number']}",
-            _number(item["search_rmse"]),
+            number(item["search_validation_rmse"]),
             _repeated(item),
-            _deviation([value for value in item["rmse_by_seed"] if value is not None]),
-            str(len(item["rmse_by_seed"])),
+            deviation([rmse for rmse in item["validation_rmse_by_seed"] if rmse is not None]),
+            str(len(item["validation_rmse_by_seed"])),
         ]
         for item in finalists
     ]
@@ -168,14 +188,15 @@ def _finalists(report: Report) -> str:
     return (
         "## Finalists\n\nValidation RMSE. The best of many trials owes some of its figure to luck; "
         "the winner is the finalist with the lowest mean over new seeds, or the only one.\n\n"
-        + _table(header, rows)
+        + table(header, rows)
     )
 
 
 def _repeated(finalist: Mapping[str, Any]) -> str:
-    if finalist["rmse"] is None:
-        return f"out: {_code(finalist['failure'])}"
-    return _number(finalist["rmse"]) if finalist["rmse_by_seed"] else "not repeated"
+    if finalist["validation_rmse"] is None:
+        return f"failed: {code(finalist['failure'])}"
+    repeated = finalist["validation_rmse_by_seed"]
+    return number(finalist["validation_rmse"]) if repeated else "not repeated"
 
 
 def _search(report: Report) -> str:
@@ -187,43 +208,59 @@ def _search(report: Report) -> str:
             *_earlier(report["run"].get("earlier_reports", [])),
             f"{total} trials of at most {search['max_epochs']} epochs of "
             f"{search['epoch_sequences']:,} sequences: {trials['completed']} completed, "
-            f"{trials['stopped']} stopped early, {trials['failed']} failed. Early stopping left "
-            f"out {_percent(report['compute']['asha_saved_share'])} of the epochs that the "
-            "completed and stopped ones would have taken at their full budget. Sampled networks "
-            f"that cannot be built, and were passed over: {trials['infeasible']}.",
+            f"{trials['stopped']} stopped early, {trials['failed']} failed. Early stopping saved "
+            f"{percent(report['compute']['asha_saved_share'])} of the epochs that the completed "
+            "and stopped ones would have trained at their full budget. Sampled networks that "
+            f"cannot be built: {trials['infeasible']}.",
             _failures(trials["failures"]),
-            _spent(report),
+            *_different_arithmetics(report["arithmetics"]),
+            _compute(report),
             f"![Validation RMSE by epoch of every trial](plots/{LEARNING_CURVES})",
         ]
     )
 
 
 def _earlier(reports: Sequence[Mapping[str, Any]]) -> list[str]:
-    """That somebody may have chosen to go on because of what the test images said."""
+    """A note that test images may have decided whether to extend the search."""
     if not reports:
         return []
-    told = ", ".join(
-        f"{_number(item['rmse'])} after {item['trials']} trials "
-        f"(95 % interval {_interval(item['rmse_interval'])})"
+    earlier = ", ".join(
+        f"{number(item['rmse'])} after {item['trials']} trials "
+        f"(95 % interval {interval(item['rmse_interval'])})"
         for item in reports
     )
     return [
-        f"This search was extended after a report had opened the test images: test RMSE {told}. "
-        "Every choice in it was still made on validation images; whether to go on was not."
+        "This search was extended after a report had opened the test images: test RMSE "
+        f"{earlier}. Every choice in it was still made on validation images; whether to extend it "
+        "was not."
     ]
 
 
 def _failures(failures: Sequence[Mapping[str, Any]]) -> str:
     if not failures:
         return "No trial failed."
-    lines = [f"- {item['count']} × {_code(item['reason'])}" for item in failures[:SHOWN_FAILURES]]
-    others = sum(item["count"] for item in failures[SHOWN_FAILURES:])
+    lines = [f"- {item['count']} × {code(item['reason'])}" for item in failures[:MAX_REASONS]]
+    others = sum(item["count"] for item in failures[MAX_REASONS:])
     if others:
         lines.append(f"- {others} for other reasons, all in report.json")
     return "Why trials failed:\n\n" + "\n".join(lines)
 
 
-def _spent(report: Report) -> str:
+def _different_arithmetics(names: Mapping[str, Sequence[str]]) -> list[str]:
+    """A warning if trials trained in more than one arithmetic. names: of the trials, by it."""
+    if len(names) < 2:
+        return []
+    parts = []
+    for arithmetic, trials in sorted(names.items(), key=lambda item: -len(item[1])):
+        more = f" and {len(trials) - MAX_NAMES} more" if len(trials) > MAX_NAMES else ""
+        parts.append(f"{len(trials)} in {arithmetic} ({', '.join(trials[:MAX_NAMES])}{more})")
+    return [
+        "**Warning: trials trained in different arithmetics**, so that their RMSEs differ by more "
+        f"than their configurations and seeds: {'; '.join(parts)}."
+    ]
+
+
+def _compute(report: Report) -> str:
     cores, gpus = report["compute"]["core_seconds"], report["compute"]["gpu_seconds"]
     words = {
         "completed": "completed trials",
@@ -232,10 +269,10 @@ def _spent(report: Report) -> str:
         "finalists": "finalists, repeated",
         "retrain": "retraining of winner and network of 2016",
     }
-    rows = [[text, _duration(cores[key]), _duration(gpus[key])] for key, text in words.items()]
+    rows = [[text, time(cores[key]), time(gpus[key])] for key, text in words.items()]
     return (
-        _table(["compute spent on", "core time", "GPU time"], rows)
-        + f"\n\nWall time: {_stages(report['seconds'])}."
+        table(["compute spent on", "core time", "GPU time"], rows)
+        + f"\n\nWall time: {times(report['seconds'])}."
     )
 
 
@@ -243,10 +280,9 @@ def _importance(report: Report) -> str:
     shares, note = report["importance"], report["importance_note"]
     if shares is None:
         return f"## Importance of hyperparameters\n\nMissing: {note}."
-    rows = [[f"`{name}`", _percent(share)] for name, share in shares.items()]
+    rows = [[f"`{name}`", percent(share)] for name, share in shares.items()]
     return (
-        f"## Importance of hyperparameters\n\n{_table(['hyperparameter', 'share'], rows)}\n\n"
-        f"{note}."
+        f"## Importance of hyperparameters\n\n{table(['hyperparameter', 'share'], rows)}\n\n{note}."
     )
 
 
@@ -257,10 +293,18 @@ def _reproduce(report: Report) -> str:
         f"- started: {run['created']}",
         f"- commit: {run['git_commit'] or 'missing, not run from a checkout'}",
         f"- seed: {run['seed']}",
+        f"- arithmetic: {_arithmetic(report)}",
         f"- versions: {versions}",
         *(f"- node: {_node(node)}" for node in run["hardware"]["nodes"]),
     ]
     return f"## How to reproduce\n\n```console\n{run['command']}\n```\n\n" + "\n".join(lines)
+
+
+def _arithmetic(report: Report) -> str:
+    """What the run's trials had to train in, and what they did train in."""
+    stated, used = str(Arithmetic(**report["arithmetic"])), list(report["arithmetics"])
+    difference = "" if used == [stated] else f"; really used: {' and '.join(used) or 'none'}"
+    return f"{stated}{difference}; test predictions in float32"
 
 
 def _node(node: Mapping[str, Any]) -> str:
@@ -268,64 +312,3 @@ def _node(node: Mapping[str, Any]) -> str:
         f"CPU {node['cpu_model'] or 'model missing'}, cores {node['cpus']:g}, "
         f"GPUs {node['gpus']:g}, memory {node['memory_gb']:g} GB"
     )
-
-
-def unprefixed(name: str, figures: Mapping[str, Any]) -> Report:
-    """A score out of `report.json`'s flat baselines."""
-    return {f.name: figures[f"{name}_{f.name}"] for f in dataclasses.fields(Score)}
-
-
-def _seeds(score: Mapping[str, Any]) -> str:
-    if score["rmse_std"] is None:
-        return "one seed"
-    return f"mean of {score['seeds']} seeds, SD {score['rmse_std']:.2g}"
-
-
-def _spread(score: Mapping[str, Any]) -> str:
-    if score["rmse_std"] is None:
-        return "–" if score["rmse"] is not None else "missing"
-    return f"{score['rmse_std']:.2g} (n = {score['seeds']})"
-
-
-def _deviation(values: Sequence[float]) -> str:
-    return f"{statistics.stdev(values):.2g}" if len(values) > 1 else "–"
-
-
-def _number(value: float | None) -> str:
-    """Three digits that count."""
-    if value is None:
-        return "missing"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-
-
-def _interval(pair: Sequence[float] | None) -> str:
-    return f"{_number(pair[0])} to {_number(pair[1])}" if pair else "missing"
-
-
-def _percent(share: float | None) -> str:
-    return "missing" if share is None else f"{100 * share:.1f} %"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "missing"
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _stages(seconds: Mapping[str, float] | None) -> str:
-    if not seconds:
-        return "missing"
-    return ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
-
-
-def _code(text: str) -> str:
-    """The first line as a code span, in which nothing is markup."""
-    return f"`{text.strip().splitlines()[0].replace('`', chr(39))}`"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,7 +1,7 @@
-"""The report's pictures; the one module that imports Matplotlib.
+"""The report's plots; the one module that imports Matplotlib.
 
 Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart; line styles and
-markers say the same again.
+markers repeat the distinction.
 """
 
 from __future__ import annotations
@@ -16,65 +16,67 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from crnn_search.storage.jsonl import Record
+from crnn_search.storage.trial import TrialRecord, TrialState
 
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#000000"
 
-# Drawn in this order, so that the many stopped trials lie below.
-TRIAL_STYLES: dict[str, tuple[str, dict[str, Any]]] = {
-    "PRUNED": (
-        "stopped early",
-        {"color": GREY, "linewidth": 0.9, "marker": "o", "markersize": 3.5, "alpha": 0.8},
-    ),
-    "FAIL": (
-        "failed",
-        {"color": ORANGE, "linewidth": 1.1, "linestyle": "--", "marker": "x", "markersize": 6},
-    ),
-    "COMPLETE": (
-        "completed",
-        {"color": BLUE, "linewidth": 1.2, "marker": "|", "markersize": 6, "alpha": 0.8},
-    ),
+# Drawn in this order, so that the many stopped trials are below the others.
+TRIAL_STYLES: dict[TrialState, dict[str, Any]] = {
+    TrialState.PRUNED: {
+        "color": GREY, "linewidth": 0.9, "marker": "o", "markersize": 3.5, "alpha": 0.8
+    },
+    TrialState.FAIL: {
+        "color": ORANGE, "linewidth": 1.1, "linestyle": "--", "marker": "x", "markersize": 6
+    },
+    TrialState.COMPLETE: {
+        "color": BLUE, "linewidth": 1.2, "marker": "|", "markersize": 6, "alpha": 0.8
+    },
+}  # fmt: skip
+LABELS = {
+    TrialState.PRUNED: "stopped early",
+    TrialState.FAIL: "failed",
+    TrialState.COMPLETE: "completed",
 }
 WINNER_STYLE: dict[str, Any] = {"color": BLACK, "linewidth": 2.6, "marker": "D", "markersize": 5}
 
 
 def learning_curves(
-    path: Path, trials: Sequence[Record], *, winner: int, epochs: int, ceiling: float
+    path: Path, trials: Sequence[TrialRecord], *, winner: int, epochs: int, ceiling: float
 ) -> None:
-    """Draw the validation RMSE of every trial by epoch, each marked where it ended.
+    """Plot the validation RMSE of every trial by epoch, with a marker at its last one.
 
-    winner: number of the trial to stand out. epochs: the full budget. ceiling: RMSE above which the
-    picture is cut off.
+    winner: number of the trial to highlight. epochs: the full budget. ceiling: RMSE above which
+    curves are clipped.
     """
     figure, axes = _frame(f"Validation RMSE of {len(trials)} trials", "epoch", "validation RMSE")
-    legend: list[Line2D] = []
-    for state, (word, style) in TRIAL_STYLES.items():
-        group = [trial for trial in trials if trial["state"] == state]
-        for trial in group:
-            _curve(axes, trial["values"], ceiling, style)
-        legend.insert(0, Line2D([], [], label=f"{len(group)} {word}", **style))
-    for trial in trials:
-        if trial["number"] == winner:
-            _curve(axes, trial["values"], ceiling, WINNER_STYLE)
-            legend.insert(0, Line2D([], [], label=f"winner (trial {winner})", **WINNER_STYLE))
     axes.set_xlim(0.5, epochs + 0.5)
-    _limit(axes, [v for trial in trials for v in trial["values"] if v], ceiling)
+    floor = _limit(axes, [trial.validation_rmse for trial in trials], ceiling)
+    legend: list[Line2D] = []
+    for state, style in TRIAL_STYLES.items():
+        group = [trial for trial in trials if trial.state == state]
+        for trial in group:
+            _curve(axes, trial.validation_rmse, (floor, ceiling), style)
+        legend.insert(0, Line2D([], [], label=f"{len(group)} {LABELS[state]}", **style))
+    for trial in trials:
+        if trial.trial.number == winner:
+            _curve(axes, trial.validation_rmse, (floor, ceiling), WINNER_STYLE)
+            legend.insert(0, Line2D([], [], label=f"winner (trial {winner})", **WINNER_STYLE))
     axes.legend(handles=legend, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.93))
     _save(figure, path)
 
 
 def rmse_by_length(path: Path, series: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw RMSE by sequence length with 95 % intervals, one line for each of `series`.
+    """Plot RMSE by sequence length with 95 % intervals, one line for each of `series`.
 
     series: by label, a dictionary with `rmse_by_length` and `rmse_interval_by_length`, as in
-    `evaluate.Score`; the first one stands out.
+    `scores.Score`; the first one is highlighted.
     """
     figure, axes = _frame("Test RMSE by length", "digits in the sequence", "test RMSE")
     looks = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (GREY, "^", ":"))
     for place, ((label, score), (color, marker, line)) in enumerate(
         zip(series.items(), looks, strict=False)
     ):
-        # Moved aside a little, so that intervals do not cover each other.
+        # Shifted a little, so that intervals do not cover each other.
         lengths = [int(length) + 0.06 * (place - 1) for length in score["rmse_by_length"]]
         values = list(score["rmse_by_length"].values())
         axes.errorbar(
@@ -93,7 +95,7 @@ def rmse_by_length(path: Path, series: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _arms(values: list[float], intervals: list[list[float] | None]) -> list[list[float]]:
-    """Lengths of the error bars below and above each value; none where there is no interval."""
+    """Lengths of the error bars below and above each value; 0 where there is no interval."""
     spans = [interval or [value, value] for value, interval in zip(values, intervals, strict=True)]
     below = [value - low for value, (low, _) in zip(values, spans, strict=True)]
     above = [high - value for value, (_, high) in zip(values, spans, strict=True)]
@@ -101,29 +103,35 @@ def _arms(values: list[float], intervals: list[list[float] | None]) -> list[list
 
 
 def _curve(
-    axes: Axes, values: Sequence[float | None], ceiling: float, style: dict[str, Any]
+    axes: Axes, rmse: Sequence[float | None], limits: tuple[float, float], style: dict[str, Any]
 ) -> None:
-    """One trial's curve, cut off at `ceiling`, with a marker at its last number; gaps at None."""
-    known = [place for place, value in enumerate(values) if value]
+    """One trial's curve, clipped to `limits`, with a marker at its last value; a gap at None."""
+    known = [place for place, value in enumerate(rmse) if value is not None]
     if known:
-        heights = [min(value or math.nan, ceiling) for value in values]
-        axes.plot(range(1, len(values) + 1), heights, markevery=[known[-1]], **style)
+        low, high = limits
+        heights = [math.nan if value is None else min(max(value, low), high) for value in rmse]
+        axes.plot(range(1, len(rmse) + 1), heights, markevery=[known[-1]], **style)
 
 
-def _limit(axes: Axes, values: Sequence[float], ceiling: float) -> None:
-    """Fit the axis to the curves, and say so if some were cut off."""
-    if not values:
-        return
-    axes.set_ylim(0.85 * min(*values, ceiling), 1.3 * min(max(values), ceiling))
-    if max(values) > ceiling:
+def _limit(axes: Axes, curves: Sequence[Sequence[float | None]], ceiling: float) -> float:
+    """Fit the axis to curves, and note if some are clipped at the ceiling; returns its low end.
+
+    A logarithmic axis has no 0: such a value is plotted at the low end.
+    """
+    values = [value for curve in curves for value in curve if value is not None]
+    highest = max(values, default=ceiling)
+    floor = 0.85 * min([ceiling, *(value for value in values if value > 0)])
+    axes.set_ylim(floor, 1.3 * max(min(highest, ceiling), floor))
+    if highest > ceiling:
         axes.axhline(ceiling, color=GREY, linewidth=0.7, linestyle=":")
-        note = f"cut off here: values up to {max(values):.3g}"
+        note = f"clipped here: values up to {highest:.3g}"
         axes.text(0.99, ceiling * 1.03, note, transform=axes.get_yaxis_transform(),
                   fontsize=8, color=GREY, ha="right", va="bottom")  # fmt: skip
+    return floor
 
 
 def _frame(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """An empty picture with a logarithmic RMSE axis, in no window and no global state."""
+    """An empty plot with a logarithmic RMSE axis, without a window or global state."""
     figure = Figure(figsize=(7.5, 4.4), dpi=130, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11, loc="left")

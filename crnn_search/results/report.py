@@ -1,14 +1,14 @@
 """A run's result files become `report.json`, and that becomes Markdown, HTML and plots.
 
 `write_report` is the only place that opens the test images, after every choice has been made.
-`assemble` makes all numbers; `render` and `summary` only put `report.json`'s content into words.
+`assemble` computes all figures; `markdown` only puts `report.json` into words.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePath
+from typing import Any
 
 from torch import Tensor
 
@@ -16,20 +16,18 @@ from crnn_search.data.sequences import TRAINING_IMAGES, Digits, SequenceTable, t
 from crnn_search.errors import RunError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
 from crnn_search.results import scores
-from crnn_search.results.html import _html
+from crnn_search.results.html import to_html
 from crnn_search.results.importance import importances
-from crnn_search.results.markdown import LEARNING_CURVES, RMSE_BY_LENGTH, Report, render, unprefixed
-from crnn_search.results.scores import Score
-from crnn_search.storage import jsonl, ledger
-from crnn_search.storage.files import read_json, write_atomically, write_json
-from crnn_search.storage.jsonl import Record
-from crnn_search.storage.run_folder import RunPaths
-from crnn_search.training import checkpoint, predict
+from crnn_search.results.markdown import LEARNING_CURVES, RMSE_BY_LENGTH, Report, render
+from crnn_search.storage import ledger
+from crnn_search.storage.files import read_json, write_json, write_text
+from crnn_search.storage.ledger import Ledger
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import METRIC, TrialRecord
+from crnn_search.training import checkpoint
 from crnn_search.training.footprint import parameter_count
 from crnn_search.training.model import CRNN
-
-if TYPE_CHECKING:
-    pass
+from crnn_search.training.predict import predict
 
 PUBLISHED = (
     {"name": "mnistCRNN README, 2016", "rmse": 1.17},
@@ -38,29 +36,29 @@ PUBLISHED = (
 """What github.com/jamesmf/mnistCRNN states for sums of 1 to 8 digits, on sequences of its own."""
 
 
-def write_report(run: RunPaths, digits_with_test: Digits) -> Report:
+def write_report(run: RunFolder, digits: Digits) -> Report:
     """Score the retrained networks on the test images and write every file of the report.
 
-    Can be run again alone, and then gives the same `report.json`, whose content it returns.
+    Can be repeated alone, and then gives the same `report.json`, whose content it returns.
 
-    digits_with_test: MNIST's 60,000 training images followed by its test images.
+    digits: MNIST's 60,000 training images followed by its test images.
 
     Raises:
         InputError: a result file is missing or no JSON.
         ModelFileError: a retrained network's file is missing or altered.
         RunError: the retrained networks are not those of `best.json`, or one of them diverged.
     """
-    trials = sorted(jsonl.read(run.ledger), key=lambda record: record["number"])
-    report = assemble(run, trials, digits_with_test)
+    search = ledger.read(run.ledger)
+    report = assemble(run, search, digits)
     write_json(run.report_json, report)
-    _draw(run, trials, report)
+    _plot(run, search.trials, report)
     markdown = render(report)
-    write_atomically(run.report_markdown, markdown)
-    write_atomically(run.report_html, _html(markdown, run))
+    write_text(run.report_markdown, markdown)
+    write_text(run.report_html, to_html(markdown, run))
     return report
 
 
-def assemble(run: RunPaths, trials: Sequence[Record], digits: Digits) -> Report:
+def assemble(run: RunFolder, search: Ledger, digits: Digits) -> Report:
     """All that the report states, ready for JSON. Raises as `write_report` does."""
     manifest, best, retrained = map(read_json, (run.manifest, run.best, run.retrained))
     space = manifest["space"]
@@ -68,20 +66,25 @@ def assemble(run: RunPaths, trials: Sequence[Record], digits: Digits) -> Report:
     winner = _load(run, retrained["winner"], config)
     if not winner:
         raise RunError(f"{run.retrained} must list at least one retrained winner, got none")
-    other = _load(run, retrained["mnist_crnn_2016"], MNIST_CRNN_2016)
+    baseline = _load(run, retrained["mnist_crnn_2016"], MNIST_CRNN_2016)
     finalists = read_json(run.finalists)["finalists"] if run.finalists.is_file() else None
-    importance, note = importances(trials)
+    importance, note = importances(search.trials)
     return {
-        "run": {key: value for key, value in manifest.items() if key != "space"},
+        "run": {k: v for k, v in manifest.items() if k not in {"space", "arithmetic"}},
         "space": space,
-        **_test_results(winner, other, digits, space["task"]["max_digits"]),
+        "arithmetic": manifest["arithmetic"],
+        "arithmetics": _arithmetics(search.trials, finalists, retrained),
+        **_test_results(winner, baseline, digits, space["task"]["max_digits"]),
         "best_trial": best["number"],
-        "best_validation_rmse": best["rmse"],
+        "best_validation_rmse": best[METRIC],
         "best_config": config.to_dict(),
         "best_parameters": parameter_count(config.model),
         "finalists": finalists,
-        "trials": ledger.outcomes(trials),
-        "compute": _compute(trials, finalists, retrained, space["search"]["max_epochs"]),
+        "trials": ledger.outcomes(search),
+        "compute": {
+            **_compute(search.trials, finalists, retrained),
+            "asha_saved_share": ledger.saved_share(search.trials, space["search"]["max_epochs"]),
+        },
         "importance": importance,
         "importance_note": note,
         "retrained": {key: retrained[key] for key in ("epochs", "epoch_sequences")},
@@ -89,7 +92,9 @@ def assemble(run: RunPaths, trials: Sequence[Record], digits: Digits) -> Report:
     }
 
 
-def _load(run: RunPaths, entries: Sequence[Mapping[str, Any]], expected: TrialConfig) -> list[CRNN]:
+def _load(
+    run: RunFolder, entries: Sequence[Mapping[str, Any]], expected: TrialConfig
+) -> list[CRNN]:
     """The networks of one configuration, in the order of their entries."""
     models = []
     for entry in entries:
@@ -103,13 +108,35 @@ def _load(run: RunPaths, entries: Sequence[Mapping[str, Any]], expected: TrialCo
     return models
 
 
+def _networks(retrained: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of the retrained networks, each once: the winner may be the network of 2016."""
+    entries = (*retrained["winner"], *retrained["mnist_crnn_2016"])
+    return list({entry["file"]: entry for entry in entries}.values())
+
+
+def _arithmetics(
+    trials: Sequence[TrialRecord],
+    finalists: Sequence[Mapping[str, Any]] | None,
+    retrained: Mapping[str, Any],
+) -> dict[str, list[str]]:
+    """The names of the trials that trained in each arithmetic; one that moved may be in two."""
+    used = [(record.trial.name, record.arithmetics) for record in trials]
+    used += [(f"finalist {row['number']}", row["arithmetics"]) for row in finalists or ()]
+    used += [(PurePath(e["file"]).stem, e["arithmetics"]) for e in _networks(retrained)]
+    by_arithmetic: dict[str, list[str]] = {}
+    for name, arithmetics in used:
+        for arithmetic in arithmetics:
+            by_arithmetic.setdefault(arithmetic, []).append(name)
+    return by_arithmetic
+
+
 def _test_results(
-    winner: Sequence[CRNN], other: Sequence[CRNN], digits: Digits, max_digits: int
+    winner: Sequence[CRNN], baseline: Sequence[CRNN], digits: Digits, max_digits: int
 ) -> Report:
     """Scores of the winner, the network of 2016 (may be missing) and the two blind baselines."""
     labels = digits.labels.cpu()
     table = testing_table(labels, max_digits)
-    ours, theirs = _predict(winner, digits, table), _predict(other, digits, table)
+    ours, theirs = _predict(winner, digits, table), _predict(baseline, digits, table)
     score = scores.score(ours, table)
     blind = scores.baselines(labels[:TRAINING_IMAGES], table, max_digits)
     return {
@@ -119,9 +146,9 @@ def _test_results(
             "images": len(labels) - TRAINING_IMAGES,
         },
         "baselines": {
-            **_prefixed("mean_guess", blind.mean_guess),
-            **_prefixed("count_only", blind.count_only),
-            **_prefixed("mnist_crnn_2016", scores.score(theirs, table) if theirs else None),
+            "mean_guess": blind.mean_guess.to_dict(),
+            "count_only": blind.count_only.to_dict(),
+            "mnist_crnn_2016": scores.score(theirs, table).to_dict() if theirs else None,
             "published": list(PUBLISHED),
         },
         "improvement": (
@@ -132,50 +159,40 @@ def _test_results(
 
 def _predict(models: Sequence[CRNN], digits: Digits, table: SequenceTable) -> list[Tensor]:
     device = digits.images.device
-    return [predict.predict(model.to(device), digits, table) for model in models]
-
-
-def _prefixed(name: str, score: Score | None) -> Report:
-    """A score's figures under `name_...`, all None if there is no score."""
-    figures = score.to_dict() if score else {f.name: None for f in dataclasses.fields(Score)}
-    return {f"{name}_{key}": value for key, value in figures.items()}
+    return [predict(model.to(device), digits, table) for model in models]
 
 
 def _compute(
-    trials: Sequence[Record],
+    trials: Sequence[TrialRecord],
     finalists: Sequence[Mapping[str, Any]] | None,
     retrained: Mapping[str, Any],
-    max_epochs: int,
 ) -> Report:
-    """Core and GPU seconds by what they were spent on; None where no file says."""
-    # By file, since a winner that is the network of 2016 stands twice but was trained once.
-    networks = {e["file"]: e for e in (*retrained["winner"], *retrained["mnist_crnn_2016"])}
-    spent = {
+    """Core and GPU seconds by purpose; None where they are not known."""
+    return {
         key: {
             **ledger.spent(trials, key),
             "finalists": None if finalists is None else sum(row[key] for row in finalists),
-            "retrain": sum(entry[key] for entry in networks.values()),
+            "retrain": sum(entry[key] for entry in _networks(retrained)),
         }
         for key in ("core_seconds", "gpu_seconds")
     }
-    return {**spent, "asha_saved_share": ledger.saved_share(trials, max_epochs)}
 
 
-def _draw(run: RunPaths, trials: Sequence[Record], report: Report) -> None:
-    from crnn_search.results import plots
+def _plot(run: RunFolder, trials: Sequence[TrialRecord], report: Report) -> None:
+    from crnn_search.results import plots  # Matplotlib is slow to import
 
-    base = report["baselines"]
+    baselines = report["baselines"]
     plots.learning_curves(
         run.plots / LEARNING_CURVES,
         trials,
         winner=report["best_trial"],
         epochs=report["space"]["search"]["max_epochs"],
-        ceiling=2 * base["mean_guess_rmse"],
+        ceiling=2 * baselines["mean_guess"]["rmse"],
     )
     series = {
         "retrained winner": report["test"],
-        "network of 2016": unprefixed("mnist_crnn_2016", base),
-        "count only": unprefixed("count_only", base),
+        "network of 2016": baselines["mnist_crnn_2016"],
+        "count only": baselines["count_only"],
     }
-    known = {name: score for name, score in series.items() if score["rmse"] is not None}
+    known = {name: score for name, score in series.items() if score is not None}
     plots.rmse_by_length(run.plots / RMSE_BY_LENGTH, known)

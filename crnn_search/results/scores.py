@@ -1,9 +1,9 @@
-"""How good predictions are, with intervals that count images, and the baselines beside them.
+"""Scores of predictions and of baselines, with intervals that resample images.
 
 Test sequences share their images: 60,000 sequences are drawn from 10,000 images, and about 30
-misread ones make up most of a good network's squared error. Resampling sequences would take those
-30 for hundreds of independent mistakes and give intervals far too narrow. What is resampled here
-are the images, by the infinitesimal jackknife (Efron, *Estimation and accuracy after model
+misread ones make up most of a good network's squared error. Resampling sequences would count those
+30 as hundreds of independent mistakes and give intervals far too narrow. Here the images are
+resampled, by the infinitesimal jackknife (Efron, *Estimation and accuracy after model
 selection*, JASA 2014; as the linear part of Rubin's Bayesian bootstrap, Annals of Statistics 1981):
 a weight on every image multiplies the weights of the sequences it is in, and the variance is the
 sum, over images, of the squared derivatives of the score by those weights.
@@ -35,8 +35,8 @@ class Score:
     """Predictions of `seeds` networks, or of one baseline, on a table of `sequences`.
 
     `rmse`, `rmse_by_length`, `mae` and `exact_sum_rate` are means over seeds; `rmse_std` is the
-    sample standard deviation, None with one seed. Lengths are strings, as JSON has them. The 95 %
-    intervals, `[low, high]`, are for other images and other seeds; None where there is no error.
+    sample standard deviation, None with one seed. Lengths are strings, as in JSON. The 95 %
+    intervals, `[low, high]`, are for other images and other seeds; None where the RMSE is 0.
     """
 
     rmse: float
@@ -70,22 +70,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What can be had without looking at an image.
+    """Scores of predictions that use no image.
 
-    mean_guess: always the mean sum that training labels lead one to expect.
+    mean_guess: the mean sum that the training labels predict, for every sequence.
     count_only: the mean training digit times the sequence's length.
     """
 
     mean_guess: Score
     count_only: Score
-
-    @property
-    def mean_guess_rmse(self) -> float:
-        return self.mean_guess.rmse
-
-    @property
-    def count_only_rmse(self) -> float:
-        return self.count_only.rmse
 
 
 def score(predictions: Sequence[Tensor], table: SequenceTable) -> Score:
@@ -140,7 +132,7 @@ def paired_difference(a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceT
 def baselines(training_labels: Tensor, table: SequenceTable, max_digits: int) -> Baselines:
     """The two baselines on `table`.
 
-    training_labels: the digits of the training images, `(I,)`; the table's own are not looked at.
+    training_labels: the digits of the training images, `(I,)`; those of the table are not used.
     max_digits: length of the task's longest sequence; lengths are uniform from 1 to it.
     """
     mean_digit = training_labels.double().mean().item()
@@ -167,8 +159,8 @@ def _rmse_by_seed(errors: Tensor) -> Tensor:
 def _interval(errors: Tensor, table: SequenceTable) -> list[float] | None:
     """95 % interval of the mean RMSE of errors `(K, S)`, symmetric on a log scale.
 
-    Seeds and images count; that seeds misread different images is in both parts, which errs on the
-    wide side.
+    Adds the variances of images and of seeds. That seeds misread different images is in both, which
+    makes the interval too wide rather than too narrow.
     """
     rmse = _rmse_by_seed(errors).mean().item()
     if rmse == 0:
@@ -179,17 +171,17 @@ def _interval(errors: Tensor, table: SequenceTable) -> list[float] | None:
 
 
 def _seed_variance(errors: Tensor) -> float:
-    """Variance of the mean of the seeds' RMSEs; one seed says nothing about it and gives 0."""
+    """Variance of the mean of the seeds' RMSEs; 0 with one seed, which has no spread."""
     by_seed = _rmse_by_seed(errors)
     return by_seed.var().item() / len(by_seed) if len(by_seed) > 1 else 0.0
 
 
 def _influence(errors: Tensor, table: SequenceTable) -> Tensor:
-    """By how much the mean RMSE of errors `(K, S)` moves per unit weight of each image, `(I,)`.
+    """Derivative of the mean RMSE of errors `(K, S)` by the weight of each image, `(I,)`.
 
     `U_i = Σ_s c_si (e²_s − MSE of s's length) / S` is the derivative of a seed's MSE, where image
-    `i` stands `c_si` times in sequence `s`; divided by `2 RMSE` it is that of its RMSE. Centring
-    within each length keeps the mix of lengths as it is, which images have no part in.
+    `i` occurs `c_si` times in sequence `s`; divided by `2 RMSE` it is that of its RMSE. Centring
+    within each length keeps the mix of lengths fixed, since it does not depend on images.
     """
     squared = errors.square()
     twice_rmse = (2 * _rmse_by_seed(errors)).clamp(min=torch.finfo(torch.float64).tiny)
@@ -203,7 +195,7 @@ def _influence(errors: Tensor, table: SequenceTable) -> Tensor:
 
 
 def _rows_by_length(table: SequenceTable) -> dict[str, Tensor]:
-    """The sequences of each length, int64 indices; a length that no sequence has is left out."""
+    """The rows of each length that occurs, int64."""
     lengths = table.lengths.unique().tolist()
     return {str(length): (table.lengths == length).nonzero().flatten() for length in lengths}
 

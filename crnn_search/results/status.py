@@ -1,128 +1,110 @@
-"""Where a run stands, read from its own files: without Ray, while it runs or after it died."""
+"""The status of a run, from its own files: without Ray, while it runs or after it ended."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage import jsonl, ledger
-from crnn_search.storage.journal import History, read_history
+from crnn_search.storage import ledger
+from crnn_search.storage.journal import SEARCH, History, read_history
 from crnn_search.storage.lease import is_held
-from crnn_search.storage.run_folder import RunPaths
-from crnn_search.storage.trial import JobRecord
-from crnn_search.text import duration
+from crnn_search.storage.ledger import Ledger, ranked
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.runs import is_retrained
+from crnn_search.storage.trial import METRIC, TrialRecord, TrialState
+from crnn_search.text import duration, first_line
 
-STAGES = ("search", "finalists", "retrain")
+STAGES = (SEARCH, "finalists", "retrain")
+"""The stages that train."""
+
+MAX_NAMES = 8
+"""How many trials `plan` names; the others are counted."""
 
 
-def read_status(run: RunPaths) -> dict[str, Any]:
-    """What is known of a run.
+def read_status(run: RunFolder) -> dict[str, Any]:
+    """All that is known of a run, ready for JSON.
+
+    `held`: a process is working on the run. `running_trials`: those that have not ended.
 
     Raises:
         InputError: one of its files cannot be read.
     """
     space = load_space(run.space)
     history = read_history(run.journal, run.ledger)
-    trials = jsonl.read(run.ledger) if run.ledger.exists() else []
-    outcomes = ledger.outcomes(trials)
-    running = [r for stage in STAGES for r in history.records(stage).values() if not r.state]
-    spent = {
-        key: ledger.spent(trials, key)
-        | {
-            "running": sum(
-                getattr(record, key) for record in running if _of_search(record, history)
-            )
-        }
-        | {stage: _sum(history, stage, key) for stage in STAGES[1:]}
-        for key in ("core_seconds", "gpu_seconds")
-    }
+    ended = [record for record in history.records(SEARCH).values() if record.ended]
+    running = [r for stage in STAGES for r in history.records(stage).values() if not r.ended]
     return {
         "name": run.name,
-        "folder": str(run.root),
-        "worked_on": is_held(run),
+        "location": run.location,
+        "held": is_held(run),
         "stage": stage_of(run, history, space),
-        "trials": {"asked": space.search.trials, **outcomes},
-        "running": [_running(record) for record in running],
-        "best": _best(trials),
+        "trials": {
+            "requested": space.search.trials,
+            **ledger.outcomes(Ledger(ended, history.infeasible)),
+        },
+        "running_trials": [_running(record) for record in running],
+        "best": _best(ended),
         "compute": {
-            **spent,
-            "asha_saved_share": ledger.saved_share(trials, space.search.max_epochs),
+            "core_seconds": _spent(history, "core_seconds"),
+            "gpu_seconds": _spent(history, "gpu_seconds"),
+            "asha_saved_share": ledger.saved_share(ended, space.search.max_epochs),
         },
         "elapsed_s": history.elapsed_s,
         "sessions": history.sessions,
     }
 
 
-def stage_of(run: RunPaths, history: History, space: SearchSpace) -> str:
+def stage_of(run: RunFolder, history: History, space: SearchSpace) -> str:
     """The stage that a run is in: search, finalists, retrain, report or finished."""
-    if run.is_retrained():
+    if is_retrained(run):
         return "finished" if run.report_json.is_file() and run.model.is_dir() else "report"
     if run.best.is_file():
         return "retrain"
-    trials = [r for r in history.records("search").values() if r.job.epochs]
-    whole = len(trials) >= space.search.trials and all(record.state for record in trials)
-    return "finalists" if whole or history.records("finalists") else "search"
+    trials = history.records(SEARCH).values()
+    complete = len(trials) >= space.search.trials and all(record.ended for record in trials)
+    return "finalists" if complete or history.records("finalists") else SEARCH
 
 
 def describe(status: dict[str, Any]) -> str:
     """The status in some lines of plain text."""
-    trials, compute, best = status["trials"], status["compute"], status["best"]
+    trials = status["trials"]
     ended = trials["completed"] + trials["stopped"] + trials["failed"]
-    working = "a process works on it" if status["worked_on"] else "nobody works on it"
-    text = [
-        f"{status['name']}: {_STAGE_WORDS[status['stage']]}"
-        + ("" if status["stage"] == "finished" else f"; {working}"),
-        f"  trials     {ended} of {trials['asked']} ended: {trials['completed']} completed, "
-        f"{trials['stopped']} stopped early, {trials['failed']} failed",
-    ]
-    for failure in trials["failures"]:
-        text.append(f"  failed     {failure['count']} × {failure['reason']}")
-    word = "running" if status["worked_on"] else "begun"
-    for job in status["running"]:
-        rmse = "" if job["rmse"] is None else f", validation RMSE {job['rmse']:.3f}"
-        text.append(f"  {word:<10} {job['name']}, epoch {job['epoch']} of {job['epochs']}{rmse}")
-    if best:
-        text.append(
-            f"  best       trial {best['number']}, validation RMSE {best['rmse']:.3f}"
-            + ("" if best["state"] == "COMPLETE" else f" after {best['epochs']} epochs only")
-        )
-    for key, word in (("core_seconds", "core time"), ("gpu_seconds", "GPU time")):
-        spent = {name: seconds for name, seconds in compute[key].items() if seconds}
-        if spent:
-            told = ", ".join(f"{_SPENT_WORDS[name]} {duration(s)}" for name, s in spent.items())
-            text.append(f"  {word:<10} {duration(sum(spent.values()))}: {told}")
-    if compute["asha_saved_share"] is not None:
-        text.append(
-            f"  saved      {compute['asha_saved_share']:.0%} of the epochs by stopping early"
-        )
-    text.append(
-        f"  worked     {duration(status['elapsed_s'])} in {status['sessions']} "
-        + ("session" if status["sessions"] == 1 else "sessions")
-    )
-    return "\n".join(text)
+    lines = [
+        ("trials", f"{ended} of {trials['requested']} ended: {trials['completed']} completed, "
+                   f"{trials['stopped']} stopped early, {trials['failed']} failed"),
+        *(("failed", f"{x['count']} × {first_line(x['reason'])}") for x in trials["failures"]),
+        *_trial_lines(status),
+        *_compute_lines(status["compute"]),
+        ("elapsed", f"{duration(status['elapsed_s'])}, sessions: {status['sessions']}"),
+    ]  # fmt: skip
+    heading = f"{status['name']}: {_STAGE_WORDS[status['stage']]}"
+    if status["stage"] != "finished":
+        heading += ", running" if status["held"] else ", not running"
+    return "\n".join([heading, *(f"  {word:<10} {text}" for word, text in lines)])
 
 
 def plan(status: dict[str, Any]) -> str:
     """What `resume` will do, in one line."""
-    trials, running = status["trials"], status["running"]
+    trials, running = status["trials"], status["running_trials"]
     steps = []
     if running:
-        names = ", ".join(f"{job['name']} from epoch {job['epoch']}" for job in running[:8])
-        more = f" and {len(running) - 8} more" if len(running) > 8 else ""
-        steps.append(f"go on with {names}{more}")
-    if status["stage"] == "search":
-        begun = sum(trials[word] for word in ledger.STATES)
-        left = trials["asked"] - begun - len(running)
-        steps += [f"begin {left} more trials"] if left else []
-    later = {"search": 0, "finalists": 0, "retrain": 1, "report": 2, "finished": 3}
+        named = [f"{trial['name']} from epoch {trial['epoch']}" for trial in running[:MAX_NAMES]]
+        more = f" and {len(running) - MAX_NAMES} more" if len(running) > MAX_NAMES else ""
+        steps.append(f"continue {', '.join(named)}{more}")
+    if status["stage"] == SEARCH:
+        started = sum(trials[word] for word in ledger.WORDS.values()) + len(running)
+        left = trials["requested"] - started
+        steps += [f"start {left} more trial{'s' * (left > 1)}"] if left else []
+    later = {SEARCH: 0, "finalists": 0, "retrain": 1, "report": 2, "finished": 3}
     steps += _NEXT[later[status["stage"]] :]
     return "resume will " + ", ".join(steps) if steps else "nothing is left to do"
 
 
 _NEXT = ["repeat the finalists", "retrain the winner", "report"]
 _STAGE_WORDS = {
-    "search": "searching",
+    SEARCH: "searching",
     "finalists": "repeating the finalists",
     "retrain": "retraining",
     "report": "reporting",
@@ -130,41 +112,73 @@ _STAGE_WORDS = {
 }
 _SPENT_WORDS = {
     "completed": "completed trials",
-    "stopped": "stopped ones",
-    "failed": "failed ones",
-    "running": "those that run",
+    "stopped": "stopped trials",
+    "failed": "failed trials",
+    "running": "running trials",
     "finalists": "finalists",
     "retrain": "retraining",
 }
 
 
-def _of_search(record: JobRecord, history: History) -> bool:
-    return record.job.name in history.records("search")
+def _spent(history: History, key: str) -> dict[str, float]:
+    """Core or GPU seconds by state of the search's trials, and by later stage."""
+    search = list(history.records(SEARCH).values())
+    spent = ledger.spent(search, key)
+    spent["running"] = _sum((record for record in search if not record.ended), key)
+    return spent | {stage: _sum(history.records(stage).values(), key) for stage in STAGES[1:]}
 
 
-def _sum(history: History, stage: str, key: str) -> float:
-    return float(sum(getattr(record, key) for record in history.records(stage).values()))
+def _sum(records: Iterable[TrialRecord], key: str) -> float:
+    return float(sum(getattr(record, key) for record in records))
 
 
-def _running(record: JobRecord) -> dict[str, Any]:
+def _running(record: TrialRecord) -> dict[str, Any]:
     return {
-        "name": record.job.name,
+        "name": record.trial.name,
         "epoch": record.epochs,
-        "epochs": record.job.epochs,
-        "rmse": record.values[-1] if record.values else None,
+        "epochs": record.trial.epochs,
+        METRIC: record.last_rmse,
     }
 
 
-def _best(trials: list[jsonl.Record]) -> dict[str, Any] | None:
-    """The incumbent: full-budget trials first, then the longest-lived."""
-    sound = [t for t in trials if t["state"] != "FAIL" and t["values"] and t["values"][-1]]
-    if not sound:
+def _best(ended: list[TrialRecord]) -> dict[str, Any] | None:
+    """The incumbent, if a trial has a validation RMSE."""
+    best = next(iter(ranked(ended)), None)
+    if best is None:
         return None
-    best = min(sound, key=lambda t: (t["state"] != "COMPLETE", -len(t["values"]), t["values"][-1]))
     return {
-        "number": best["number"],
-        "rmse": best["values"][-1],
-        "epochs": len(best["values"]),
-        "state": best["state"],
-        "config": best["config"],
+        "number": best.trial.number,
+        METRIC: best.final_rmse,
+        "epochs": best.epochs,
+        "state": best.state,
+        "config": best.trial.config.to_dict(),
     }
+
+
+def _trial_lines(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """The running trials and the best one."""
+    lines = []
+    for trial in status["running_trials"]:
+        rmse = "" if trial[METRIC] is None else f", validation RMSE {trial[METRIC]:.3f}"
+        text = f"{trial['name']}, epoch {trial['epoch']} of {trial['epochs']}{rmse}"
+        lines.append(("running" if status["held"] else "started", text))
+    if best := status["best"]:
+        complete = best["state"] == TrialState.COMPLETE
+        after = "" if complete else f" after {best['epochs']} epochs only"
+        text = f"trial {best['number']}, validation RMSE {best[METRIC]:.3f}{after}"
+        lines.append(("best", text))
+    return lines
+
+
+def _compute_lines(compute: dict[str, Any]) -> list[tuple[str, str]]:
+    """Core and GPU time by purpose, and what early stopping saved."""
+    lines = []
+    for key, word in (("core_seconds", "core time"), ("gpu_seconds", "GPU time")):
+        spent = {name: seconds for name, seconds in compute[key].items() if seconds}
+        if spent:
+            parts = ", ".join(f"{_SPENT_WORDS[name]} {duration(s)}" for name, s in spent.items())
+            lines.append((word, f"{duration(sum(spent.values()))}: {parts}"))
+    if compute["asha_saved_share"] is not None:
+        saved = f"{compute['asha_saved_share']:.0%} of the epochs by early stopping"
+        lines.append(("saved", saved))
+    return lines

@@ -1,8 +1,8 @@
-"""YAML that knows on which line each key stands, for error messages that point at the file.
+"""YAML with the line of each key, so that error messages name the place in the file.
 
-Scalars are read as people mean them, where YAML 1.1 surprises: `1e-3` is a number, `010` and `1:30`
-are not. `yes`/`no` and `on`/`off` stay booleans. Anchors, aliases and tags are refused: a search
-space needs none, and without aliases no document can be larger or deeper than it looks.
+Scalars differ from YAML 1.1 where it surprises: `1e-3` is a number, `010` and `1:30` are texts.
+`yes`/`no` and `on`/`off` are booleans. Anchors, aliases and tags are refused: a search space needs
+none, and without aliases no document can be larger or deeper than its text.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KeyPath = tuple[str | int, ...]
 
 
 class Document:
-    """A YAML document with the line of each value, which collects the problems found in it.
+    """A YAML document with the line of each value; it collects the problems found in it.
 
-    Raises `SpaceError` for text that is not YAML or not a mapping. Repeated keys are collected.
+    Raises `SpaceError` for text that is not YAML or not a mapping. A repeated key is a problem.
     """
 
     def __init__(self, text: str, name: str) -> None:
@@ -37,25 +37,25 @@ class Document:
             raise SpaceError([f"{name}:1: must be a mapping with a section space, got {got}"])
 
     def add(self, path: KeyPath, message: str) -> None:
-        """Note a problem of the value at `path`, or of where it is missing."""
+        """Record a problem of the value at `path`, or of the place where it is missing."""
         known = next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self._lines)
         self._add(self._lines[known], path, message)
 
     def raise_problems(self) -> None:
-        """Report what was noted.
+        """Report all recorded problems.
 
         Raises:
-            SpaceError: there was a problem; one line each, in the order of the file.
+            SpaceError: there is a problem; one line for each, in the order of the file.
         """
         if self._problems:
             raise SpaceError([text for _, _, text in sorted(self._problems, key=lambda p: p[0])])
 
     def has_problem(self, path: KeyPath) -> bool:
-        """Whether a problem was noted of the value at `path` or of one within it."""
+        """Whether a problem was recorded of the value at `path` or of one inside it."""
         return any(where[: len(path)] == path for _, where, _ in self._problems)
 
     def override(self, assignment: str) -> None:
-        """Set one value, given as `key.key=value` with `--set`; notes what is wrong with it."""
+        """Set one value, given as `key.key=value` with `--set`; records its problems."""
         key, equals, text = assignment.partition("=")
         path = tuple(part.strip() for part in key.split("."))
         if not (equals and all(path)):
@@ -73,7 +73,7 @@ class Document:
             self._lines[path] = None
 
     def _parent_of(self, path: KeyPath) -> dict[Any, Any] | None:
-        """The mapping that holds the last key of `path`, made where there is none."""
+        """The mapping that holds the last key of `path`, created if it is missing."""
         parent: dict[Any, Any] = self.values
         for n, key in enumerate(path[:-1], start=1):
             if parent.get(key) is None:
@@ -81,7 +81,7 @@ class Document:
                 self._lines[path[:n]] = None
             parent = parent[key]
             if not isinstance(parent, dict):
-                self._add(None, path, f"{dotted(path[:n])} is no mapping, it is {parent!r}")
+                self._add(None, path, f"{dotted(path[:n])} is not a mapping, it is {parent!r}")
                 return None
         return parent
 
@@ -91,7 +91,7 @@ class Document:
         self._problems.append((math.inf if line is None else line, path, ": ".join(parts)))
 
     def _convert(self, node: yaml.Node, path: KeyPath, line: int | None) -> Any:
-        """Plain values of a node; `line` is that of its key, None for `--set`."""
+        """The values of a node; `line` is that of its key, None for `--set`."""
         self._lines[path] = line
         if isinstance(node, yaml.MappingNode):
             return self._convert_mapping(node, path, line)
@@ -111,7 +111,7 @@ class Document:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._add(key_line, path, "a key must be a word, got a list or mapping")
                 continue
-            key = key_node.value  # as written: `on` is no boolean here
+            key = key_node.value  # as written: `on` is a text here
             if key in values:
                 first = self._lines[(*path, key)]
                 where = "" if first is None else f", first on line {first}"
@@ -127,7 +127,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
-    """The root node, None for an empty text; raises `SpaceError` for what is not YAML."""
+    """The root node, None for an empty text; raises `SpaceError` if the text is not YAML."""
     try:
         return yaml.compose(text, Loader=_Loader)
     except RecursionError:
@@ -137,7 +137,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         origin = f"{name}:{mark.line + 1}" if mark else name
         words = ": ".join(part for part in (error.context, error.problem) if part)
         raise SpaceError([f"{origin}: not YAML: {words}"]) from None
-    except yaml.YAMLError as error:  # a character that YAML forbids; it carries no line
+    except yaml.YAMLError as error:  # a character that YAML forbids; the error has no line
         raise SpaceError([f"{name}: not YAML: {' '.join(str(error).split())}"]) from None
 
 

@@ -1,13 +1,13 @@
-"""The values that one hyperparameter may have in a search: `Fixed`, a range, a choice or a list.
+"""The values of one hyperparameter in a search: `Fixed`, a range, a `Choice` or a `ListOf`.
 
-Bounds are inclusive. Inside domains lists are tuples. Names and values as Optuna sees them:
+Bounds are inclusive. Inside domains lists are tuples. Names and values in Optuna:
 
-- a range or a choice has the parameter's own name, `dropout`;
-- a `ListOf` asks `gru_sizes.length`, then `gru_sizes.0`, `gru_sizes.1` … and no more than that
-  length has; a length that cannot vary is not asked;
-- a choice of lists has JSON texts for options, `"[4, 3]"`, as Optuna's may only be scalars. The
-  options of a list parameter always are lists: 3 is short for [3] and becomes `"[3]"`;
-- what is fixed is not asked.
+- a range or a choice has the hyperparameter's own name, `dropout`;
+- a `ListOf` suggests `gru_sizes.length`, then one item for each place of that length:
+  `gru_sizes.0`, `gru_sizes.1` …; a length that cannot vary is not suggested;
+- a choice of lists has JSON texts as options, `"[4, 3]"`, since Optuna's options are scalars. An
+  option of a list parameter is always a list: 3 is short for [3] and becomes `"[3]"`;
+- a fixed value is not suggested.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Protocol
 from crnn_search.hyperparameters import Rule
 
 
-class Asker(Protocol):
-    """What a domain needs of Optuna's `Trial` or `FixedTrial`."""
+class Suggester(Protocol):
+    """The part of Optuna's `Trial` and `FixedTrial` that domains use."""
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
@@ -37,49 +37,49 @@ class Asker(Protocol):
 
 
 class Domain(Protocol):
-    """The values one hyperparameter may have; lists are tuples in here."""
+    """The values one hyperparameter may have; lists are tuples."""
 
-    def ask(self, asker: Asker, name: str) -> Any:
-        """The value that a trial suggests."""
+    def suggest(self, suggester: Suggester, name: str) -> Any:
+        """A value of the domain, chosen by `suggester`."""
 
-    def answers(self, name: str, value: Any) -> dict[str, Any]:
-        """Optuna's parameters for `value`: what `ask` would have to be answered."""
+    def to_params(self, name: str, value: Any) -> dict[str, Any]:
+        """Optuna's parameters for `value`: with these `suggest` returns it."""
 
-    def allows(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether `value`, of the right type, is in the domain."""
 
     def describe(self) -> str:
         """The domain in words, for "must be …"."""
 
     def to_yaml(self) -> Any:
-        """As in a file."""
+        """The domain as written in a search space file."""
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """One value, never asked for."""
+    """One value, never suggested."""
 
     value: Any
 
-    def ask(self, asker: Asker, name: str) -> Any:
+    def suggest(self, suggester: Suggester, name: str) -> Any:
         return self.value
 
-    def answers(self, name: str, value: Any) -> dict[str, Any]:
+    def to_params(self, name: str, value: Any) -> dict[str, Any]:
         return {}
 
-    def allows(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         return bool(value == self.value)
 
     def describe(self) -> str:
-        return f"{plain(self.value)!r}, which is fixed"
+        return f"{to_json(self.value)!r}, which is fixed"
 
     def to_yaml(self) -> Any:
-        return plain(self.value)
+        return to_json(self.value)
 
 
 @dataclass(frozen=True)
 class _Range:
-    """What ranges have in common."""
+    """Base of both ranges."""
 
     low: Any
     high: Any
@@ -88,10 +88,10 @@ class _Range:
     kind: ClassVar[str]
     noun: ClassVar[str]
 
-    def answers(self, name: str, value: Any) -> dict[str, Any]:
+    def to_params(self, name: str, value: Any) -> dict[str, Any]:
         return {name: value}
 
-    def allows(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         if not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.step if self.step else 0
@@ -116,8 +116,10 @@ class IntRange(_Range):
     kind: ClassVar[str] = "int"
     noun: ClassVar[str] = "a whole number"
 
-    def ask(self, asker: Asker, name: str) -> int:
-        return int(asker.suggest_int(name, self.low, self.high, log=self.log, step=self.step or 1))
+    def suggest(self, suggester: Suggester, name: str) -> int:
+        return int(
+            suggester.suggest_int(name, self.low, self.high, log=self.log, step=self.step or 1)
+        )
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,10 @@ class FloatRange(_Range):
     kind: ClassVar[str] = "float"
     noun: ClassVar[str] = "a number"
 
-    def ask(self, asker: Asker, name: str) -> float:
-        return float(asker.suggest_float(name, self.low, self.high, log=self.log, step=self.step))
+    def suggest(self, suggester: Suggester, name: str) -> float:
+        return float(
+            suggester.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+        )
 
 
 @dataclass(frozen=True)
@@ -140,21 +144,21 @@ class Choice:
 
     options: tuple[Any, ...]
 
-    def ask(self, asker: Asker, name: str) -> Any:
-        texts = [_for_optuna(option) for option in self.options]
-        return self.options[texts.index(asker.suggest_categorical(name, texts))]
+    def suggest(self, suggester: Suggester, name: str) -> Any:
+        texts = [_to_optuna(option) for option in self.options]
+        return self.options[texts.index(suggester.suggest_categorical(name, texts))]
 
-    def answers(self, name: str, value: Any) -> dict[str, Any]:
-        return {name: _for_optuna(value)}
+    def to_params(self, name: str, value: Any) -> dict[str, Any]:
+        return {name: _to_optuna(value)}
 
-    def allows(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         return any(value == option for option in self.options)
 
     def describe(self) -> str:
-        return "one of " + ", ".join(str(plain(option)) for option in self.options)
+        return "one of " + ", ".join(str(to_json(option)) for option in self.options)
 
     def to_yaml(self) -> Any:
-        return {"choice": [plain(option) for option in self.options]}
+        return {"choice": [to_json(option) for option in self.options]}
 
 
 @dataclass(frozen=True)
@@ -165,18 +169,18 @@ class ListOf:
     min_length: int
     max_length: int
 
-    def ask(self, asker: Asker, name: str) -> tuple[Any, ...]:
-        length = self._length().ask(asker, f"{name}.length")
-        return tuple(self.item.ask(asker, f"{name}.{i}") for i in range(length))
+    def suggest(self, suggester: Suggester, name: str) -> tuple[Any, ...]:
+        length = self._length().suggest(suggester, f"{name}.length")
+        return tuple(self.item.suggest(suggester, f"{name}.{i}") for i in range(length))
 
-    def answers(self, name: str, value: Any) -> dict[str, Any]:
-        answers = self._length().answers(f"{name}.length", len(value))
+    def to_params(self, name: str, value: Any) -> dict[str, Any]:
+        params = self._length().to_params(f"{name}.length", len(value))
         for i, item in enumerate(value):
-            answers |= self.item.answers(f"{name}.{i}", item)
-        return answers
+            params |= self.item.to_params(f"{name}.{i}", item)
+        return params
 
-    def allows(self, value: Any) -> bool:
-        return self._length().allows(len(value)) and all(map(self.item.allows, value))
+    def contains(self, value: Any) -> bool:
+        return self._length().contains(len(value)) and all(map(self.item.contains, value))
 
     def describe(self) -> str:
         return (
@@ -193,7 +197,7 @@ class ListOf:
 
 
 def canonical(rule: Rule, value: Any) -> Any:
-    """A valid value as domains have it: 0 is 0.0 for a float; 3, [3] and (3,) are one list."""
+    """A valid value in the type that domains use: 0 becomes 0.0; 3 and [3] become (3,)."""
     if rule.kind == "float":
         return float(value)
     if rule.kind == "int_list":
@@ -201,18 +205,18 @@ def canonical(rule: Rule, value: Any) -> Any:
     return value
 
 
-def plain(value: Any) -> Any:
-    """A domain's value in JSON's types."""
+def to_json(value: Any) -> Any:
+    """A domain's value in JSON's types: a tuple becomes a list."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _for_optuna(option: Any) -> Any:
-    """An option as Optuna may have it."""
+def _to_optuna(option: Any) -> Any:
+    """An option as a scalar: a list becomes JSON text."""
     return json.dumps(option) if isinstance(option, tuple) else option
 
 
-class RandomAsker:
-    """Answers at random, as Optuna's `RandomSampler`, without Optuna."""
+class RandomSuggester:
+    """Suggests at random, as Optuna's `RandomSampler`, without importing Optuna."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 (no secret)
@@ -220,7 +224,7 @@ class RandomAsker:
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        if log:  # half a unit wider, so that the bounds are as likely as their neighbours
+        if log:  # half a unit wider: the bounds are as likely as their neighbours
             drawn = round(self.suggest_float(name, low - 0.5, high + 0.5, log=True))
             return min(max(drawn, low), high)
         return self._random.randrange(low, high + 1, step)
@@ -234,7 +238,7 @@ class RandomAsker:
             drawn = math.exp(self._random.uniform(math.log(low), math.log(high)))
         else:
             drawn = self._random.uniform(low, high)
-        return min(max(drawn, low), high)  # rounding may lead out of the bounds
+        return min(max(drawn, low), high)  # rounding may leave the bounds
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self._random.choice(choices)

@@ -1,34 +1,24 @@
-"""Search space files: read, and validated completely before anything starts.
+"""Search space files: read and validated completely before a search starts.
 
 All problems are reported at once, each with its line, its rule and the value received.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from crnn_search.errors import SpaceError
-from crnn_search.hyperparameters import PARAMETERS, Rule, unknown_name
+from crnn_search.hyperparameters import PARAMETERS, unknown_name
 from crnn_search.spaces.document import Document, KeyPath
-from crnn_search.spaces.domains import (
-    Choice,
-    Domain,
-    Fixed,
-    FloatRange,
-    IntRange,
-    ListOf,
-    canonical,
-    plain,
-)
+from crnn_search.spaces.domain_parser import parse_domain
+from crnn_search.spaces.domains import Domain, Fixed, canonical, to_json
 from crnn_search.spaces.space import (
     DRAWS,
+    SECTIONS,
     ResourcesSpec,
     RetrainSpec,
     SearchSpace,
@@ -37,6 +27,7 @@ from crnn_search.spaces.space import (
     TaskSpec,
     infeasible,
     problems,
+    unknown_parameter,
 )
 
 
@@ -60,7 +51,7 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
 
 
 def parse_space(text: str, overrides: Sequence[str] = (), name: str = "space.yaml") -> SearchSpace:
-    """Parse a search space; `name` stands for the file in messages.
+    """Parse a search space; messages call the file `name`.
 
     Raises:
         SpaceError: the text or an override is wrong; every problem, one line each.
@@ -69,8 +60,8 @@ def parse_space(text: str, overrides: Sequence[str] = (), name: str = "space.yam
     for assignment in overrides:
         document.override(assignment)
     for key in document.values:
-        if key not in _SECTIONS:
-            document.add((key,), unknown_name(key, _SECTIONS))
+        if key not in _KEYS:
+            document.add((key,), unknown_name(key, _KEYS))
     task = _section(document, "task", TaskSpec)
     search = _section(document, "search", SearchSpec)
     space = _read_space(document, task)
@@ -88,8 +79,7 @@ def parse_space(text: str, overrides: Sequence[str] = (), name: str = "space.yam
     return result
 
 
-_SECTIONS = ("task", "search", "retrain", "resources", "first", "space")
-
+_KEYS = (*SECTIONS, "first", "space")
 
 _S = TypeVar("_S", bound=Section)
 
@@ -97,7 +87,7 @@ _S = TypeVar("_S", bound=Section)
 def _section(
     document: Document, section: str, spec: type[_S], defaults: Mapping[str, Any] | None = None
 ) -> _S:
-    """A section's spec; all defaults where it has a problem, which is noted."""
+    """A section's spec; all defaults if it has a problem, which is recorded."""
     raw = document.values.get(section)
     if raw is None:  # absent, or all its lines are comments
         raw = {}
@@ -107,7 +97,7 @@ def _section(
     try:
         return spec.model_validate({**(defaults or {}), **raw})
     except ValidationError as error:
-        # A union reports one problem for each of its members: one a name is enough.
+        # A union reports one problem for each of its members: one for each name is enough.
         by_name = {str(item["loc"][0]): item for item in error.errors()}
     for name, item in by_name.items():
         if name not in spec.model_fields:
@@ -121,7 +111,7 @@ def _section(
 
 
 def _read_space(document: Document, task: TaskSpec) -> dict[str, Domain | None]:
-    """The domain of each parameter; None, which allows all, where problems leave it unknown."""
+    """The domain of each hyperparameter; None, which has all values, if it has a problem."""
     raw = document.values.get("space")
     space: dict[str, Domain | None] = {}
     if not isinstance(raw, dict):
@@ -131,9 +121,9 @@ def _read_space(document: Document, task: TaskSpec) -> dict[str, Domain | None]:
         raw = {}
     for name, value in raw.items():
         if name in PARAMETERS:
-            space[name] = _domain(document, ("space", name), PARAMETERS[name], value)
+            space[name] = parse_domain(document, ("space", name), PARAMETERS[name], value)
         else:
-            document.add(("space", name), unknown_name(name, PARAMETERS))
+            document.add(("space", name), unknown_parameter(name))
     if not document.has_problem(("task",)):
         _check_lengths(document, space.get("max_sequence_length"), task.max_digits)
     if document.has_problem(("space",)):
@@ -149,9 +139,9 @@ def _known(space: Mapping[str, Domain | None]) -> dict[str, Domain]:
 
 
 def _check_lengths(document: Document, domain: Domain | None, max_digits: int) -> None:
-    """Training sequences longer than any that is scored would only be cut."""
+    """Refuse training sequences longer than the validation sequences."""
     highest = int(PARAMETERS["max_sequence_length"].high)
-    too_long = [n for n in range(max_digits + 1, highest + 1) if domain and domain.allows(n)]
+    too_long = [n for n in range(max_digits + 1, highest + 1) if domain and domain.contains(n)]
     if too_long:
         rule = f"must be at most task.max_digits, which is {max_digits}"
         document.add(("space", "max_sequence_length"), f"{rule}, got {too_long[-1]}")
@@ -160,7 +150,7 @@ def _check_lengths(document: Document, domain: Domain | None, max_digits: int) -
 def _read_first(
     document: Document, space: Mapping[str, Domain | None]
 ) -> tuple[dict[str, Any], ...]:
-    """The configurations to try first; their problems are noted."""
+    """The configurations to try first; their problems are recorded."""
     entries = document.values.get("first")
     if entries is None:
         return ()
@@ -178,155 +168,14 @@ def _read_first(
             _check_network(document, ("first", i), entry, _known(space))
     if document.has_problem(("first",)):
         return ()
-    return tuple({k: plain(canonical(PARAMETERS[k], v)) for k, v in e.items()} for e in entries)
+    return tuple({k: to_json(canonical(PARAMETERS[k], v)) for k, v in e.items()} for e in entries)
 
 
 def _check_network(
     document: Document, path: KeyPath, entry: Mapping[str, Any], space: Mapping[str, Domain]
 ) -> None:
-    """Note an entry of `first` whose network cannot be built, whatever is sampled besides."""
+    """Refuse an entry of `first` whose network cannot be built, whatever else is sampled."""
     entered = {name: Fixed(canonical(PARAMETERS[name], value)) for name, value in entry.items()}
     reasons = infeasible({**space, **entered})
     if len(reasons) == DRAWS:
         document.add(path, f"its network cannot be built: {reasons[0]}")
-
-
-_DOMAIN_KEYS: Mapping[str, tuple[str, ...]] = {
-    "int": ("int", "log", "step"),
-    "float": ("float", "log", "step"),
-    "choice": ("choice",),
-    "list_of": ("list_of", "length"),
-}
-
-
-_SUITABLE: Mapping[str, tuple[str, ...]] = {
-    "int": ("int", "choice"),
-    "float": ("float", "choice"),
-    "bool": ("choice",),
-    "choice": ("choice",),
-    "int_list": ("list_of", "choice"),
-}
-"""The domains of each kind of rule, the usual one first."""
-
-
-def _domain(document: Document, path: KeyPath, rule: Rule, raw: Any) -> Domain | None:
-    if not isinstance(raw, dict):
-        if rule.accepts(raw):
-            return Fixed(canonical(rule, raw))
-        document.add(path, f"must be {rule.describe()}, got {raw!r}")
-        return None
-    kind = _domain_kind(document, path, rule, raw)
-    if kind is None:
-        return None
-    for key in raw:
-        if key not in _DOMAIN_KEYS[kind]:
-            document.add((*path, key), unknown_name(key, _DOMAIN_KEYS[kind]))
-    if kind == "choice":
-        domain = _choice(document, path, rule, raw)
-    elif kind == "list_of":
-        domain = _list_of(document, path, rule, raw)
-    else:
-        domain = _range(document, path, rule, raw)
-    return None if document.has_problem(path) else domain
-
-
-def _domain_kind(
-    document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any]
-) -> str | None:
-    """Which domain a mapping is, if it is one that suits the parameter."""
-    kinds = [key for key in raw if key in _DOMAIN_KEYS]
-    if not kinds and raw:
-        document.add(path, f"unknown domain: {unknown_name(next(iter(raw)), _DOMAIN_KEYS)}")
-    elif len(kinds) != 1:
-        document.add(path, f"must have one of {', '.join(_DOMAIN_KEYS)}, got {raw!r}")
-    elif kinds[0] not in _SUITABLE[rule.kind]:
-        valid = " or ".join(_SUITABLE[rule.kind])
-        document.add(path, f"must be {rule.describe()}: use {valid}, got {kinds[0]}")
-    else:
-        return kinds[0]
-    return None
-
-
-def _range(document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any]) -> Domain | None:
-    bounds = _bounds(document, (*path, rule.kind), rule, raw[rule.kind])
-    log, step = raw.get("log", False), raw.get("step")
-    if not isinstance(log, bool):
-        document.add((*path, "log"), f"must be true or false, got {log!r}")
-    if log is True and bounds and bounds[0] <= 0:
-        document.add((*path, "log"), f"log: true needs a lower bound above 0, got {bounds[0]}")
-    if "step" in raw:
-        _check_step(document, (*path, "step"), rule, raw, bounds)
-    if not bounds:
-        return None
-    return (IntRange if rule.kind == "int" else FloatRange)(*bounds, log, step)
-
-
-_MAX_STEPS = 1_000_000
-"""With many more, rounding would take a sampled value past the tolerance of `_Range.allows`."""
-
-
-def _check_step(
-    document: Document,
-    path: KeyPath,
-    rule: Rule,
-    raw: Mapping[str, Any],
-    bounds: tuple[Any, Any] | None,
-) -> None:
-    step = raw["step"]
-    noun, types = ("a whole number", int) if rule.kind == "int" else ("a number", int | float)
-    if isinstance(step, bool) or not isinstance(step, types) or not 0 < step < math.inf:
-        document.add(path, f"must be {noun} above 0, got {step!r}")
-    elif raw.get("log") is True:
-        document.add(path, f"a range has log: true or a step, not both, got step {step}")
-    elif bounds:
-        # In decimals, as in Optuna: 0.3 is three steps of 0.1.
-        low, high, size = (Fraction(str(number)) for number in (*bounds, step))
-        steps = (high - low) / size
-        if steps.denominator != 1 or steps > _MAX_STEPS:
-            must = f"must lead from {bounds[0]} to {bounds[1]} in 0 to {_MAX_STEPS} whole steps"
-            document.add(path, f"{must}, got {step}")
-
-
-def _bounds(document: Document, path: KeyPath, rule: Rule, raw: Any) -> tuple[Any, Any] | None:
-    if not isinstance(raw, list) or len(raw) != 2:
-        document.add(path, f"must be two bounds, [low, high], got {raw!r}")
-    elif not all(map(rule.accepts, raw)):
-        document.add(path, f"each bound must be {rule.describe()}, got {raw!r}")
-    elif raw[0] > raw[1]:
-        document.add(path, f"low must be at most high, got {raw!r}")
-    else:
-        return canonical(rule, raw[0]), canonical(rule, raw[1])
-    return None
-
-
-def _choice(document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any]) -> Domain | None:
-    path, options = (*path, "choice"), raw["choice"]
-    if not isinstance(options, list) or not options:
-        document.add(path, f"must be a list of at least one option, got {options!r}")
-        return None
-    seen: list[Any] = []
-    for i, option in enumerate(options):
-        if not rule.accepts(option):
-            document.add((*path, i), f"must be {rule.describe()}, got {option!r}")
-        elif canonical(rule, option) in seen:
-            document.add((*path, i), f"options must differ, got {option!r} twice")
-        else:
-            seen.append(canonical(rule, option))
-    return Choice(tuple(seen))
-
-
-def _list_of(
-    document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any]
-) -> Domain | None:
-    item_rule = dataclasses.replace(rule, kind="int", max_length=0)
-    item = _domain(document, (*path, "list_of"), item_rule, raw["list_of"])
-    lengths = Rule("int", "", low=1, high=rule.max_length)
-    length, where = raw.get("length"), (*path, "length")
-    if isinstance(length, list):
-        bounds = _bounds(document, where, lengths, length)
-    else:
-        bounds = (length, length)
-        if not lengths.accepts(length):
-            received = repr(length) if "length" in raw else "none"
-            document.add(where, f"must be {lengths.describe()} or [low, high], got {received}")
-    return ListOf(item, *bounds) if item and bounds else None

@@ -1,7 +1,7 @@
-"""A search space, valid and whole: what is searched, and how it becomes one trial's configuration.
+"""A valid search space: what is searched, and how a sample becomes a trial's configuration.
 
-What the space does not name has `TrialConfig`'s default. Files are read by `space_file`. Optuna is
-imported by `SearchSpace.distributions` only.
+A hyperparameter that the space does not name has `TrialConfig`'s default. `spaces.file` reads
+search space files. Only `SearchSpace.distributions` imports Optuna.
 """
 
 from __future__ import annotations
@@ -15,11 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import PARAMETERS, TrialConfig, unknown_name
-from crnn_search.spaces.domains import Asker, Domain, Fixed, RandomAsker, canonical, plain
+from crnn_search.spaces.domains import (
+    Domain,
+    Fixed,
+    RandomSuggester,
+    Suggester,
+    canonical,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+
+SECTIONS = ("task", "search", "retrain", "resources")
+"""The sections of a file beside `first` and `space`."""
 
 _Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
 
@@ -31,7 +41,7 @@ class Section(BaseModel):
 
 
 class TaskSpec(Section):
-    """What is learned. Raises pydantic's `ValidationError`, as do the other sections."""
+    """What is learned. Each section raises pydantic's `ValidationError` for a bad value."""
 
     max_digits: int = Field(default=8, ge=1, le=64, description="a whole number from 1 to 64")
 
@@ -68,17 +78,30 @@ class RetrainSpec(Section):
 
 
 class ResourcesSpec(Section):
-    """What one trial gets of a node. Fractions of a GPU are allowed."""
+    """What one trial gets of a node, and how it computes. Fractions of a GPU are allowed.
+
+    precision: `auto` is bfloat16 where every node computes in it natively, else float32.
+    cpu_kernels: `auto` is on where every node can compile them.
+    """
 
     cpus_per_trial: float = Field(default=1.0, gt=0, description="a number above 0")
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto", description="auto or a number of at least 0"
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="one of auto, float32, bfloat16"
+    )
+    cpu_kernels: Literal["auto", "off"] = Field(default="auto", description="one of auto, off")
+
+    @field_validator("cpu_kernels", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads `off` as false
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A whole search space file; `load_space` and `parse_space` make valid ones."""
+    """A whole search space file. `load_space` and `parse_space` return valid ones only."""
 
     task: TaskSpec
     search: SearchSpec
@@ -87,9 +110,9 @@ class SearchSpace:
     first: tuple[dict[str, Any], ...]
     space: Mapping[str, Domain]
 
-    def suggest(self, trial: Asker) -> dict[str, Any]:
+    def suggest(self, trial: Suggester) -> dict[str, Any]:
         """The flat configuration of an Optuna `Trial` or `FixedTrial`: the space's names only."""
-        return {name: plain(domain.ask(trial, name)) for name, domain in self.space.items()}
+        return {name: to_json(domain.suggest(trial, name)) for name, domain in self.space.items()}
 
     def to_params(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Optuna's parameter values of a configuration, which may lack some names.
@@ -101,11 +124,11 @@ class SearchSpace:
             raise ConfigError(problems)
         params: dict[str, Any] = {}
         for name in self._named(config):
-            params |= self.space[name].answers(name, canonical(PARAMETERS[name], config[name]))
+            params |= self.space[name].to_params(name, canonical(PARAMETERS[name], config[name]))
         return params
 
     def distributions(self, config: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-        """Optuna's distributions of just those parameters that `to_params` gives.
+        """Optuna's distributions of exactly those parameters that `to_params` returns.
 
         Raises:
             ConfigError: the configuration is not in the space.
@@ -114,17 +137,13 @@ class SearchSpace:
 
         trial = FixedTrial(self.to_params(config))
         for name in self._named(config):
-            self.space[name].ask(trial, name)
+            self.space[name].suggest(trial, name)
         return trial.distributions
-
-    def contains(self, config: Mapping[str, Any]) -> bool:
-        """Whether the space has this configuration, which may lack some names."""
-        return not self.problems_of(config)
 
     def problems_of(self, config: Mapping[str, Any]) -> list[str]:
         """What in a configuration, which may lack some names, is not in the space.
 
-        A name that the space lacks must have its default: no trial gets another value.
+        A name that the space lacks must have its default, since every trial has that.
         """
         return [f"{name}: {message}" for name, message in problems(config, self.space)]
 
@@ -132,20 +151,23 @@ class SearchSpace:
         """The share of sampled networks, 0 to 1, whose convolutions leave no pixels."""
         return len(infeasible(self.space)) / DRAWS
 
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """The values of the sections `SECTIONS`, by name of the section."""
+        return {name: getattr(self, name).model_dump() for name in SECTIONS}
+
     def _named(self, config: Mapping[str, Any]) -> list[str]:
         return [name for name in self.space if name in config]
 
 
 def sample(space: SearchSpace, seed: int, count: int) -> list[dict[str, Any]]:
-    """Random configurations, as `SearchSpace.suggest` gives them; equal seeds give equal ones."""
-    trial = RandomAsker(seed)
+    """`count` random configurations, as of `SearchSpace.suggest`; equal seeds give equal ones."""
+    trial = RandomSuggester(seed)
     return [space.suggest(trial) for _ in range(count)]
 
 
 def to_yaml(space: SearchSpace) -> str:
-    """The space as launched, with overrides and defaults: `parse_space` gives an equal one."""
-    sections = ("task", "search", "retrain", "resources")
-    values = {name: getattr(space, name).model_dump() for name in sections}
+    """The space as launched, with overrides and defaults: `parse_space` returns an equal one."""
+    values: dict[str, Any] = space.sections()
     values["first"] = list(space.first)
     values["space"] = {name: domain.to_yaml() for name, domain in space.space.items()}
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
@@ -157,14 +179,15 @@ class _Dumper(yaml.SafeDumper):
 
 
 DRAWS = 200
+"""Configurations that `infeasible` samples."""
 
 
 def infeasible(space: Mapping[str, Domain]) -> list[str]:
-    """Of `DRAWS` sampled configurations, the reasons of those that no network can be built of."""
-    trial, reasons = RandomAsker(0), []
+    """Of `DRAWS` sampled configurations, the reason of each whose network cannot be built."""
+    trial, reasons = RandomSuggester(0), []
     for _ in range(DRAWS):
         try:
-            TrialConfig.from_dict({name: d.ask(trial, name) for name, d in space.items()})
+            TrialConfig.from_dict({name: d.suggest(trial, name) for name, d in space.items()})
         except ConfigError as error:
             reasons.append(str(error))
     return reasons
@@ -173,17 +196,24 @@ def infeasible(space: Mapping[str, Domain]) -> list[str]:
 def problems(
     config: Mapping[str, Any], space: Mapping[str, Domain | None]
 ) -> Iterator[tuple[str, str]]:
-    """Name and message of each value that is not in the space. None allows all valid values."""
+    """Name and message of each value that is not in the space. A domain None has all values."""
     for name, value in config.items():
         if name not in PARAMETERS:
-            yield name, unknown_name(name, PARAMETERS)
+            yield name, unknown_parameter(name)
             continue
         rule, domain = PARAMETERS[name], space.get(name, _default(name))
         if not rule.accepts(value):
             yield name, f"must be {rule.describe()}, got {value!r}"
-        elif domain and not domain.allows(canonical(rule, value)):
+        elif domain and not domain.contains(canonical(rule, value)):
             hint = "" if name in space else " by default, as space does not name it"
             yield name, f"must be {domain.describe()}{hint}, got {value!r}"
+
+
+def unknown_parameter(name: str) -> str:
+    """The message for a name that is not a hyperparameter."""
+    if name == "precision":
+        return "moved to resources.precision: all trials of a run compute in the same precision"
+    return unknown_name(name, PARAMETERS)
 
 
 def _default(name: str) -> Domain:

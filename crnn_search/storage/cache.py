@@ -1,4 +1,4 @@
-"""Where things are kept between runs: MNIST, and kernels compiled for this machine."""
+"""The cache folder: MNIST, and kernels compiled for this machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 CACHE_VARIABLE = "CRNN_SEARCH_CACHE"
-"""Environment variable that puts the cache into another folder."""
+"""Environment variable that names another folder."""
 
 
 def cache_folder() -> Path:
-    """The cache's folder, which may not exist yet."""
+    """The cache folder; it may not exist yet."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)
-    import platformdirs  # here, as a machine that is given the files may have PyTorch alone
+    import platformdirs  # here: a machine with a folder of its own may have PyTorch only
 
     return Path(platformdirs.user_cache_dir("crnn-search"))

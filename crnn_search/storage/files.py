@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Text and JSON files that are written atomically: whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crnn_search.errors import InputError
 
 
 @contextlib.contextmanager
-def whole_or_absent(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`; flushed to the disk and renamed if nothing is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -30,22 +30,26 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with whole_or_absent(path) as temporary:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all. Numbers that are none are refused."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON file atomically.
+
+    Raises:
+        ValueError: the value holds NaN or an infinity; use null.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: it cannot be read or is no JSON.
+        InputError: it cannot be read or is not valid JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

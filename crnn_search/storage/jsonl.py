@@ -1,7 +1,7 @@
-"""Append-only files of one JSON object a line: whole lines survive any crash.
+"""Append-only files of JSON lines, one object a line: complete lines survive any crash.
 
-A line is whole if it ends in a newline. A crash while writing leaves at most one torn line, the
-last, which reading passes over and the next `append` removes.
+A line is complete if it ends in a newline. A crash while writing leaves at most one torn line, the
+last, which `read` skips and the next `append` removes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Record = dict[str, Any]
 
 
 def append(path: Path, record: Record) -> None:
-    """Add one line, with a single write, and flush it to the disk. Only one process may append.
+    """Append a line with a single write and flush it to the disk. Only one process may append.
 
     Raises:
         OSError: the disk is full or cannot be written.
-        ValueError: the record holds a number that is none; write null.
+        ValueError: the record holds NaN or an infinity; use null.
     """
     line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -36,10 +36,10 @@ def append(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> list[Record]:
-    """All whole lines, in the order they were written.
+    """All complete lines, in the order in which they were written.
 
     Raises:
-        InputError: the file cannot be read, or a whole line is no JSON object.
+        InputError: the file cannot be read, or a complete line is not a JSON object.
     """
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
@@ -52,7 +52,7 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise InputError(f"line {number} of {path} is no JSON: {error}") from error
+        raise InputError(f"line {number} of {path} is not valid JSON: {error}") from error
     if not isinstance(record, dict):
         raise InputError(f"line {number} of {path} must be a JSON object, got {record!r}")
     return record

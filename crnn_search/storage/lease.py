@@ -1,78 +1,76 @@
-"""Which process works on a run: one at a time; and the request that it stop.
+"""Which process runs a search: one at a time; and the request that it stops.
 
-In a folder the lease is a lock on a file, let go by the system when the process ends. An object
-store has no locks: there it is an object, `lease.json`, that names its owner and a beat, a number
-that the owner raises every few seconds. Whoever sees a beat stand still for long enough, by a clock
-of its own, takes the lease; no two clocks need to agree. The owner writes nothing unless it has
-seen its own name in the lease within a shorter time (`docs/decisions/0010`).
+In a folder the lease is a lock on the journal, released by the system when the process ends. An
+object store has no locks: see `storage.store_lease`.
 
-A request to stop is a file or an object that the working process looks for, so that it can come
-from any machine that sees the run's storage; it stops the run as one Ctrl-C does.
+A request to stop is a file or an object that the running process looks for, so that it can come
+from any machine that sees the run's storage; it has the effect of one Ctrl-C.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
-import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from crnn_search.errors import RunError, RunFolderError, StorageError
+from crnn_search.storage import file_lock, store_lease
 from crnn_search.storage.object_store import ObjectStore
-from crnn_search.storage.run_folder import RunPaths
+from crnn_search.storage.retry import OnRetry
+from crnn_search.storage.run_folder import STOP, RunFolder
+from crnn_search.storage.store_lease import StoreLease
 
 WATCH_S = 1.0
-"""How often the working process looks for a request to stop in a folder."""
-
-BEAT_S, VALID_S, STALE_S = 3.0, 9.0, 20.0
-"""An owner beats, and looks for a request to stop, so often; writes without looking at the lease
-again for so long; has lost it to whoever has seen no beat for so long."""
-
-LEASE, STOP = "lease.json", "stop"
-Note = Callable[[str], None]
+"""How often the running process looks for a request to stop in a folder."""
 
 
 @contextlib.contextmanager
-def hold(run: RunPaths, note: Note) -> Iterator[None]:
-    """Work on a run, alone, until a stop is asked for. note: hears of waiting and trouble.
+def acquire(run: RunFolder, on_retry: OnRetry) -> Iterator[None]:
+    """Hold the lease of a run in this block; a request to stop raises KeyboardInterrupt in it.
 
     Raises:
-        RunFolderError: another process works on it, or its place cannot be written.
+        RunFolderError: another process has it, or the run cannot be written.
+        StorageError: the object store cannot be read or written.
     """
-    with _leased(run, note) if run.mirror else _locked(run):
+    with _leased(run, on_retry) if run.mirror else _locked(run):
         yield
 
 
-def is_held(run: RunPaths) -> bool:
-    """Whether a process works on a run; in an object store it may take `STALE_S` to tell.
+def is_held(run: RunFolder) -> bool:
+    """Whether a process has the lease; in an object store the answer may take `STALE_S`.
 
-    False for another host's process in a folder whose locks are not shared.
+    False for a process of another host in a folder whose locks are not shared.
+
+    Raises:
+        RunFolderError: the folder cannot be read or has no locks.
+        StorageError: the object store cannot be read.
     """
     if run.mirror:
-        return _beats(run.mirror.store)
+        return store_lease.has_heartbeat(run.mirror.store)
     try:
         handle = os.open(run.journal, os.O_RDONLY)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise RunFolderError(f"cannot read {run.journal}: {error.strerror}") from error
     try:
-        return not _lock(handle)
+        return file_lock.is_locked(handle)
+    except OSError as error:
+        raise _no_locks(run, error) from error
     finally:
         os.close(handle)
 
 
-def stop(run: RunPaths, timeout_s: float) -> bool:
-    """Ask the process that works on a run to stop, and wait for it; False if there is none.
+def stop(run: RunFolder, timeout_s: float) -> bool:
+    """Ask the process that has the lease to stop, and wait for it; False if there is none.
 
     Raises:
         RunFolderError: the folder cannot be written.
-        RunError: it does not stop in time.
+        StorageError: the object store cannot be written.
+        RunError: the process does not stop in time.
     """
     if not is_held(run):
         return False
@@ -86,170 +84,100 @@ def stop(run: RunPaths, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     while is_held(run):
         if time.monotonic() > deadline:
-            raise RunError(f"{run.location} was asked to stop and is worked on still")
+            raise RunError(
+                f"{run.location} was asked to stop, but still runs after {timeout_s:.0f} s"
+            )
         time.sleep(0.2)
     return True
 
 
 def interrupt_on_sigterm() -> None:
-    """Let SIGTERM, which Ray's jobs are stopped with, do what Ctrl-C does.
+    """Let SIGTERM, which stops Ray's jobs, have the effect of Ctrl-C.
 
-    Ray starts its jobs with SIGINT blocked, which a process inherits: here it is let through again.
+    Ray starts its jobs with SIGINT blocked, which a process inherits: it is unblocked here.
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextlib.contextmanager
-def _locked(run: RunPaths) -> Iterator[None]:
+def _locked(run: RunFolder) -> Iterator[None]:
     try:
         handle = os.open(run.journal, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise RunFolderError(f"cannot write {run.journal}: {error.strerror}") from error
     try:
-        if not _lock(handle):
-            raise _taken(str(run.root))
+        try:
+            locked = file_lock.lock(handle)
+        except OSError as error:
+            raise _no_locks(run, error) from error
+        if not locked:
+            raise _in_use(run)
         run.stop.unlink(missing_ok=True)
-
-        def watch() -> None:
-            if run.stop.exists():
-                run.stop.unlink(missing_ok=True)
-                os.kill(os.getpid(), signal.SIGINT)
-
-        with _every(WATCH_S, watch):
+        with _repeat(lambda: _interrupt_if_asked(run), WATCH_S):
             yield
     finally:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Take the lock of an open file; it is let go when the file or the process ends."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _interrupt_if_asked(run: RunFolder) -> None:
+    """Interrupt this process if there is a request to stop; a folder out of reach has none."""
+    with contextlib.suppress(OSError):
+        if run.stop.exists():
+            run.stop.unlink(missing_ok=True)
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextlib.contextmanager
-def _leased(run: RunPaths, note: Note) -> Iterator[None]:
+def _leased(run: RunFolder, on_retry: OnRetry) -> Iterator[None]:
     assert run.mirror
-    run.mirror.store.warn = note
-    store = ObjectStore(run.location, note)
-    if _read(store).get("owner"):
-        note(f"another process had {run.location}: seeing for {STALE_S:.0f} s whether it lives")
-        if _beats(store):
-            raise _taken(run.location)
-    lease = _Lease(store)
-    lease.take()
+    run.mirror.store.on_retry = on_retry
+    store = ObjectStore(run.location, on_retry)
+    if store_lease.owner(store):
+        on_retry(
+            f"{run.location} has been in use: waiting up to {store_lease.STALE_S:.0f} s for a "
+            "heartbeat of its process"
+        )
+        if store_lease.has_heartbeat(store):
+            raise _in_use(run)
+    lease = StoreLease(store)
+    lease.acquire()
     store.remove(STOP)
     if run.space.is_file() and run.journal.is_file():
-        run.mirror.pull()  # what a process that has died since wrote last
-    run.mirror.begin()
-    run.mirror.may_write = lease.check
+        run.mirror.pull()  # the last lines of a process that died after this folder was filled
+    run.mirror.start_session()
+    run.mirror.check_lease = lease.check
     try:
-        with _every(BEAT_S, lease.beat):
+        with _repeat(lease.heartbeat, store_lease.HEARTBEAT_S):
             yield
     finally:
         with contextlib.suppress(StorageError):
-            lease.let_go()
+            lease.release()
 
 
-class _Lease:
-    """A lease in an object store that this process owns, or has lost."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
-        self._number = 0
-        self._seen = 0.0
-        self._reached = True
-
-    def take(self) -> None:
-        """Put this process's name; of two that do so at once the later one has it."""
-        self._put()
-        time.sleep(1)
-        self._look()
-
-    def check(self) -> None:
-        """Raise if this process may not write; waits while the store cannot be reached.
-
-        Raises:
-            StorageError: another process has the lease, or the store cannot be reached for long.
-        """
-        if _now() - self._seen > VALID_S:
-            self._look()
-
-    def beat(self) -> None:
-        """Raise the number; interrupt this process if a stop is asked for or the lease is lost."""
-        try:
-            self._look(patience_s=0)
-            self._put(patience_s=0)
-            if self._store.read(STOP, patience_s=0) is not None:
-                self._store.remove(STOP, patience_s=0)
-                os.kill(os.getpid(), signal.SIGINT)
-            self._reached = True
-        except StorageError as error:
-            if self._reached:
-                self._store.warn(f"storage: {error}")
-            self._reached = False
-
-    def let_go(self) -> None:
-        """Say that nobody owns it."""
-        if self._owner == _read(self._store, patience_s=0).get("owner"):
-            self._store.write(LEASE, b"{}", patience_s=0)
-
-    def _look(self, **patience: float) -> None:
-        began = _now()
-        owner = _read(self._store, **patience).get("owner")
-        if owner != self._owner:
-            raise StorageError(self._store.uri, f"another process, {owner}, has taken the run over")
-        self._seen = began
-
-    def _put(self, **patience: float) -> None:
-        self._number += 1
-        content = json.dumps({"owner": self._owner, "beat": self._number})
-        self._store.write(LEASE, content.encode(), **patience)
-
-
-def _beats(store: ObjectStore) -> bool:
-    """Whether somebody owns the lease and its beat changes within `STALE_S`."""
-    first = _read(store)
-    began = _now()
-    while first.get("owner") and _now() - began < STALE_S:
-        time.sleep(0.5)
-        now = _read(store)
-        if now != first:
-            return bool(now.get("owner"))
-    return False
-
-
-def _read(store: ObjectStore, **patience: float) -> dict[str, Any]:
-    return dict(json.loads(store.read(LEASE, **patience) or b"{}"))
-
-
-def _now() -> float:
-    """Seconds of a clock that goes on while the machine sleeps and is never set."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _taken(place: str) -> RunFolderError:
+def _in_use(run: RunFolder) -> RunFolderError:
     return RunFolderError(
-        f"another process works on {place}; wait for it or stop it (Ctrl-C, or crnn-search stop), "
-        "then try again"
+        f"another process is using {run.location}; wait for it or stop it (Ctrl-C, or "
+        "crnn-search stop), then try again"
+    )
+
+
+def _no_locks(run: RunFolder, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"cannot lock {run.journal}: {error.strerror}; runs need a file system with locks"
     )
 
 
 @contextlib.contextmanager
-def _every(seconds: float, work: Callable[[], None]) -> Iterator[None]:
-    """Do some work again and again, in a thread."""
+def _repeat(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `action` every few seconds in a thread, until the block ends."""
     ended = threading.Event()
 
-    def go() -> None:
+    def loop() -> None:
         while not ended.wait(seconds):
-            work()
+            action()
 
-    thread = threading.Thread(target=go, daemon=True)
+    thread = threading.Thread(target=loop, daemon=True)
     thread.start()
     try:
         yield

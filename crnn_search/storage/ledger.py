@@ -1,75 +1,117 @@
 """`trials.jsonl`: the append-only ledger of a search, one line of JSON for each trial that ended.
 
-Keys of a line:
+Keys of a line: those of `Trial` and of `TrialRecord`, see `storage.trial`, in one flat mapping. In
+short: `number`, `state` (COMPLETE: ran to its full budget, PRUNED: stopped early, FAIL),
+`reason` why it was stopped or failed, `config`, `validation_rmse` and `train_loss` by epoch,
+`arithmetics`, `node`, `device`, `seconds`, `core_seconds`, `gpu_seconds`, `seed`, `checkpoint`.
+A line of state INFEASIBLE has `number`, `config` and `reason` only.
 
-    number        the trial's number in the study
-    state         COMPLETE (ran to its full budget), PRUNED (stopped early) or FAIL
-    reason        why it was stopped or failed, or null
-    config        its whole configuration, flat
-    values        validation RMSE after each epoch, the first epoch first; null is not a number
-    node          the host it ran on
-    device        the device it ran on
-    seconds       seconds it trained, restarts included
-    core_seconds  the same times the cores it held
-    gpu_seconds   the same times the GPUs it held, or the share of one
-    seed          of its weights and its draws
-    checkpoint    its last checkpoint, or null
-
-It stands alone: report, warm start and `status` need nothing of Ray's. `lines` reads and writes it.
+Report, warm start and `status` read it without Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from crnn_search.storage import jsonl
+from crnn_search.storage.checks import ALTERED, altered_line
 from crnn_search.storage.jsonl import Record
+from crnn_search.storage.trial import InfeasibleTrial, TrialRecord, TrialState
 
-INFEASIBLE = "infeasible: "
-"""What the reason of a sampled network begins with that cannot be built and never ran."""
+WORDS = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+"""The report's word for each state in which a trial that ran can end."""
 
-STATES = {"completed": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
-"""Optuna's state for each word of the report."""
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ended trials of a search by number, and the infeasible ones."""
+
+    trials: list[TrialRecord] = field(default_factory=list)
+    infeasible: list[InfeasibleTrial] = field(default_factory=list)
 
 
-def outcomes(records: Sequence[Record]) -> dict[str, Any]:
-    """How many trials completed, were stopped early and failed, and why they failed.
+def read(path: Path) -> Ledger:
+    """All lines of a ledger.
 
-    Impossible networks that were sampled are `infeasible`; they never ran, so they have not failed.
+    Raises:
+        InputError: it cannot be read or was altered; names the file and the line.
+    """
+    ledger = Ledger()
+    for number, line in enumerate(jsonl.read(path), start=1):
+        try:
+            _add(line, ledger)
+        except ALTERED as error:
+            raise altered_line(path, number, "a trial", error) from error
+    ledger.trials.sort(key=lambda record: record.trial.number)
+    ledger.infeasible.sort(key=lambda trial: trial.number)
+    return ledger
+
+
+def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The trials that have not failed, best first: the one rule for what is a better trial.
+
+    Full-budget trials first, then the longest-lived; among equals by last validation RMSE, then by
+    number. A trial without a finite last validation RMSE has no rank.
+    """
+    usable = [
+        record
+        for record in records
+        if record.last_rmse is not None
+        and record.failure is None
+        and record.state != TrialState.FAIL
+    ]
+    return sorted(usable, key=lambda r: (-len(r.validation_rmse), r.final_rmse, r.trial.number))
+
+
+def outcomes(ledger: Ledger) -> dict[str, Any]:
+    """How many trials completed, were stopped, failed or were infeasible, and why they failed.
+
     `failures` has `reason`, `count` and trial `numbers`, the most frequent reason first.
     """
     by_reason: dict[str, list[int]] = {}
-    ran = [record for record in records if not (record["reason"] or "").startswith(INFEASIBLE)]
-    for record in ran:
-        if record["state"] == "FAIL":
-            by_reason.setdefault(record["reason"] or "no reason recorded", []).append(
-                record["number"]
-            )
+    for record in ledger.trials:
+        if record.state == TrialState.FAIL:
+            reason = record.reason or "no reason recorded"
+            by_reason.setdefault(reason, []).append(record.trial.number)
     failures = [
         {"reason": reason, "count": len(numbers), "numbers": numbers}
         for reason, numbers in sorted(by_reason.items(), key=lambda item: -len(item[1]))
     ]
-    counts = {word: _count(ran, state) for word, state in STATES.items()}
-    return {**counts, "infeasible": len(records) - len(ran), "failures": failures}
+    counts = {
+        word: sum(record.state == state for record in ledger.trials)
+        for state, word in WORDS.items()
+    }
+    return {**counts, "infeasible": len(ledger.infeasible), "failures": failures}
 
 
-def spent(records: Sequence[Record], key: str) -> dict[str, float]:
+def spent(trials: Sequence[TrialRecord], key: str) -> dict[str, float]:
     """Sum of `core_seconds` or `gpu_seconds` over completed, stopped and failed trials."""
     return {
-        word: sum(record[key] for record in records if record["state"] == state)
-        for word, state in STATES.items()
+        word: float(sum(getattr(record, key) for record in trials if record.state == state))
+        for state, word in WORDS.items()
     }
 
 
-def saved_share(records: Sequence[Record], max_epochs: int) -> float | None:
+def saved_share(trials: Sequence[TrialRecord], max_epochs: int) -> float | None:
     """The share of epochs that early stopping saved; None if no trial completed or was stopped.
 
     Of the epochs that completed and stopped trials would have taken at the full budget of
     `max_epochs`, those that were not trained. Failed trials would have taken none of them.
     """
-    ended = [len(record["values"]) for record in records if record["state"] != "FAIL"]
-    return 1 - sum(ended) / (max_epochs * len(ended)) if ended else None
+    epochs = [len(r.validation_rmse) for r in trials if r.state != TrialState.FAIL]
+    return 1 - sum(epochs) / (max_epochs * len(epochs)) if epochs else None
 
 
-def _count(records: Sequence[Record], state: str) -> int:
-    return sum(record["state"] == state for record in records)
+def _add(line: Record, ledger: Ledger) -> None:
+    """Add what a line holds to the ledger."""
+    if line["state"] == TrialState.INFEASIBLE:
+        ledger.infeasible.append(InfeasibleTrial.from_dict(line))
+    else:
+        ledger.trials.append(TrialRecord.from_dict(line))

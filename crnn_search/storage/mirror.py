@@ -1,4 +1,4 @@
-"""A run's local folder and its copy in an object store, kept in step."""
+"""`Mirror`: keeps a run's local folder and its copy in an object store in step."""
 
 from __future__ import annotations
 
@@ -8,80 +8,83 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from crnn_search.storage.jsonl import Record
 from crnn_search.storage.object_store import ObjectStore
+from crnn_search.storage.retry import RETRY_FOR_S
+from crnn_search.storage.run_folder import APPENDED, NOT_PUSHED
 
 SEGMENT_LINES = 64
-
-
-APPENDED = ("journal.jsonl", "trials.jsonl")
-"""The files that grow line by line."""
-
-
-NOT_PUSHED = (*APPENDED, "checkpoints", "stop", "lease.json")
-"""What has a way of its own into the store."""
-
+"""Lines of an append-only file in one object."""
 
 THREADS = 16
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Segment:
     number: int = 0
     lines: tuple[bytes, ...] = ()
 
 
 class Mirror:
-    """Keeps a local folder and a run's folder in an object store in step.
+    """A local folder and a run's folder in an object store.
 
-    The store is the authority: a folder is filled from it, once, and never trusted afterwards.
+    The store is the authority: the local folder is filled from it once and never trusted
+    afterwards. check_lease: called before each write; raises if this process may not write.
     """
 
     def __init__(self, uri: str, root: Path) -> None:
         self.store = ObjectStore(uri)
         self.root = root
-        self.may_write: Callable[[], None] = lambda: None
+        self.check_lease: Callable[[], None] = lambda: None
         self._pushed: dict[str, tuple[int, int]] = {}
-        self._session = f"{0:06d}-{secrets.token_hex(4)}"
+        self._session = _session(0)
         self._segments = {name: _Segment() for name in APPENDED}
 
     @property
     def uri(self) -> str:
         return self.store.uri
 
-    def pull(self) -> None:
-        """Fill the folder, checkpoints left out; segments become whole files again.
+    def pull(self, retry_for_s: float = RETRY_FOR_S) -> None:
+        """Fill the local folder, without checkpoints; segments are joined to whole files.
+
+        retry_for_s: how long to wait for a store that cannot be reached.
 
         Raises:
-            StorageError: the store cannot be reached.
+            StorageError: the store cannot be read.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        names = [name for name in self.store.names() if name.split("/")[0] not in NOT_PUSHED]
+        found = self.store.names(retry_for_s=retry_for_s)
+        names = [name for name in found if name.split("/")[0] not in NOT_PUSHED]
         segments = [name for name in names if _appended(name)]
-        whole = [name for name in names if not _appended(name)]
+        files = [name for name in names if not _appended(name)]
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: self.store.fetch(name, self.root / name), whole))
+            list(pool.map(lambda name: self.store.fetch(name, self.root / name), files))
             contents = list(pool.map(self.store.read, segments))
         for file in {_appended(name) for name in segments}:
             parts = [c for n, c in zip(segments, contents, strict=True) if _appended(n) == file]
             (self.root / str(file)).write_bytes(b"".join(part or b"" for part in parts))
         self._pushed = self._files()
 
-    def begin(self) -> None:
-        """Begin a session: from now on its segments come after all that are there."""
-        names = [name for name in self.store.names() if _appended(name)]
-        sessions = [int(Path(name).name.split("-")[0]) for name in names]
-        self._session = f"{max(sessions, default=0) + 1:06d}-{secrets.token_hex(4)}"
-        self._segments = {name: _Segment() for name in APPENDED}
-
-    def append(self, path: Path, record: dict[str, Any]) -> None:
-        """Put a line of an append-only file into the store; its file is the caller's to write.
+    def start_session(self) -> None:
+        """Start a session, whose segments come after all that exist.
 
         Raises:
-            StorageError: the store cannot be reached, or another process took the run over.
+            StorageError: the store cannot be read.
         """
-        self.may_write()
+        names = [name for name in self.store.names() if _appended(name)]
+        sessions = [int(Path(name).name.split("-")[0]) for name in names]
+        self._session = _session(max(sessions, default=0) + 1)
+        self._segments = {name: _Segment() for name in APPENDED}
+
+    def append(self, path: Path, record: Record) -> None:
+        """Write a line of an append-only file to the store; the caller writes the local file.
+
+        Raises:
+            LeaseLostError: another process has taken over the run.
+            StorageError: the store cannot be written.
+        """
+        self.check_lease()
         line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
         segment = self._segments[path.name]
         if len(segment.lines) >= SEGMENT_LINES:
@@ -92,12 +95,13 @@ class Mirror:
         self._segments[path.name] = segment
 
     def push(self) -> None:
-        """Put all files that have changed, those in folders first, and remove those that are gone.
+        """Write all files that have changed, those in folders first; remove those that are gone.
 
         Raises:
-            StorageError: the store cannot be reached, or another process took the run over.
+            LeaseLostError: another process has taken over the run.
+            StorageError: the store cannot be written.
         """
-        self.may_write()
+        self.check_lease()
         files = self._files()
         for name in sorted(set(self._pushed) - set(files)):
             self.store.remove(name)
@@ -108,12 +112,16 @@ class Mirror:
                 self._pushed[name] = files[name]
 
     def remove(self) -> None:
-        """Remove the whole run."""
+        """Remove all objects of the run.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
         for name in self.store.names():
             self.store.remove(name)
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        """Time and size of each file that belongs into the store."""
+        """Time and size of each local file that is pushed, by name."""
         found = {}
         for path in self.root.rglob("*"):
             name = path.relative_to(self.root)
@@ -122,6 +130,11 @@ class Mirror:
                 stat = path.stat()
                 found[name.as_posix()] = (stat.st_mtime_ns, stat.st_size)
         return found
+
+
+def _session(number: int) -> str:
+    """The prefix of a session's segments: they sort by number; two processes never share one."""
+    return f"{number:06d}-{secrets.token_hex(4)}"
 
 
 def _appended(name: str) -> str | None:

@@ -1,63 +1,59 @@
-"""Folders of an object store, named by a URI that pyarrow knows, and a run's mirror in one.
+"""`ObjectStore`: the objects below a URI that pyarrow knows.
 
-An object store has neither locks nor a way to append. A file is put whole or not at all; the lines
-of an append-only file lie in numbered segments, small objects of which only the newest is put
-again and again (`docs/decisions/0010`). What fails is tried again, with growing pauses, for
-`PATIENCE_S`.
+An object store has neither locks nor a way to append; an object is written whole or not at all.
+Failed requests are retried, with growing pauses, for `RETRY_FOR_S`.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from pyarrow import fs
 
-from crnn_search.errors import InputError, StorageError
-from crnn_search.storage.retry import PATIENCE_S
+from crnn_search.errors import Action, InputError, StorageError
+from crnn_search.storage.location import join
+from crnn_search.storage.retry import RETRY_FOR_S, OnRetry
 
-READ_PATIENCE_S = 10.0
-"""The same for commands that only look at runs: somebody waits for them."""
+READ_RETRY_FOR_S = 10.0
+"""The same for commands that only read runs: somebody waits for their output."""
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 20.0
+
 SLOW_S = 8.0
-"""After so long without an answer, a warning is due; AWS's client itself tries for longer."""
+"""After so long without an answer `on_retry` is called: AWS's client itself retries for longer."""
 
 TIMEOUT_S = 10.0
-"""How long AWS's client waits for a connection, and for an answer, each of three times."""
+"""How long AWS's client waits for a connection, and for an answer, in each of three tries."""
 
 S3_OPTIONS = ("region", "endpoint_override", "scheme")
 
+NO_BUCKET = "NO_SUCH_BUCKET"
 
-FINAL = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE", "does not exist")
-"""Parts of the messages of errors that no waiting mends."""
+PERMANENT = (NO_BUCKET, "ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "does not exist")
+"""Parts of the messages of errors that do not pass."""
 
-Warn = Callable[[str], None]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def is_uri(place: str) -> bool:
-    """Whether a place is an object store's, not a folder."""
-    return "://" in place
-
-
 class ObjectStore:
-    """A folder of an object store.
+    """The objects below a URI, named by their paths relative to it.
 
-    uri: as `s3://bucket/prefix?endpoint_override=HOST:PORT&scheme=http`. warn: hears of trouble.
+    uri: as `s3://bucket/prefix?endpoint_override=HOST:PORT&scheme=http`. on_retry: called with a
+    message while the store cannot be reached.
 
     Raises:
-        InputError: the URI is none, or holds a password.
+        InputError: pyarrow does not know the URI, or it holds a password.
     """
 
-    def __init__(self, uri: str, warn: Warn = _log.warning) -> None:
+    def __init__(self, uri: str, on_retry: OnRetry = _log.warning) -> None:
         parts = urlsplit(uri)
         if parts.username or parts.password:
             raise InputError(
@@ -65,15 +61,20 @@ class ObjectStore:
                 f"{parts.scheme}://…@{parts.hostname}; set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or give the machine a role"
             )
-        self.uri, self.warn = uri, warn
+        self.uri, self.on_retry = uri, on_retry
         try:
             self._system, root = _s3(uri) if parts.scheme == "s3" else fs.FileSystem.from_uri(uri)
         except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{uri!r} is no storage that pyarrow knows: {error}") from error
+            raise InputError(f"{uri!r} is not a storage that pyarrow knows: {error}") from error
         self._root = root.strip("/")
+        self._bucket = self._root.partition("/")[0]
 
-    def read(self, name: str, patience_s: float = PATIENCE_S) -> bytes | None:
-        """An object's content; None if there is none."""
+    def read(self, name: str, retry_for_s: float = RETRY_FOR_S) -> bytes | None:
+        """An object's content; None if there is no such object.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
 
         def read() -> bytes | None:
             try:
@@ -82,55 +83,72 @@ class ObjectStore:
             except FileNotFoundError:
                 return None
 
-        return self._patiently(read, name, patience_s)
+        return self._with_retries("read", name, read, retry_for_s)
 
-    def write(self, name: str, content: bytes, patience_s: float = PATIENCE_S) -> None:
-        """Put an object, whole or not at all.
+    def write(self, name: str, content: bytes, retry_for_s: float = RETRY_FOR_S) -> None:
+        """Write an object, whole or not at all.
 
         Raises:
-            StorageError: the store could not be reached for so long, or refuses.
+            StorageError: the store cannot be written.
         """
 
         def write() -> None:
             with self._system.open_output_stream(self._path(name)) as file:
                 file.write(content)
 
-        self._patiently(write, name, patience_s)
+        self._with_retries("write", name, write, retry_for_s)
 
-    def remove(self, name: str, patience_s: float = PATIENCE_S) -> None:
-        """Remove an object, if it is there."""
+    def remove(self, name: str, retry_for_s: float = RETRY_FOR_S) -> None:
+        """Remove an object, if it exists.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
 
         def remove() -> None:
             if self._system.get_file_info(self._path(name)).type == fs.FileType.File:
                 self._system.delete_file(self._path(name))
 
-        self._patiently(remove, name, patience_s)
+        self._with_retries("write", name, remove, retry_for_s)
 
-    def names(self, under: str = "", patience_s: float = PATIENCE_S) -> list[str]:
-        """The names of all objects under a folder, relative to the store's."""
-        folder = self._path(under)
+    def names(self, below: str = "", retry_for_s: float = RETRY_FOR_S) -> list[str]:
+        """The names of all objects below a folder, sorted.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
 
         def names() -> list[str]:
-            selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
+            selector = fs.FileSelector(self._path(below), recursive=True, allow_not_found=True)
             found = self._system.get_file_info(selector)
             files = [info.path for info in found if info.type == fs.FileType.File]
+            self._check_bucket(files)
             return sorted(path[len(self._root) + 1 :] for path in files)
 
-        return self._patiently(names, under, patience_s)
+        return self._with_retries("read", below, names, retry_for_s)
 
-    def folders(self, holding: str) -> list[str]:
-        """The names of the folders right in it that hold an object of this name."""
+    def folders_with(self, name: str, retry_for_s: float = READ_RETRY_FOR_S) -> list[str]:
+        """The names of the folders directly below the URI that have an object of this name.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
 
         def folders() -> list[str]:
             found = self._system.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
             names = sorted(i.base_name for i in found if i.type == fs.FileType.Directory)
-            held = self._system.get_file_info([self._path(f"{name}/{holding}") for name in names])
-            return [n for n, i in zip(names, held, strict=True) if i.type == fs.FileType.File]
+            self._check_bucket(names)
+            objects = self._system.get_file_info([self._path(f"{n}/{name}") for n in names])
+            return [n for n, i in zip(names, objects, strict=True) if i.type == fs.FileType.File]
 
-        return self._patiently(folders, "", READ_PATIENCE_S)
+        return self._with_retries("read", "", folders, retry_for_s)
 
     def fetch(self, name: str, path: Path) -> None:
-        """Copy an object into a file; nothing if there is none."""
+        """Copy an object to a file, if it exists.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
         content = self.read(name)
         if content is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,45 +157,60 @@ class ObjectStore:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
 
-    def _patiently(self, work: Callable[[], T], name: str, patience_s: float) -> T:
-        place, began = join(self.uri, name), time.monotonic()
-        slow = f"storage: no answer from {place} yet; trials wait, none is lost"
-        timer = threading.Timer(SLOW_S, self.warn, [slow])
+    def _with_retries(
+        self, action: Action, name: str, request: Callable[[], T], retry_for_s: float
+    ) -> T:
+        """Return what `request` returns; retry it until it succeeds or `retry_for_s` are over."""
+        location, start, pause = join(self.uri, name), time.monotonic(), FIRST_PAUSE_S
+        with self._report_if_slow(location):
+            while True:
+                try:
+                    result = request()
+                    break
+                except OSError as error:
+                    passed = time.monotonic() - start
+                    if passed >= retry_for_s or any(word in str(error) for word in PERMANENT):
+                        raise StorageError(location, self._reason(error), action) from error
+                    if pause == FIRST_PAUSE_S:
+                        self.on_retry(
+                            f"storage: {location} cannot be reached, retrying for "
+                            f"{retry_for_s - passed:.0f} s; trials wait, none is lost: {error}"
+                        )
+                    time.sleep(pause)
+                    pause = min(2 * pause, MAX_PAUSE_S)
+        passed = time.monotonic() - start
+        if pause > FIRST_PAUSE_S or passed > SLOW_S:
+            self.on_retry(f"storage: reachable again after {passed:.0f} s")
+        return result
+
+    @contextlib.contextmanager
+    def _report_if_slow(self, location: str) -> Iterator[None]:
+        """Call `on_retry` if the block takes longer than `SLOW_S`."""
+        message = f"storage: no answer from {location} yet; trials wait, none is lost"
+        timer = threading.Timer(SLOW_S, self.on_retry, [message])
         timer.daemon = True
         timer.start()
         try:
-            result, tries = self._try(work, place, patience_s)
+            yield
         finally:
             timer.cancel()
-        passed = time.monotonic() - began
-        if tries > 1 or passed > SLOW_S:
-            self.warn(f"storage: reached again after {passed:.0f} s")
-        return result
 
-    def _try(self, work: Callable[[], T], place: str, patience_s: float) -> tuple[T, int]:
-        """The result, and how many tries it took."""
-        began, pause = time.monotonic(), FIRST_PAUSE_S
-        for tries in itertools.count(1):
-            try:
-                return work(), tries
-            except OSError as error:
-                passed = time.monotonic() - began
-                if passed >= patience_s or any(word in str(error) for word in FINAL):
-                    raise StorageError(place, str(error)) from error
-                if tries == 1:
-                    self.warn(
-                        f"storage: {place} cannot be reached, trying again for "
-                        f"{patience_s - passed:.0f} s; trials wait, none is lost: {error}"
-                    )
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
-        raise AssertionError("counting ends")
+    def _check_bucket(self, found: list[str]) -> None:
+        """Raise if nothing was found as there is no bucket: to pyarrow that is an empty folder."""
+        if not found and self._system.get_file_info(self._bucket).type == fs.FileType.NotFound:
+            raise OSError(NO_BUCKET)
+
+    def _reason(self, error: OSError) -> str:
+        if NO_BUCKET in str(error):
+            return f"there is no bucket {self._bucket!r}"
+        return str(error)
 
 
 def _s3(uri: str) -> tuple[fs.FileSystem, str]:
-    """An S3 file system that gives up on a server that hangs, and the path in it.
+    """An S3 file system with timeouts, which pyarrow's own reading of URIs cannot set, and a path.
 
-    pyarrow's own reading of URIs leaves no room for timeouts.
+    Raises:
+        InputError: the URI has an unknown option.
     """
     parts = urlsplit(uri)
     options = dict(parse_qsl(parts.query))
@@ -192,9 +225,3 @@ def _s3(uri: str) -> tuple[fs.FileSystem, str]:
         connect_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S, allow_delayed_open=True, **options
     )
     return system, f"{parts.netloc}{parts.path}"
-
-
-def join(place: str, *names: str) -> str:
-    """A place below a folder or a URI, whose options stay at its end."""
-    path, mark, options = place.partition("?")
-    return "/".join([path.rstrip("/"), *(name for name in names if name)]) + mark + options

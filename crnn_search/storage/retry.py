@@ -1,4 +1,4 @@
-"""Waiting for a shared folder that is away for a while: its server restarts, a link is cut."""
+"""Retries while a shared folder cannot be reached: its server restarts, the network is down."""
 
 from __future__ import annotations
 
@@ -8,48 +8,49 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-PATIENCE_S = 600.0
-"""How long a storage that cannot be reached is tried again before the run stops."""
+RETRY_FOR_S = 600.0
+"""How long an action on a storage that cannot be reached is retried before the run stops."""
 
 PAUSE_S = 1.0
 
-AWAY = {
+TRANSIENT = {
     errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT,
     errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNREFUSED,
     errno.ECONNRESET, errno.ECONNABORTED, errno.EREMOTEIO,
 }  # fmt: skip
-"""Errors that may pass. That a disk is full or may not be written does not."""
+"""Errors that may pass. A full or read-only disk is not among them."""
+
+OnRetry = Callable[[str], None]
+"""Called with a message when a storage cannot be reached, and when it can be reached again."""
 
 T = TypeVar("T")
 
 
-def patiently(action: Callable[[], T], folder: Path, warn: Callable[[str], None]) -> T:
-    """Do something in a folder that exists; as long as it cannot be reached, wait and try again.
-
-    warn: is told when the waiting begins and when it ends.
+def with_retries(action: Callable[[], T], folder: Path, on_retry: OnRetry) -> T:
+    """Return what `action` returns; retry it while `folder`, which must exist, cannot be reached.
 
     Raises:
-        OSError: it is an error that does not pass, or it has not passed in `PATIENCE_S`.
+        OSError: the error is not transient, or it lasted longer than `RETRY_FOR_S`.
     """
-    began = time.monotonic()
-    told = False
+    start = time.monotonic()
+    retried = False
     while True:
         try:
-            # Where a share is not mounted, nothing must be made in its place.
+            # Where a share is not mounted, nothing may be created in its place.
             if not folder.is_dir():
-                raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(folder))
+                raise FileNotFoundError(errno.ENOENT, "the folder does not exist", str(folder))
             result = action()
         except OSError as error:
-            if error.errno not in AWAY or time.monotonic() - began > PATIENCE_S:
+            if error.errno not in TRANSIENT or time.monotonic() - start > RETRY_FOR_S:
                 raise
-            if not told:
-                told = True
-                warn(
-                    f"{folder} cannot be reached: {error.strerror}; waiting for it, at most "
-                    f"{PATIENCE_S / 60:.0f} minutes"
+            if not retried:
+                retried = True
+                on_retry(
+                    f"{folder} cannot be reached: {error.strerror}; retrying for at most "
+                    f"{RETRY_FOR_S / 60:.0f} minutes"
                 )
             time.sleep(PAUSE_S)
         else:
-            if told:
-                warn(f"{folder} is back after {time.monotonic() - began:.0f} s")
+            if retried:
+                on_retry(f"{folder} is reachable again after {time.monotonic() - start:.0f} s")
             return result

@@ -1,134 +1,219 @@
-"""What one trial trains: a `Job` is all that a process needs to know to train it, again or anew."""
+"""A trial: one training of a network; and `TrialRecord`, what is known of it so far.
+
+A search, the finalists' repetitions and the retraining all run trials. `Trial` is all that a
+process needs to train it, again or anew; `TrialRecord` is built from the journal's events by
+`apply`, the same way while they happen as when they are read again, and is a line of the ledger.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Self
 
-from crnn_search.storage.jsonl import Record
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.storage.checks import check_types, field_types
 
 METRIC = "validation_rmse"
 """What searches minimise: RMSE on the validation sequences."""
 
+DIED, OUT_OF_MEMORY, PREEMPTED = "process died", "out of memory", "node taken away"
+"""Causes of a retry."""
+
+_EVENT_TYPES = {
+    "seconds": "float", "cpus": "float", "gpus": "float", "node": "str", "device": "str",
+    "arithmetic": "str", "train_loss": "float | None", METRIC: "float | None",
+    "failure": "str | None", "checkpoint": "str | None", "cause": "str", "state": "str",
+    "reason": "str | None",
+}  # fmt: skip
+"""Types of the values in an event of a trial."""
+
+
+class TrialState(StrEnum):
+    """Optuna's states, and `INFEASIBLE`: a sampled network that cannot be built and never ran."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+    INFEASIBLE = "INFEASIBLE"
+
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     """What one trial trains.
 
     name: its name in logs, journal and checkpoints, unique in a run. number: its place in a stage.
-    config: flat configuration. seed: of weights, sequences and dropout.
-    epochs: the full budget. grace_epochs: a diverged network is let go on until then.
+    seed: of weights, sequences and dropout.
+    epochs: the full budget. grace_epochs: divergence is not checked before this epoch.
     epoch_sequences: training sequences of an epoch. max_digits: length of the longest sequence.
+    arithmetic: the same for all trials of a run.
     all_images: train on all 60,000 training images, without validation.
     gpus: share of a GPU, if it is another than the stage's, since that was too little.
     """
 
     name: str
     number: int
-    config: dict[str, Any]
+    config: TrialConfig
     seed: int
     epochs: int
     grace_epochs: int
     epoch_sequences: int
     max_digits: int
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
     all_images: bool = False
     gpus: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The job as Ray Tune and the journal carry it: a plain mapping."""
-        return asdict(self)
+        """The trial as Ray Tune, the journal and checkpoints carry it: a plain mapping."""
+        return asdict(self) | {"config": self.config.to_dict()}
 
-    def trains_as(self, other: Job) -> bool:
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The trial that `to_dict` gave.
+
+        Raises:
+            ConfigError: a hyperparameter is unknown or out of range.
+            KeyError, TypeError: a field is missing, unknown or of another type.
+        """
+        config = TrialConfig.from_dict(values["config"])
+        arithmetic = Arithmetic(**values["arithmetic"])
+        check_types(values, field_types(cls))
+        return cls(**{**values, "config": config, "arithmetic": arithmetic})
+
+    def same_training(self, other: Trial) -> bool:
         """Whether both train the same network in the same way, on whatever share of a GPU."""
         return replace(self, number=0, gpus=None) == replace(other, number=0, gpus=None)
 
 
-DIED, OUT_OF_MEMORY, PREEMPTED = "process died", "out of memory", "node taken away"
-"""Causes of an `again` event."""
-
-
 @dataclass
-class JobRecord:
-    """What became of one job.
+class TrialRecord:
+    """What is known of one trial.
 
-    values: validation RMSE by epoch, None where it was no number. losses: training loss by epoch.
-    state: COMPLETE, PRUNED or FAIL, empty while it runs. failure: why it must end, or None.
+    validation_rmse, train_loss: by epoch, the first epoch first; None where it was not finite.
+    failure: why it must end, or None. state: how it ended. reason: why it was stopped or failed.
     seconds: of training, restarts included; core_seconds, gpu_seconds: times what it held.
-    checkpoint: of its last sound epoch, relative to the run's folder. again: causes of restarts.
+    node, device: where it trained last. arithmetics: those it was trained in, as they came; one,
+    unless a node could not compute in that of the run.
+    checkpoint: of its last valid epoch, relative to the run's folder. retries: their causes.
     """
 
-    job: Job
-    values: list[float | None] = field(default_factory=list)
-    losses: list[float | None] = field(default_factory=list)
+    trial: Trial
+    validation_rmse: list[float | None] = field(default_factory=list)
+    train_loss: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
     core_seconds: float = 0.0
     gpu_seconds: float = 0.0
     node: str = ""
     device: str = ""
+    arithmetics: list[str] = field(default_factory=list)
     checkpoint: str | None = None
     failure: str | None = None
-    state: str = ""
+    state: TrialState = TrialState.RUNNING
     reason: str | None = None
-    again: list[str] = field(default_factory=list)
+    retries: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return self.state != TrialState.RUNNING
 
     @property
     def epochs(self) -> int:
-        """Epochs that are known of it."""
-        return len(self.losses)
+        """Epochs that were trained."""
+        return len(self.train_loss)
 
     @property
-    def sound_epochs(self) -> int:
+    def saved_epochs(self) -> int:
         """Epochs whose state was saved: all, but for one that failed."""
         return self.epochs - (self.failure is not None)
 
     @property
-    def last(self) -> float:
-        """Its last validation RMSE.
+    def last_rmse(self) -> float | None:
+        """Its last validation RMSE; None if there is none or it was not finite."""
+        return self.validation_rmse[-1] if self.validation_rmse else None
+
+    @property
+    def final_rmse(self) -> float:
+        """Its last validation RMSE, of a trial that has one.
 
         Raises:
-            ValueError: it has none that is a number.
+            ValueError: there is none, or it was not finite.
         """
-        if not self.values or self.values[-1] is None:
-            raise ValueError(f"{self.job.name} has no last value")
-        return self.values[-1]
+        if self.last_rmse is None:
+            raise ValueError(f"{self.trial.name} has no finite last validation RMSE")
+        return self.last_rmse
 
-    def apply(self, event: Record) -> None:
-        """Take in an event of this job; one of an epoch that is known already counts as `spent`."""
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Update the record by an event of this trial: epoch, spent, retry or ended.
+
+        Raises:
+            ConfigError: the trial of a retry has a hyperparameter that is unknown or out of range.
+            KeyError, TypeError, ValueError: the event lacks a key, or a value is not valid.
+        """
+        check_types(event, _EVENT_TYPES)
         kind = event["event"]
         if kind in {"epoch", "spent"}:
             self.seconds += event["seconds"]
             self.core_seconds += event["seconds"] * event["cpus"]
             self.gpu_seconds += event["seconds"] * event["gpus"]
             self.node, self.device = event["node"], event["device"]
+            if event["arithmetic"] not in self.arithmetics:
+                self.arithmetics.append(event["arithmetic"])
         if kind == "epoch":
             self.failure = event["failure"]
-            self.losses.append(event["loss"])
-            if "value" in event:
-                self.values.append(event["value"])
+            self.train_loss.append(event["train_loss"])
+            if METRIC in event:
+                self.validation_rmse.append(event[METRIC])
             self.checkpoint = event["checkpoint"] or self.checkpoint
-        elif kind == "again":
-            self.again.append(event["cause"])
-            self.job = Job(**event["job"])
+        elif kind == "retry":
+            self.retries.append(event["cause"])
+            self.trial = Trial.from_dict(event["trial"])
         elif kind == "ended":
-            self.state, self.reason = event["state"], event["reason"]
+            self.state, self.reason = TrialState(event["state"]), event["reason"]
 
-    def ledger_line(self) -> Record:
-        """The record as the ledger keeps it."""
-        return {
-            "number": self.job.number,
-            "state": self.state,
-            "reason": self.reason,
-            "config": self.job.config,
-            "values": self.values,
-            "node": self.node,
-            "device": self.device,
-            "seconds": round(self.seconds, 3),
-            "core_seconds": round(self.core_seconds, 3),
-            "gpu_seconds": round(self.gpu_seconds, 3),
-            "seed": self.job.seed,
-            "checkpoint": self.checkpoint,
-        }
+    def to_dict(self) -> dict[str, Any]:
+        """A line of the ledger: the trial's own fields and these, in one flat mapping."""
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "trial"}
+        for key in ("seconds", "core_seconds", "gpu_seconds"):
+            own[key] = round(own[key], 3)
+        return self.trial.to_dict() | own
+
+    @classmethod
+    def from_dict(cls, line: Mapping[str, Any]) -> Self:
+        """The record that `to_dict` gave. Raises as `Trial.from_dict`, and ValueError."""
+        own = {item.name: line[item.name] for item in fields(cls) if item.name != "trial"}
+        check_types(own, field_types(cls))
+        trial = Trial.from_dict({k: v for k, v in line.items() if k not in own})
+        return cls(**{**own, "trial": trial, "state": TrialState(line["state"])})
+
+
+@dataclass(frozen=True)
+class InfeasibleTrial:
+    """A sampled configuration whose network cannot be built: it takes a number, but never runs.
+
+    config: what was sampled, flat. reason: what cannot be built.
+    """
+
+    number: int
+    config: dict[str, Any]
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """A line of the ledger."""
+        return {"state": TrialState.INFEASIBLE, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, line: Mapping[str, Any]) -> Self:
+        """The trial that `to_dict` gave.
+
+        Raises:
+            KeyError, TypeError: a field is missing or of another type.
+        """
+        own = {item.name: line[item.name] for item in fields(cls)}
+        check_types(own, field_types(cls))
+        return cls(**own)
 
 
 def trial_name(number: int) -> str:
@@ -136,11 +221,6 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-def _infeasible_job(line: Record) -> Job:
-    """A job that never was: that of a sampled network that cannot be built."""
-    return Job(trial_name(line["number"]), line["number"], line["config"], 0, 0, 0, 0, 0)
-
-
 def finite(value: float | None) -> float | None:
-    """A number as JSON may hold it: None if it is none."""
+    """A number as JSON may hold it: None for NaN and infinities."""
     return value if value is not None and math.isfinite(value) else None

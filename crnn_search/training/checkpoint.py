@@ -1,16 +1,14 @@
 """Files of tensors: a training's checkpoint and a model, both safetensors, neither with pickle.
 
-A file is whole or absent. All that is not a tensor stands as JSON in the file's own header, beside
-a checksum of the tensors. A `CheckpointFolder` holds the few checkpoints of one job.
+A file is complete or absent. What is not a tensor is stored as JSON in the file's own header.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,22 +16,34 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crnn_search.errors import ConfigError, ModelFileError
-from crnn_search.hyperparameters import TrialConfig
-from crnn_search.storage.files import whole_or_absent
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.storage.files import atomic_write
 from crnn_search.training import engine
 from crnn_search.training.engine import TrainState
 from crnn_search.training.model import CRNN
 
-T = TypeVar("T")
-
-CHECKPOINT_FORMAT = "crnn-search checkpoint 2"
-MODEL_FORMAT = "crnn-search model 2"
+CHECKPOINT_FORMAT = "crnn-search checkpoint 3"
+MODEL_FORMAT = "crnn-search model 3"
 
 
-def save_state(path: Path, state: TrainState, history: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Write all that `load_state` needs to go on with a training.
+class Checkpoint(NamedTuple):
+    """What `save_state` was given: the training, its trial, and its epochs' metrics."""
 
-    history: what each of its epochs gave, numbers only.
+    state: TrainState
+    trial: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+def save_state(
+    path: Path,
+    state: TrainState,
+    trial: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write all that `load_state` needs to continue a training.
+
+    trial: what identifies the training, such as `Trial.to_dict()`. history: the metrics of each of
+    its epochs. Both as JSON holds them.
     """
     optimizer = state.optimizer.state_dict()["state"]
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
@@ -45,20 +55,30 @@ def save_state(path: Path, state: TrainState, history: Sequence[Mapping[str, Any
         "seed": state.seed,
         "epoch": state.epoch,
         "epochs": state.epochs,
+        "trial": dict(trial),
         "history": list(history),
     }
     _save(path, CHECKPOINT_FORMAT, header, tensors)
 
 
-def load_state(path: Path, device: torch.device) -> tuple[TrainState, list[dict[str, Any]]]:
-    """The training that `save_state` wrote, on `device`, and its history.
+def load_state(
+    path: Path,
+    device: torch.device,
+    arithmetic: Arithmetic = Arithmetic(),  # noqa: B008  (frozen)
+) -> Checkpoint:
+    """The training that `save_state` wrote, on `device`, to be continued in `arithmetic`.
 
     Raises:
-        ModelFileError: the file is missing, truncated, altered or of another kind.
+        ModelFileError: the file is missing, truncated or of another format.
     """
     header, tensors = _load(path, CHECKPOINT_FORMAT)
-    config = _config(path, header)
-    state = engine.start(config, seed=header["seed"], epochs=header["epochs"], device=device)
+    state = engine.start(
+        _config(path, header),
+        seed=header["seed"],
+        epochs=header["epochs"],
+        device=device,
+        arithmetic=arithmetic,
+    )
     state.epoch = header["epoch"]
     _load_weights(path, state.model, _under("model.", tensors))
     values: dict[int, dict[str, Tensor]] = {}
@@ -69,22 +89,22 @@ def load_state(path: Path, device: torch.device) -> tuple[TrainState, list[dict[
         {"state": values, "param_groups": state.optimizer.state_dict()["param_groups"]}
     )
     _match_layouts(state.optimizer)
-    return state, header["history"]
+    return Checkpoint(state, header["trial"], header["history"])
 
 
 def save_model(path: Path, model: CRNN, config: TrialConfig, info: dict[str, Any]) -> None:
-    """Write a trained network with the configuration it was trained with.
+    """Write a trained network with its configuration.
 
-    info: whatever else JSON holds; `load_model` gives it back.
+    info: anything that JSON holds; `load_model` returns it.
     """
     _save(path, MODEL_FORMAT, {"config": config.to_dict(), "info": info}, model.state_dict())
 
 
 def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
-    """A network in evaluation mode on the CPU, its configuration and its info.
+    """A float32 network in evaluation mode on the CPU, its configuration and its info.
 
     Raises:
-        ModelFileError: the file is missing, truncated, altered or of another kind.
+        ModelFileError: the file is missing, truncated or of another format.
     """
     header, tensors = _load(path, MODEL_FORMAT)
     config = _config(path, header)
@@ -94,11 +114,11 @@ def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
 
 
 def _save(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    # Safetensors stores what lies in memory: channels_last weights must be made contiguous first.
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata = {"format": kind, "header": json.dumps(header), "crc32": _checksum(plain)}
-    with whole_or_absent(path) as temporary:
-        save_file(plain, temporary, metadata=metadata)
+    # Safetensors writes memory as it is: channels_last weights must be made contiguous first.
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"format": kind, "header": json.dumps(header)}
+    with atomic_write(path) as temporary:
+        save_file(contiguous, temporary, metadata=metadata)
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -107,33 +127,23 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
                 raise ModelFileError(
-                    f"{path} is no file of the kind {kind!r}: it says {metadata.get('format')!r}"
+                    f"the format of {path} must be {kind!r}, got {metadata.get('format')!r}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if metadata["crc32"] != _checksum(tensors):
-                raise ValueError("its checksum is wrong")
             return json.loads(metadata["header"]), tensors
     except FileNotFoundError as error:
         raise ModelFileError(f"{path} does not exist") from error
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ModelFileError(
-            f"{path} is truncated, altered or no safetensors file: {error}"
+            f"{path} is truncated, altered or not a safetensors file: {error}"
         ) from error
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Of names and contents, in the order of the names."""
-    value = 0
-    for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].numpy().tobytes(), zlib.crc32(name.encode(), value))
-    return f"{value:08x}"
 
 
 def _config(path: Path, header: dict[str, Any]) -> TrialConfig:
     try:
         return TrialConfig.from_dict(header["config"])
     except (ConfigError, KeyError) as error:
-        raise ModelFileError(f"{path} has a configuration that is not valid: {error}") from error
+        raise ModelFileError(f"{path} has an invalid configuration: {error}") from error
 
 
 def _load_weights(path: Path, model: CRNN, weights: dict[str, Tensor]) -> None:
@@ -148,8 +158,8 @@ def _load_weights(path: Path, model: CRNN, weights: dict[str, Tensor]) -> None:
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
     """Give loaded moments their parameters' memory layout.
 
-    A fused optimizer walks both in memory order: beside a channels_last weight a contiguous moment
-    would be read in the wrong order, without an error.
+    A fused optimizer reads both in memory order: it would misread contiguous moments of a
+    channels_last weight, without an error.
     """
     for parameter, values in optimizer.state.items():
         for name, value in values.items():

@@ -1,16 +1,13 @@
-"""Training: `train` is a generator that yields one `EpochMetrics` per epoch.
+"""Training: `start` makes a `TrainState`, `train_epoch` trains it for one epoch.
 
-The one mutable thing is the `TrainState` that the caller makes with `start` and hands over; between
-two epochs it is whole and may be saved. Every random draw of an epoch comes from (seed, epoch), so
-a state that was saved and loaded goes on exactly as if it had never stopped.
-
-Shapes: `B` sequences of a batch, `N` its real images, `S` sequences of a table, `D` features.
+The `TrainState` is the one mutable object; between two epochs it is complete and can be saved. All
+random draws of an epoch derive from (seed, epoch), so a state that was saved and loaded continues
+exactly as if training had never stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Iterator
@@ -21,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crnn_search.data.sequences import Batch, Digits, SequenceTable, derive_seed, training_table
-from crnn_search.hyperparameters import TrialConfig
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.kernels import native
+from crnn_search.kernels.accelerate import accelerate
 from crnn_search.training import memory, optimizers
-from crnn_search.training.cuda_graphs import Step, Steps
-from crnn_search.training.forward import _add_up, _encode, _project, resolve_precision
+from crnn_search.training.augment import augment
+from crnn_search.training.cuda_graphs import GraphedStep, Step
 from crnn_search.training.metrics import EpochMetrics, exact_sum_rate, rmse
 from crnn_search.training.model import CRNN
-from crnn_search.training.optimizers import learning_rate_at
 from crnn_search.training.predict import predict
 
 
@@ -38,7 +35,7 @@ class TrainingData:
 
     digits: images and labels, on the training device.
     pool: indices of the images that training sequences are drawn from, int64 `(P,)`, on the CPU.
-    validation: the fixed table that every epoch is measured on, or None.
+    validation: the fixed table that every epoch is validated on, or None.
     epoch_sequences: training sequences of an epoch.
     max_digits: length of the task's longest sequence.
     """
@@ -54,7 +51,8 @@ class TrainingData:
 class TrainState:
     """All that changes during a training; `epoch` epochs of `epochs` are done.
 
-    steps: captured steps, on a GPU. They are no part of what is saved.
+    arithmetic: what the model really computes in. kernels_problem: why compiled kernels were
+    requested but are not used, or None. graphed: the captured step, on CUDA; it is not saved.
     """
 
     config: TrialConfig
@@ -62,58 +60,64 @@ class TrainState:
     epochs: int
     model: CRNN
     optimizer: torch.optim.Optimizer
+    arithmetic: Arithmetic
     epoch: int = 0
-    steps: Steps | None = field(default=None, repr=False, compare=False)
+    kernels_problem: str | None = None
+    graphed: GraphedStep | None = field(default=None, repr=False, compare=False)
 
     @property
     def note(self) -> str | None:
-        """What should be known of how it was trained."""
-        if self.steps:
-            return self.steps.note
-        if next(self.model.parameters()).device.type == "cpu" and native.problem():
-            return f"training on PyTorch's own layers, which are slower: {native.problem()}"
-        return None
+        """Why this training is slower than requested, or None."""
+        if self.kernels_problem is not None:
+            return f"training without compiled kernels, which is slower: {self.kernels_problem}"
+        return self.graphed.note if self.graphed else None
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` is CUDA, else MPS, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def start(
+    config: TrialConfig,
+    *,
+    seed: int,
+    epochs: int,
+    device: torch.device,
+    arithmetic: Arithmetic = Arithmetic(),  # noqa: B008  (frozen)
+) -> TrainState:
+    """A new model and optimizer. The same `seed` gives the same weights on every device.
 
-
-def start(config: TrialConfig, *, seed: int, epochs: int, device: torch.device) -> TrainState:
-    """A fresh network and optimizer. The same `seed` gives the same weights on every device."""
+    arithmetic: compiled kernels are used on a CPU that can compile them, and only there.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("weights", seed))
-        model = CRNN(config.model)
+        model = CRNN(config.model, arithmetic.precision)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainState(config, seed, epochs, model, optimizers.make(config.training, model, device))
+    problem = None
+    used = dataclasses.replace(arithmetic, cpu_kernels=False)
+    if arithmetic.cpu_kernels and device.type == "cpu":
+        problem = native.problem()
+        if problem is None:
+            accelerate(model)
+            used = arithmetic
+    optimizer = optimizers.make(config.training, model, device)
+    return TrainState(config, seed, epochs, model, optimizer, used, kernels_problem=problem)
 
 
-def train(state: TrainState, data: TrainingData) -> Iterator[EpochMetrics]:
-    """Train from `state.epoch` to `state.epochs`, yielding after each epoch; changes `state`.
+def train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
+    """Train one epoch and validate; changes `state`.
 
     Only training sequences are limited by the configuration's `max_sequence_length`.
     """
-    while state.epoch < state.epochs:
-        # Numbers near zero that a CPU computes a hundred times slower; RMSprop's averages fade to
-        # them. The setting is the whole process's, so it is taken back before anyone else computes.
-        torch.set_flush_denormal(True)
-        try:
-            metrics = _train_epoch(state, data)
-        finally:
-            torch.set_flush_denormal(False)
-        yield metrics
+    # A CPU computes denormal numbers a hundred times more slowly, and RMSprop's averages decay to
+    # them. The setting is the whole process's, so it is reset after the epoch.
+    torch.set_flush_denormal(True)
+    try:
+        return _train_epoch(state, data)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
     started = time.perf_counter()
-    spec, device = state.config.training, data.digits.images.device
     labels = data.digits.labels.cpu()
-    longest = min(spec.max_sequence_length, data.max_digits)
+    longest = min(state.config.training.max_sequence_length, data.max_digits)
     table = training_table(
         data.pool, labels, data.epoch_sequences, longest, state.seed, state.epoch
     )
@@ -122,8 +126,7 @@ def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
     state.epoch += 1
     validation_rmse = exact = None
     if data.validation is not None:
-        precision = resolve_precision(spec.precision, device)
-        predictions = predict(state.model, data.digits, data.validation, precision=precision)
+        predictions = predict(state.model, data.digits, data.validation)
         validation_rmse = rmse(predictions, data.validation.sums)
         exact = exact_sum_rate(predictions, data.validation.sums)
     return EpochMetrics(
@@ -133,69 +136,63 @@ def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
         exact_sum_rate=exact,
         sequences_per_s=len(table) / (trained - started),
         learning_rate=float(state.optimizer.param_groups[0]["lr"]),
-        peak_memory_mb=memory.peak_mb(device),
+        peak_memory_mb=memory.peak_mb(data.digits.images.device),
         seconds=time.perf_counter() - started,
     )
 
 
 def _train_table(state: TrainState, digits: Digits, table: SequenceTable) -> float:
-    """One pass over a table; returns the mean squared error that training saw."""
+    """One pass over a table. Returns the mean squared error of its training steps."""
     spec, device = state.config.training, digits.images.device
-    step = _step_of(state, digits, resolve_precision(spec.precision, device))
+    step = _make_step(state, digits)
     count = math.ceil(len(table) / spec.batch_size)
     total = torch.zeros((), device=device)
     state.model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed("steps", state.seed, state.epoch))
-        for number, batch in enumerate(_on_device(table.batches(spec.batch_size), device)):
+        for number, batch in enumerate(_to_device(table.batches(spec.batch_size), device)):
             progress = (state.epoch + number / count) / state.epochs
-            optimizers.set_rate(state.optimizer, learning_rate_at(spec, progress))
+            lr = optimizers.learning_rate_at(spec, progress)
+            optimizers.set_learning_rate(state.optimizer, lr)
             loss = step(batch.images, batch.targets, batch.batch_sizes)
             total += loss * len(batch.targets)
     return total.item() / len(table)
 
 
-def _step_of(state: TrainState, digits: Digits, precision: str) -> Step:
-    """The function that trains on a batch: captured as CUDA graphs where there is CUDA.
+def _make_step(state: TrainState, digits: Digits) -> Step:
+    """The function that trains on one batch; on CUDA it is captured as graphs."""
 
-    cuDNN's GRU copies lengths from the host, which cannot be captured; ours can.
-    """
-
-    def step(own_gru: bool, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-        spec, model = state.config.training, state.model
-        features = _encode(
-            model, digits.images.index_select(0, images), precision, spec.augmentation
-        )
-        rows = _project(model, features, precision, own_gru)
-        loss = F.mse_loss(_add_up(model, rows, batch_sizes, own_gru), targets)
-        optimizers.clear(state.optimizer)
+    def step(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
+        spec = state.config.training
+        pixels = digits.images.index_select(0, images)
+        if spec.augmentation:
+            pixels = augment(pixels, spec.augmentation)
+        loss = F.mse_loss(state.model(pixels, batch_sizes), targets)
+        state.optimizer.zero_grad()
         loss.backward()
         optimizers.step(state.optimizer, spec.gradient_clip)
         return loss.detach()
 
-    on_cpu = digits.images.device.type == "cpu"
-    eager = functools.partial(step, on_cpu)
     if digits.images.device.type != "cuda":
-        return eager
-    if state.steps is None:
-        captured = functools.partial(step, True)
-        state.steps = Steps(state.model, state.optimizer, captured, eager)
-    return state.steps
+        return step
+    if state.graphed is None:
+        state.graphed = GraphedStep(state.model, state.optimizer, step)
+    return state.graphed
 
 
-def _on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches of an epoch, brought to a device at once: nothing waits for a copy later."""
+def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches of an epoch on a device, copied all at once so that no step waits for a copy."""
     if device.type == "cpu":
         yield from batches
         return
-    held = list(batches)
-    images = torch.cat([batch.images for batch in held]).to(device)
-    targets = torch.cat([batch.targets for batch in held]).to(device)
+    epoch = list(batches)
+    images = torch.cat([batch.images for batch in epoch]).to(device)
+    targets = torch.cat([batch.targets for batch in epoch]).to(device)
     parts = zip(
-        held,
-        images.split([len(batch.images) for batch in held]),
-        targets.split([len(batch.targets) for batch in held]),
+        epoch,
+        images.split([len(batch.images) for batch in epoch]),
+        targets.split([len(batch.targets) for batch in epoch]),
         strict=True,
     )
-    for batch, own_images, own_targets in parts:
-        yield dataclasses.replace(batch, images=own_images, targets=own_targets)
+    for batch, batch_images, batch_targets in parts:
+        yield dataclasses.replace(batch, images=batch_images, targets=batch_targets)

@@ -1,15 +1,14 @@
-"""How large a configuration's network is, counted from its spec alone, without PyTorch."""
+"""The size of a configuration's network, computed from its spec alone, without PyTorch."""
 
 from __future__ import annotations
 
 from crnn_search.hyperparameters import IMAGE_SIZE, ModelSpec
 
-BYTES = 4
-"""Of a float32 number."""
+FLOAT32_BYTES = 4
 
 
 def parameter_count(spec: ModelSpec) -> int:
-    """How many trainable numbers the network has; PyTorch's GRU has two bias vectors."""
+    """Number of trainable parameters; PyTorch's GRU has two bias vectors."""
     count, inputs = 0, 1
     for width, kernel, _ in spec.layers():
         count += inputs * width * kernel**2 + (2 * width if spec.batch_norm else width)
@@ -25,11 +24,12 @@ def parameter_count(spec: ModelSpec) -> int:
 
 
 def peak_memory_mb(spec: ModelSpec, batch_size: int, max_length: int) -> float:
-    """A rough upper estimate, in MB, of what a training step holds.
+    """A rough upper estimate, in MB, of the memory of a training step.
 
-    Counts weights four times (gradient and two optimizer moments) and every activation twice
-    (itself and its gradient), all in float32, for a batch of sequences of `max_length` images.
-    Code and libraries come on top: about 500 MB on a CPU, a CUDA context on a GPU.
+    Counts weights four times (themselves, their gradients and two optimizer moments) and every
+    activation twice (itself and its gradient), all in float32, for a batch of sequences of
+    `max_length` images. Code and libraries come on top: about 500 MB on a CPU, a CUDA context on a
+    GPU.
     """
     pixels, size, per_image = IMAGE_SIZE**2, IMAGE_SIZE, 0
     for width, kernel, pool in spec.layers():
@@ -39,4 +39,4 @@ def peak_memory_mb(spec: ModelSpec, batch_size: int, max_length: int) -> float:
         per_image += 2 * width * size**2
     per_image += pixels + spec.embedding + 4 * sum(spec.gru_sizes)
     images = batch_size * max_length
-    return BYTES * (4 * parameter_count(spec) + 2 * images * per_image) / 1e6
+    return FLOAT32_BYTES * (4 * parameter_count(spec) + 2 * images * per_image) / 1e6

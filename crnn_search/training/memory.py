@@ -1,4 +1,4 @@
-"""What a process that trains holds: the memory it freed, a share of a GPU at most, its peak."""
+"""Memory of a training process: kept after it is freed, limited on a GPU, measured."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 2**30
 
 GPU_CONTEXT_MB = 600.0
-"""What CUDA itself and its libraries take on a GPU in each process, beside PyTorch's memory."""
+"""What CUDA and its libraries allocate on a GPU for each process, besides PyTorch's memory."""
 
 MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108  (NVIDIA's default)
 
 
 def keep_freed() -> bool:
-    """Have the process keep large blocks that are freed; whether its C library can.
+    """Let the process keep large blocks that are freed. Returns whether its C library can.
 
-    A training step frees and takes the same blocks again; taken anew from the kernel, each page
-    costs a fault, 3 to 10 % of a step of a large network on a CPU (`docs/experiments.md`).
+    A training step frees and allocates the same blocks again; from the kernel, each page would cost
+    a fault, 3 to 10 % of a step of a large network on a CPU (`docs/experiments.md`).
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -33,9 +33,9 @@ def keep_freed() -> bool:
 
 
 def limit_to(share: float, device: torch.device) -> None:
-    """Keep this process within its share of a GPU; more is an out-of-memory error of its own.
+    """Limit this process to its share of a GPU; beyond that it gets an out-of-memory error.
 
-    So a trial that grows cannot starve its neighbours. Nothing on another device.
+    So a growing trial cannot starve its neighbours. No effect on other devices.
     """
     if device.type == "cuda" and 0 < share < 1:
         total_mb = torch.cuda.get_device_properties(device).total_memory / 1e6
@@ -43,25 +43,25 @@ def limit_to(share: float, device: torch.device) -> None:
 
 
 def own_share(share: float, total_mb: float) -> float:
-    """What of a share is left for PyTorch's memory: at least half of it."""
+    """The part of a share that is left for PyTorch's memory: at least half of the share."""
     return max(share - GPU_CONTEXT_MB / total_mb, share / 2)
 
 
 def mps_runs() -> bool:
-    """Whether NVIDIA's Multi-Process Service waits for this node's processes."""
+    """Whether NVIDIA's Multi-Process Service is running on this node."""
     folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", MPS_FOLDER)
     return (Path(folder) / "control").exists()
 
 
 def reserved_mb(device: torch.device) -> float:
-    """Most that this process took of a GPU for PyTorch, used or not; elsewhere its peak."""
+    """Peak of the GPU memory that PyTorch reserved, used or not; on other devices `peak_mb`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e6
     return peak_mb(device)
 
 
 def peak_mb(device: torch.device) -> float:
-    """Peak memory of this process, on the device that trains."""
+    """Peak memory of this process on `device`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024

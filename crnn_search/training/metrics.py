@@ -1,4 +1,4 @@
-"""What an epoch gave."""
+"""Metrics of one epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch gave. Losses and RMSE are of sums; validation is missing without a table."""
+    """Metrics of one epoch. Loss and RMSE are of sums; those of validation are None without it."""
 
     epoch: int
     train_loss: float
@@ -28,10 +28,10 @@ class EpochMetrics:
 
 
 def rmse(predictions: Tensor, sums: Tensor) -> float:
-    """Root of the mean squared error; not a number if a prediction is none."""
+    """Root of the mean squared error of predictions `(S,)`; NaN propagates."""
     return math.sqrt((predictions.double() - sums.double()).square().mean().item())
 
 
 def exact_sum_rate(predictions: Tensor, sums: Tensor) -> float:
-    """Share of the predictions that round to the true sum."""
+    """Share of the predictions `(S,)` that round to the true sum."""
     return (predictions.round() == sums).double().mean().item()

@@ -1,85 +1,103 @@
-"""The CNN-GRU: a convolutional encoder of single images, GRUs over time, one number out.
+"""The CNN-GRU: a convolutional encoder of single images, GRUs over time, one number per sequence.
 
 Shapes: `B` sequences, `T` time steps, `N` real images of a batch (no padding), `D` features of an
-encoded image, `H` width of the last GRU. Packed order is explained in `data`.
+encoded image, `H` hidden size of the first GRU. `data.sequences` explains packed batches.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from crnn_search.hyperparameters import ModelSpec
+from crnn_search.training.gru import PackedGRU
 
 
 class CRNN(nn.Module):
-    """Predicts the sum of a sequence of digits.
+    """Predicts the sum of a sequence of digits; trains, evaluates and exports.
 
-    `encode` and `add_up` are its two halves; training and evaluation call them apart, so that each
-    image is encoded once however many sequences it is in.
+    `forward` is `decode(encode(images))`. Evaluation calls the halves separately, so that it
+    encodes each image once, in however many sequences it occurs.
+
+    precision: dtype of convolutions and input products; parameters and the rest are float32.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(
+        self, spec: ModelSpec, precision: Literal["float32", "bfloat16"] = "float32"
+    ) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = _encoder(spec)
+        self.precision = precision
+        self.encoder: nn.Module = Encoder(spec)
         self.feature_size = spec.embedding or spec.conv_channels[-1] * spec.feature_map_size() ** 2
         widths = (self.feature_size, *spec.gru_sizes)
-        self.grus = nn.ModuleList(map(nn.GRU, widths[:-1], widths[1:]))
+        self.grus = nn.ModuleList(map(PackedGRU, widths[:-1], widths[1:]))
         self.dropout = nn.Dropout(spec.dropout)
         self.output = nn.Linear(widths[-1], 1)
 
+    def forward(self, images: Tensor, batch_sizes: Tensor) -> Tensor:
+        """Images of a packed batch, `(N, 28, 28)`, to predicted sums, float32 `(B,)`.
+
+        See `encode` for the images and `decode` for the batch sizes and the order of the sums.
+        """
+        return self.decode(self.encode(images), batch_sizes)
+
     def encode(self, images: Tensor) -> Tensor:
-        """Images in [0, 1], float `(N, 1, 28, 28)`, to features `(N, D)`."""
-        features: Tensor = self.encoder(images)
-        return features
+        """Images to the part of the first GRU's gates that depends on them alone.
 
-    def add_up(self, features: Tensor, batch_sizes: Tensor) -> Tensor:
-        """Features of a packed batch, `(N, D)`, to predicted sums, float32 `(B,)`.
-
-        batch_sizes: sequences alive at each time step, int64 `(T,)`, on the CPU.
+        images: uint8 `(N, 28, 28)`, or float `(N, 28, 28)` in [0, 1]. Returns float32 `(N, 3H)`.
         """
-        last = features
-        for gru in self.grus:
-            packed, last = gru(PackedSequence(features, batch_sizes))
-            features = packed.data
-        sums: Tensor = self.output(self.dropout(last[-1])).squeeze(1)
-        return sums.float()
+        kind, reduced = images.device.type, self.precision == "bfloat16"
+        with torch.autocast(kind, torch.bfloat16, enabled=reduced):
+            gates: Tensor = self.grus[0].project(self.encoder(images))  # type: ignore[operator]
+        return gates.float()
 
-    def forward(self, images: Tensor, lengths: Tensor) -> Tensor:
-        """Predict sums, float32 `(B,)`, encoding only the real images.
+    def decode(self, gates: Tensor, batch_sizes: Tensor) -> Tensor:
+        """What `encode` returned, in packed order, to sums, float32 `(B,)`, longest sequence first.
 
-        images: float `(B, T, 1, 28, 28)` in [0, 1]; what lies at or beyond a length has no effect.
-        lengths: int64 `(B,)`, each from 1 to `T`.
+        gates: float32 `(N, 3H)`. batch_sizes: sequences that are active at each time step, int64
+        `(T,)`, on the CPU.
         """
-        falling, order = lengths.sort(descending=True, stable=True)
-        steps = torch.arange(int(falling[0]), device=lengths.device)
-        alive = steps[:, None] < falling[None, :]  # (T, B)
-        real = images[order, : len(steps)].transpose(0, 1)[alive]
-        sums = self.add_up(self.encode(real), alive.sum(1).cpu())
-        return torch.empty_like(sums).index_copy(0, order, sums)
+        first, *deeper = self.grus
+        states, last = first.recur(gates, batch_sizes)  # type: ignore[operator]
+        for gru in deeper:
+            states, last = gru.recur(gru.project(states), batch_sizes)  # type: ignore[operator]
+        sums: Tensor = self.output(self.dropout(last)).squeeze(1)
+        return sums
 
 
-def _encoder(spec: ModelSpec) -> nn.Sequential:
+class Encoder(nn.Sequential):
     """Convolution, normalisation, pooling and ReLU of each layer, then flat features.
 
-    Pooling stands before ReLU: the two commute, and fewer pixels are left for the second.
+    Pooling comes before ReLU: the two commute, and ReLU then has fewer pixels.
     """
-    layers: list[nn.Module] = []
-    inputs = 1
-    for width, kernel, pool in spec.layers():
-        layers.append(
-            nn.Conv2d(inputs, width, kernel, padding=spec.padding, bias=not spec.batch_norm)
-        )
-        if spec.batch_norm:
-            layers.append(nn.BatchNorm2d(width))
-        if pool > 1:
-            layers.append(nn.MaxPool2d(pool))
-        layers.append(nn.ReLU())
-        inputs = width
-    layers.append(nn.Flatten())
-    if spec.embedding:
-        flat = inputs * spec.feature_map_size() ** 2
-        layers += [nn.Linear(flat, spec.embedding), nn.ReLU()]
-    return nn.Sequential(*layers)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        layers: list[nn.Module] = []
+        channels = 1
+        for width, kernel, pool in spec.layers():
+            layers.append(
+                nn.Conv2d(channels, width, kernel, padding=spec.padding, bias=not spec.batch_norm)
+            )
+            if spec.batch_norm:
+                layers.append(nn.BatchNorm2d(width))
+            if pool > 1:
+                layers.append(nn.MaxPool2d(pool))
+            layers.append(nn.ReLU())
+            channels = width
+        layers.append(nn.Flatten())
+        if spec.embedding:
+            flat = channels * spec.feature_map_size() ** 2
+            layers += [nn.Linear(flat, spec.embedding), nn.ReLU()]
+        super().__init__(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, uint8 `(N, 28, 28)` or float `(N, 28, 28)` in [0, 1], to features `(N, D)`."""
+        pixels = images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last)
+        if images.dtype == torch.uint8:
+            pixels = pixels * (1 / 255)
+        for layer in self:
+            pixels = layer(pixels)
+        return pixels

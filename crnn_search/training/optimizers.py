@@ -1,7 +1,4 @@
-"""Optimizers, and a step of theirs with clipping: PyTorch's, or on a CPU one call of C.
-
-The optimizers are PyTorch's own, moments included, so that checkpoints know nothing of it.
-"""
+"""PyTorch's optimizers with decoupled weight decay, and their learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,84 +10,68 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer, RMSprop
 
 from crnn_search.hyperparameters import TrainingSpec
-from crnn_search.kernels import matrices, native
-
-
-def make(spec: TrainingSpec, model: nn.Module, device: torch.device) -> Optimizer:
-    """The optimizer of a configuration. On CUDA its steps can be captured, its rate is a tensor."""
-    on_cuda = device.type == "cuda"
-    rate: Any = torch.tensor(spec.learning_rate, device=device) if on_cuda else spec.learning_rate
-    shared: dict[str, Any] = {"weight_decay": spec.weight_decay, "capturable": on_cuda}
-    if spec.optimizer == "adamw":
-        return AdamW(model.parameters(), rate, fused=True, **shared)
-    # Keras's defaults, as the demonstration used them: rho 0.9, epsilon 1e-7.
-    return RMSprop(model.parameters(), rate, alpha=0.9, eps=1e-7, **shared)
-
-
-def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """A captured step reads its learning rate from a tensor."""
-    for group in optimizer.param_groups:
-        if torch.is_tensor(group["lr"]):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def clear(optimizer: Optimizer) -> None:
-    """Forget all gradients, without what PyTorch's own does for hooks and profilers."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None
-
-
-def step(optimizer: Optimizer, clip: float) -> None:
-    """Change the weights by their gradients, whose norm is first limited to `clip`; 0 does not."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if _in_c(optimizer, parameters):
-        _step_in_c(optimizer, parameters, clip)
-        return
-    if clip:
-        nn.utils.clip_grad_norm_(parameters, clip)
-    optimizer.step()
-
-
-def _in_c(optimizer: Optimizer, parameters: list[Tensor]) -> bool:
-    """Whether all is on a CPU that has kernels, and in the same order in memory."""
-    return (
-        parameters[0].device.type == "cpu"
-        and native.problem() is None
-        and all(p.grad is not None and p.grad.stride() == p.stride() for p in parameters)
-    )
-
-
-def _step_in_c(optimizer: Optimizer, parameters: list[Tensor], clip: float) -> None:
-    (group,) = optimizer.param_groups
-    states = [optimizer.state[p] or _begin(optimizer, p) for p in parameters]
-    counts = [state["step"] for state in states]
-    torch._foreach_add_(counts, 1)
-    rule = {"rate": group["lr"], "decay": group["weight_decay"], "epsilon": group["eps"]}
-    if isinstance(optimizer, AdamW):
-        (first, second), done = group["betas"], counts[0].item()
-        rule |= {"first": first, "first_bias": 1 - first**done, "second_bias": 1 - second**done}
-        moments = [(state["exp_avg"], state["exp_avg_sq"]) for state in states]
-    else:
-        second = group["alpha"]
-        moments = [(None, state["square_avg"]) for state in states]
-    with torch.no_grad():
-        matrices.update(parameters, moments, matrices.Rule(second=second, clip=clip, **rule))
-
-
-def _begin(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The state that a parameter begins with, as PyTorch makes it."""
-    names = ("exp_avg", "exp_avg_sq") if isinstance(optimizer, AdamW) else ("square_avg",)
-    state = {name: torch.zeros_like(parameter.detach()) for name in names}
-    optimizer.state[parameter] = {"step": torch.zeros(()), **state}
-    found: dict[str, Tensor] = optimizer.state[parameter]
-    return found
-
 
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
+
+
+class RMSpropW(RMSprop):
+    """RMSprop with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
+
+    As in AdamW, a step multiplies each weight by `1 - lr * decay` before it applies the gradients;
+    PyTorch's RMSprop adds the decay to the gradients, so that its averages scale it.
+    """
+
+    def __init__(
+        self, parameters: Any, lr: float | Tensor, *, decay: float, **options: Any
+    ) -> None:
+        super().__init__(parameters, lr, weight_decay=0.0, **options)
+        self._decay = decay
+
+    def step(self, closure: Any = None) -> Any:
+        """Decay the weights, then apply their gradients."""
+        if self._decay:
+            with torch.no_grad():
+                for group in self.param_groups:
+                    factor = 1 - group["lr"] * self._decay
+                    for parameter in group["params"]:
+                        if parameter.grad is not None:
+                            parameter.mul_(factor)
+        return super().step(closure)
+
+
+def make(spec: TrainingSpec, model: nn.Module, device: torch.device) -> Optimizer:
+    """The optimizer of a configuration.
+
+    On CUDA its steps can be captured in a graph, so its learning rate is a tensor.
+    """
+    on_cuda = device.type == "cuda"
+    lr = torch.tensor(spec.learning_rate, device=device) if on_cuda else spec.learning_rate
+    if spec.optimizer == "adamw":
+        return AdamW(
+            model.parameters(), lr, weight_decay=spec.weight_decay, fused=True, capturable=on_cuda
+        )
+    # Keras's defaults, as the demonstration used them: rho 0.9, epsilon 1e-7.
+    return RMSpropW(
+        model.parameters(), lr, decay=spec.weight_decay, alpha=0.9, eps=1e-7, capturable=on_cuda
+    )
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters; in place if it is a tensor."""
+    for group in optimizer.param_groups:
+        if torch.is_tensor(group["lr"]):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def step(optimizer: Optimizer, gradient_clip: float) -> None:
+    """Limit the norm of all gradients to `gradient_clip`, unless that is 0, and apply them."""
+    if gradient_clip:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, gradient_clip)
+    optimizer.step()
 
 
 def learning_rate_at(spec: TrainingSpec, progress: float) -> float:

@@ -6,52 +6,53 @@ import torch
 from torch import Tensor
 
 from crnn_search.data.sequences import Digits, SequenceTable
-from crnn_search.training.forward import _add_up, _encode, _project
 from crnn_search.training.model import CRNN
 
-ENCODING_CHUNK = 512
-"""Images encoded at once in evaluation: small enough to stay in a CPU's cache."""
+ENCODE_CHUNK = 512
+"""Images that are encoded at once: few enough for a CPU's cache."""
+
+DECODE_CHUNK = 1024
+"""Sequences that are decoded at once."""
 
 
-ADDING_CHUNK = 1024
-"""Sequences added up at once in evaluation."""
-
-
-def predict(
-    model: CRNN, digits: Digits, table: SequenceTable, *, precision: str = "float32"
-) -> Tensor:
+def predict(model: CRNN, digits: Digits, table: SequenceTable) -> Tensor:
     """Predicted sums, float32 `(S,)` on the CPU, in the table's order.
 
-    Encodes each distinct image once: images repeat within and between sequences, and a network in
-    evaluation mode gives an image the same features wherever it stands.
+    Runs in evaluation mode, and leaves the model in the mode that it had. Encodes each distinct
+    image once: images repeat within and between sequences.
+
+    digits: on the model's device.
     """
     was_training = model.training
     model.eval()
+    try:
+        with torch.inference_mode():
+            return _predict(model, digits, table)
+    finally:
+        model.train(was_training)
+
+
+def _predict(model: CRNN, digits: Digits, table: SequenceTable) -> Tensor:
     device = digits.images.device
-    on_cpu = device.type == "cpu"
+    distinct, row_of = _distinct_images(table, len(digits.images))
+    gates = torch.cat(
+        [
+            model.encode(digits.images.index_select(0, chunk.to(device)))
+            for chunk in distinct.split(ENCODE_CHUNK)
+        ]
+    )
     sums = torch.empty(len(table))
-    with torch.inference_mode():
-        distinct, place = _distinct_images(table, len(digits.images))
-        gates = torch.cat(
-            [
-                _project(
-                    model,
-                    _encode(model, digits.images.index_select(0, chunk.to(device)), precision),
-                    precision,
-                    on_cpu,
-                )
-                for chunk in distinct.split(ENCODING_CHUNK)
-            ]
-        )
-        for batch in table.batches(ADDING_CHUNK, by_length=True):
-            rows = gates[place[batch.images].to(device)]
-            sums[batch.order] = _add_up(model, rows, batch.batch_sizes, on_cpu).cpu()
-    model.train(was_training)
+    for batch in table.batches(DECODE_CHUNK, by_length=True):
+        rows = gates[row_of[batch.images].to(device)]
+        sums[batch.order] = model.decode(rows, batch.batch_sizes).cpu()
     return sums
 
 
 def _distinct_images(table: SequenceTable, count: int) -> tuple[Tensor, Tensor]:
-    """The images a table uses, sorted, `(U,)`, and of each of `count` images its place there."""
+    """The images that a table uses, sorted, `(U,)`, and for each of `count` images its row there.
+
+    The row of an image that the table does not use has no meaning.
+    """
     steps = torch.arange(table.indices.shape[1])
     used = torch.zeros(count, dtype=torch.bool)
     used[table.indices[steps[None, :] < table.lengths[:, None]].long()] = True

@@ -10,7 +10,8 @@ from typing import Any
 
 from crnn_search.errors import InputError
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage.trial import JobRecord
+from crnn_search.storage.ledger import ranked
+from crnn_search.storage.trial import TrialRecord
 
 _UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _COMPUTE = {"gpuh": "gpu_seconds", "corehours": "core_seconds", "coreh": "core_seconds"}
@@ -25,15 +26,15 @@ class Budget:
     gpu_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As the manifest keeps it."""
+        """As in the manifest."""
         return dict(vars(self))
 
 
 def parse_budget(time: str | None, compute: str | None) -> Budget:
-    """The budget that `--time-budget` and `--compute-budget` state.
+    """The budget of the options `--time-budget` and `--compute-budget`.
 
     Raises:
-        InputError: one of them cannot be read.
+        InputError: one of them is not valid.
     """
     limits: dict[str, float] = {}
     if time is not None:
@@ -42,8 +43,8 @@ def parse_budget(time: str | None, compute: str | None) -> Budget:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", compute.strip().lower())
         if not match or match[2] not in _COMPUTE or not float(match[1]):
             raise InputError(
-                f"--compute-budget must be a number above 0 and gpuh or corehours, as 20gpuh, got "
-                f"{compute!r}"
+                "--compute-budget must be a number above 0 and gpuh or corehours, such as 20gpuh, "
+                f"got {compute!r}"
             )
         limits[_COMPUTE[match[2]]] = float(match[1]) * 3600
     return Budget(**limits)
@@ -55,17 +56,17 @@ def _duration(text: str) -> float:
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not whole or not seconds:
         raise InputError(
-            f"--time-budget must be a time above 0, as 2h, 90min or 1h30min, got {text!r}"
+            f"--time-budget must be a time above 0, such as 2h, 90min or 1h30min, got {text!r}"
         )
     return seconds
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Tells when the search must stop, so that finalists and retraining end within the budget.
+    """When the search must stop, so that finalists and retraining end within the budget.
 
-    elapsed_s: gives the time worked on the run. concurrent: jobs that run at once.
-    before: what had been used, of each kind, when the budget was set.
+    concurrent: trials that run at once. elapsed_s: returns the run's working time so far.
+    before: what the run had used when the budget was set.
     """
 
     budget: Budget
@@ -74,8 +75,8 @@ class Limit:
     elapsed_s: Callable[[], float]
     before: Budget = Budget(0.0, 0.0, 0.0)
 
-    def reached(self, records: Iterable[JobRecord]) -> str | None:
-        """Why no trial of a search may begin or go on, or None."""
+    def reached(self, records: Iterable[TrialRecord]) -> str | None:
+        """Why no trial of the search may start or continue, or None."""
         if self.budget == Budget():
             return None
         trained = [record for record in records if record.epochs]
@@ -91,15 +92,14 @@ class Limit:
                 continue
             if used[name] - getattr(self.before, name) + reserve[name] >= limit:
                 return (
-                    f"{words} of {limit / 3600:.3g} h: {reserve[name] / 3600:.2g} h of it are kept "
-                    "for finalists and retraining"
+                    f"{words} of {limit / 3600:.3g} h: {reserve[name] / 3600:.2g} h of it are "
+                    "reserved for finalists and retraining"
                 )
         return None
 
-    def reserve(self, trained: list[JobRecord]) -> dict[str, float]:
+    def reserve(self, trained: list[TrialRecord]) -> dict[str, float]:
         """What finalists and retraining will take, at the pace of the best trials so far."""
-        best = sorted(trained, key=lambda r: (-r.epochs, r.values[-1] or math.inf))
-        best = best[: self.space.retrain.finalists]
+        best = ranked(trained)[: self.space.retrain.finalists]
         reserve = dict.fromkeys(_WORDS, 0.0)
         if not best:
             return reserve
@@ -109,10 +109,10 @@ class Limit:
             (repeats, search.max_epochs * search.epoch_sequences),
             (2 * retrain.seeds, retrain.epochs * retrain.epoch_sequences),
         )
-        for jobs, sequences in stages:
+        for trials, sequences in stages:
             for name in ("core_seconds", "gpu_seconds"):
-                reserve[name] += jobs * sequences * _pace(best, name, search.epoch_sequences)
-            waves = math.ceil(jobs / self.concurrent)
+                reserve[name] += trials * sequences * _pace(best, name, search.epoch_sequences)
+            waves = math.ceil(trials / self.concurrent)
             reserve["time_s"] += waves * sequences * _pace(best, "seconds", search.epoch_sequences)
         return reserve
 
@@ -124,7 +124,7 @@ _WORDS = {
 }
 
 
-def _pace(records: list[JobRecord], key: str, epoch_sequences: int) -> float:
-    """Seconds a sequence, of one kind."""
+def _pace(records: list[TrialRecord], key: str, epoch_sequences: int) -> float:
+    """Seconds of one kind, wall, core or GPU, per training sequence."""
     sequences = sum(record.epochs for record in records) * epoch_sequences
     return float(sum(getattr(record, key) for record in records)) / sequences

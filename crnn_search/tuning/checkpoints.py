@@ -9,23 +9,28 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
-from crnn_search.errors import ModelFileError, StorageError
-from crnn_search.hyperparameters import TrialConfig
-from crnn_search.storage.object_store import ObjectStore, is_uri
-from crnn_search.storage.retry import patiently
-from crnn_search.storage.trial import METRIC, Job
-from crnn_search.training.checkpoint import T, load_state, save_state
+from crnn_search.errors import ConfigError, ModelFileError, StorageError
+from crnn_search.storage.location import is_uri
+from crnn_search.storage.object_store import ObjectStore
+from crnn_search.storage.retry import OnRetry, with_retries
+from crnn_search.storage.trial import METRIC, Trial
+from crnn_search.training.checkpoint import load_state, save_state
 from crnn_search.training.engine import TrainState
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A training found in a folder, or None; `problems` name the files that could not be used."""
+    """A training found in a folder, or None.
+
+    history: the metrics of its epochs. problems: why other files there could not be used.
+    """
 
     state: TrainState | None
     history: list[dict[str, Any]]
@@ -33,17 +38,19 @@ class Resumed:
 
 
 class CheckpointFolder:
-    """The checkpoints of one job, `epoch-0001.safetensors` and so on: the newest two and the best.
+    """The checkpoints of a trial, `epoch-0001.safetensors` and so on: the newest two and the best.
 
-    The newest but one stands in for the newest if that is damaged. place: a folder, or the URI of
-    one in an object store. warn: hears that the store cannot be reached.
+    The newest but one is used if the newest is damaged.
     """
 
-    def __init__(self, place: str | Path, warn: Callable[[str], None] = lambda text: None) -> None:
-        """warn: hears when the storage cannot be reached for a while; a folder above must exist."""
+    def __init__(self, place: str | Path, on_retry: OnRetry = lambda text: None) -> None:
+        """place: a folder, whose parent must exist, or a URI in an object store.
+
+        on_retry: called with a message while the storage cannot be reached.
+        """
         self.path = Path(place)
-        self._warn = warn
-        self._store = ObjectStore(str(place), warn) if is_uri(str(place)) else None
+        self._on_retry = on_retry
+        self._store = ObjectStore(str(place), on_retry) if is_uri(str(place)) else None
 
     @staticmethod
     def name(epoch: int) -> str:
@@ -54,15 +61,17 @@ class CheckpointFolder:
         """The checkpoint after an epoch, in a folder."""
         return self.path / self.name(epoch)
 
-    def save(self, state: TrainState, history: Sequence[Mapping[str, Any]]) -> None:
+    def save(self, trial: Trial, state: TrainState, history: Sequence[Mapping[str, Any]]) -> None:
         """Write a checkpoint, then remove those that are no longer needed.
 
+        history: the metrics of the trial's epochs.
+
         Raises:
-            StorageError: the disk is full, or the folder cannot be written or reached.
+            StorageError: the disk is full, or the storage cannot be written or reached.
         """
         path = self.file(state.epoch)
         try:
-            self._patiently(lambda: self._write(path, state, history))
+            self._with_retries(lambda: self._write(path, trial, state, history))
             best = best_epoch([epoch.get(METRIC) for epoch in history])
             self.keep({state.epoch, state.epoch - 1, best})
         except OSError as error:
@@ -70,40 +79,43 @@ class CheckpointFolder:
         except SafetensorError as error:
             raise StorageError(path, str(error)) from error
 
-    def load(self, job: Job, device: torch.device) -> Resumed:
-        """The newest checkpoint of `job` that is whole, else a problem for each that is not.
+    def load(self, trial: Trial, device: torch.device) -> Resumed:
+        """The newest valid checkpoint of the same training as `trial`'s.
 
         Raises:
             StorageError: the storage cannot be reached.
         """
         problems = []
         try:
-            epochs = self._patiently(self._epochs)
+            epochs = self._with_retries(self._epochs)
         except OSError as error:
-            raise StorageError(self.path, error) from error
+            raise StorageError(self.path, error, "read") from error
         for epoch in sorted(epochs, reverse=True):
-            with self._reading(self.name(epoch)) as path:
+            with self._local(self.name(epoch)) as path:
                 try:
-                    state, history = load_state(path, device)
+                    found = load_state(path, device, trial.arithmetic)
                 except ModelFileError as error:
-                    problems.append(f"checkpoint passed over: {error}")
+                    problems.append(f"checkpoint not used: {error}")
                     continue
-            if (state.config, state.seed, state.epochs) == (
-                TrialConfig.from_dict(job.config),
-                job.seed,
-                job.epochs,
-            ):
-                return Resumed(state, history, problems)
-            problems.append(f"checkpoint passed over: {path} is of another training")
+            if _is_of(trial, found.trial):
+                return Resumed(found.state, found.history, problems)
+            problems.append(f"checkpoint not used: {path} is of another training")
         return Resumed(None, [], problems)
 
     def keep(self, epochs: Iterable[int | None]) -> None:
-        """Remove all checkpoints but those of these epochs."""
+        """Remove all checkpoints but those of these epochs.
+
+        Raises:
+            StorageError: the folder or the object store cannot be written.
+        """
         for epoch in self._epochs() - set(epochs):
             if self._store:
                 self._store.remove(self.name(epoch))
-            else:
+                continue
+            try:
                 self.file(epoch).unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(self.file(epoch), error) from error
 
     def _epochs(self) -> set[int]:
         if self._store:
@@ -113,20 +125,23 @@ class CheckpointFolder:
         found = [re.fullmatch(r"epoch-(\d{4,})\.safetensors", name) for name in names]
         return {int(match[1]) for match in found if match}
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Wait for a folder that is away; an object store waits by itself."""
-        return action() if self._store else patiently(action, self.path.parent, self._warn)
+    def _with_retries(self, action: Callable[[], T]) -> T:
+        """Wait for a folder that cannot be reached; an object store retries by itself."""
+        return action() if self._store else with_retries(action, self.path.parent, self._on_retry)
 
-    def _write(self, path: Path, state: TrainState, history: Sequence[Mapping[str, Any]]) -> None:
+    def _write(
+        self, path: Path, trial: Trial, state: TrainState, history: Sequence[Mapping[str, Any]]
+    ) -> None:
         if self._store is None:
-            save_state(path, state, history)
+            save_state(path, state, trial.to_dict(), history)
             return
         with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
-            save_state(Path(folder) / path.name, state, history)
+            save_state(Path(folder) / path.name, state, trial.to_dict(), history)
             self._store.write(path.name, (Path(folder) / path.name).read_bytes())
 
     @contextlib.contextmanager
-    def _reading(self, name: str) -> Iterator[Path]:
+    def _local(self, name: str) -> Iterator[Path]:
+        """A checkpoint as a file of this machine."""
         if self._store is None:
             yield self.path / name
             return
@@ -135,7 +150,17 @@ class CheckpointFolder:
             yield Path(folder) / name
 
 
-def best_epoch(values: Sequence[float | None]) -> int | None:
-    """The epoch, counted from 1, of the lowest value; None if there is no number."""
-    sound = [(v, e) for e, v in enumerate(values, 1) if v is not None and math.isfinite(v)]
-    return min(sound)[1] if sound else None
+def best_epoch(validation_rmse: Sequence[float | None]) -> int | None:
+    """The epoch, counted from 1, of the lowest value; None if no value is finite."""
+    finite = [
+        (v, e) for e, v in enumerate(validation_rmse, 1) if v is not None and math.isfinite(v)
+    ]
+    return min(finite)[1] if finite else None
+
+
+def _is_of(trial: Trial, header: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint whose header has this trial is of the same training."""
+    try:
+        return Trial.from_dict(header).same_training(trial)
+    except (ConfigError, KeyError, TypeError):
+        return False

@@ -5,29 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from crnn_search.storage.trial import JobRecord
+from crnn_search.storage.trial import TrialRecord
 
 
 class Progress(Protocol):
-    """Hears of everything that happens to the jobs of a stage."""
+    """Shows what happens to the trials of a stage, as it happens."""
 
-    def stage(self, title: str, jobs: int, epochs: int, known: Sequence[JobRecord] = ()) -> None:
-        """A stage of `jobs` jobs of at most `epochs` epochs each begins, or goes on.
+    def stage(
+        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
+    ) -> None:
+        """A stage of `trials` trials of at most `epochs` epochs each starts or continues.
 
-        known: jobs of an earlier session.
+        known: trials of an earlier session.
         """
 
     def started(self, name: str) -> None:
-        """A job began its first epoch."""
+        """A trial started, or started again."""
 
-    def epoch(self, name: str, epoch: int, rmse: float | None, loss: float) -> None:
-        """A job ended an epoch; `rmse` is that of validation."""
+    def epoch(
+        self, name: str, epoch: int, validation_rmse: float | None, train_loss: float
+    ) -> None:
+        """A trial finished an epoch. validation_rmse: None for a trial without validation."""
 
     def ended(self, name: str, state: str, reason: str | None) -> None:
-        """A job ended: COMPLETE, PRUNED or FAIL."""
+        """A trial ended: COMPLETE, PRUNED or FAIL."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """A message for the user."""
 
     def close(self) -> None:
-        """The stage is over."""
+        """The stage has ended."""

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from crnn_search.storage.trial import METRIC, JobRecord
+from crnn_search.storage.trial import METRIC, TrialRecord
+from crnn_search.tuning.epoch_result import EpochResult
+from crnn_search.tuning.tune_trial import name_of
 
 
 class FiniteAsha(ASHAScheduler):  # type: ignore[misc]
     """`ASHAScheduler` that a failed trial cannot disturb and that can be filled again.
 
-    What is wrong in Ray 2.60's `ASHAScheduler`, and put right here:
+    What is wrong in Ray 2.60's `ASHAScheduler`, and corrected here:
 
-    - It answers CONTINUE to a value that is not a number (`nan < cutoff` is false) and records it
-      in the rung. Here such a trial, or one that reports a failure, is stopped and leaves no trace.
+    - It answers CONTINUE to NaN (`nan < cutoff` is false) and records it in the rung. Here such a
+      trial, or one that reports a failure, is stopped and leaves no trace.
     - `Tuner.restore` brings back trials and searcher but starts with empty rungs (ray#30838): its
-      `save` and `restore` are called by nobody. Here rungs know trials by their job's name, which
-      a resumed search keeps, and `replay` fills them from the run's journal.
+      `save` and `restore` are never called. Here rungs identify trials by name, which a resumed
+      search keeps, and `replay` fills them from the run's journal.
 
     Asynchronous successive halving: Li et al., arXiv:1810.05934.
     """
@@ -31,9 +32,9 @@ class FiniteAsha(ASHAScheduler):  # type: ignore[misc]
         max_epochs: int,
         grace_epochs: int,
         reduction_factor: float,
-        may_go_on: Callable[[], bool] = lambda: True,
+        may_continue: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`may_go_on` tells, after each epoch, whether the search's budget lets trials run."""
+        """may_continue: asked after each epoch whether the search's budget lets trials run."""
         super().__init__(
             time_attr="epoch",
             metric=METRIC,
@@ -42,63 +43,70 @@ class FiniteAsha(ASHAScheduler):  # type: ignore[misc]
             grace_period=grace_epochs,
             reduction_factor=reduction_factor,
         )
-        self._may_go_on = may_go_on
-        self._known: dict[str, int] = {}
+        self._may_continue = may_continue
+        self._decided: dict[str, int] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial is new, or comes back after its process died."""
-        super().on_trial_add(tune_controller, _by_name(trial))
+        """A trial is new, or is retried."""
+        super().on_trial_add(tune_controller, _named(name_of(trial.config)))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE after an epoch."""
-        if _failed(result):
-            return str(TrialScheduler.STOP)
-        named, epoch = _by_name(trial), result["epoch"]
-        if epoch <= self._known.get(named.trial_id, 0):
-            return str(TrialScheduler.CONTINUE)  # decided before its process died
-        self._known[named.trial_id] = epoch
-        decision = str(super().on_trial_result(tune_controller, named, result))
-        return decision if self._may_go_on() else str(TrialScheduler.STOP)
+        step = EpochResult.from_dict(result)
+        rmse = None if step.failed else step.validation_rmse
+        return self._decide(name_of(trial.config), step.epoch, rmse)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Record the last value of a trial that reached its full budget."""
-        named = _by_name(trial)
-        if _failed(result):
-            self._trial_info.pop(named.trial_id, None)
-        else:
-            super().on_trial_complete(tune_controller, named, result)
+        step = EpochResult.from_dict(result)
+        rmse = None if step.failed else step.validation_rmse
+        self._complete(name_of(trial.config), step.epoch, rmse)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """A trial was taken back before it began."""
-        self._trial_info.pop(_by_name(trial).trial_id, None)
+        """A trial was taken back before it started."""
+        self._forget(name_of(trial.config))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A trial's process died; what it reported stands."""
-        self._trial_info.pop(_by_name(trial).trial_id, None)
+        """A trial's process died; its values stay in their rungs."""
+        self._forget(name_of(trial.config))
 
-    def replay(self, record: JobRecord) -> bool:
-        """Take in what an earlier process saw of a trial; whether it was to stop after that."""
-        trial = SimpleNamespace(config={"job": {"name": record.job.name}})
-        decision = str(TrialScheduler.CONTINUE)
-        result: dict[str, Any] = {}
-        self.on_trial_add(None, trial)
-        for epoch, value in enumerate(record.values, start=1):
-            result = {"epoch": epoch, METRIC: math.nan if value is None else value}
-            if record.failure is not None and epoch == len(record.values):
-                result["failure"] = record.failure
-            decision = self.on_trial_result(None, trial, result)
-        if record.state and result:
-            self.on_trial_complete(None, trial, result)
+    def replay(self, record: TrialRecord) -> bool:
+        """Take in what an earlier session saw of a trial; whether it was to stop after that."""
+        name, values = record.trial.name, record.validation_rmse
+        stop = False
+        rmse: float | None = None
+        super().on_trial_add(None, _named(name))
+        for epoch, rmse in enumerate(values, start=1):
+            if record.failure is not None and epoch == len(values):
+                rmse = None
+            stop = self._decide(name, epoch, rmse) == TrialScheduler.STOP
+        if record.ended and values:
+            self._complete(name, len(values), rmse)
         else:
-            self.on_trial_error(None, trial)
-        return bool(decision == TrialScheduler.STOP)
+            self._forget(name)
+        return stop
+
+    def _decide(self, name: str, epoch: int, rmse: float | None) -> str:
+        """STOP or CONTINUE after an epoch. rmse: finite; None for a trial that failed."""
+        if rmse is None:
+            return str(TrialScheduler.STOP)
+        if epoch <= self._decided.get(name, 0):
+            return str(TrialScheduler.CONTINUE)  # decided before its process died
+        self._decided[name] = epoch
+        decision = super().on_trial_result(None, _named(name), {"epoch": epoch, METRIC: rmse})
+        return str(decision if self._may_continue() else TrialScheduler.STOP)
+
+    def _complete(self, name: str, epoch: int, rmse: float | None) -> None:
+        if rmse is None:
+            self._forget(name)
+        else:
+            super().on_trial_complete(None, _named(name), {"epoch": epoch, METRIC: rmse})
+
+    def _forget(self, name: str) -> None:
+        """Drop a trial's bracket; its values stay in their rungs."""
+        self._trial_info.pop(name, None)
 
 
-def _by_name(trial: Any) -> Any:
-    """A trial as the rungs know it; Ray's own id of it changes when it comes back."""
-    return SimpleNamespace(trial_id=trial.config["job"]["name"])
-
-
-def _failed(result: dict[str, Any]) -> bool:
-    troubles = {"failure", "out_of_memory", "storage"}
-    return bool(troubles & set(result)) or not math.isfinite(result.get(METRIC, math.nan))
+def _named(name: str) -> Any:
+    """A trial for the rungs, under its own name: Tune's id of it changes when it is retried."""
+    return SimpleNamespace(trial_id=name)

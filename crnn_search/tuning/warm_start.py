@@ -1,6 +1,6 @@
-"""Warm starts: what earlier runs found, as far as it fits a new space, for the sampler to know.
+"""Warm starts: trials of earlier runs, as far as they fit a new space, for the sampler to use.
 
-The trials that fit stand in the new run's `warm_start.jsonl`, so that it needs no other folder.
+Those that fit are stored in the new run's `warm_start.jsonl`, so that it needs no other folder.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from crnn_search.errors import InputError
 from crnn_search.hyperparameters import PARAMETERS, TrialConfig
 from crnn_search.spaces.domains import Fixed, canonical
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage import jsonl
-from crnn_search.storage.files import write_atomically
+from crnn_search.storage import jsonl, ledger
+from crnn_search.storage.files import write_text
 from crnn_search.storage.jsonl import Record
-from crnn_search.storage.run_folder import open_run
+from crnn_search.storage.runs import open_run
+from crnn_search.storage.trial import METRIC, TrialRecord, TrialState
 
 
 @dataclass(frozen=True)
 class Fitted:
     """Earlier trials that fit a space.
 
-    trials: `run`, `number`, `config` (what fits of it), `state` and `values` by epoch of the new
-    search. left_out: how often each hyperparameter did not fit. unusable: trials without a value
-    or with no hyperparameter that fits.
+    trials: `run`, `number`, `config` (what fits of it), `state`, and `validation_rmse` by epoch of
+    the new search. left_out: how often each hyperparameter did not fit. unusable: trials without a
+    validation RMSE or with no hyperparameter that fits.
     """
 
     trials: list[Record]
@@ -40,10 +41,10 @@ class Fitted:
     unusable: int
 
     def describe(self) -> str:
-        """In one line."""
+        """What was taken and what was left out, in a sentence."""
         text = f"warm start: {len(self.trials)} earlier trials"
         if self.unusable:
-            text += f", {self.unusable} more were of no use"
+            text += f", {self.unusable} more were unusable"
         if self.left_out:
             counts = ", ".join(f"{name} {count} times" for name, count in self.left_out.items())
             text += f"; left out because it does not fit this space: {counts}"
@@ -51,13 +52,15 @@ class Fitted:
 
 
 def fit(space: SearchSpace, runs: Sequence[str]) -> Fitted:
-    """What the ledgers of earlier runs hold for a new space.
+    """The trials of earlier runs, fitted to a new space.
 
     A value keeps its fidelity: the epoch of the new search that has seen as many sequences. Only a
     trial with exactly the new search's full budget counts as complete.
 
+    runs: their folders or URIs.
+
     Raises:
-        InputError: a folder is no run, its ledger cannot be read, or its task is another.
+        InputError: a folder is not a run, its ledger cannot be read, or its task is another.
     """
     trials: list[Record] = []
     left_out: Counter[str] = Counter()
@@ -70,65 +73,65 @@ def fit(space: SearchSpace, runs: Sequence[str]) -> Fitted:
                 f"a warm start needs the same task: {folder} has max_digits "
                 f"{earlier.task.max_digits}, this space {space.task.max_digits}"
             )
-        for line in jsonl.read(run.ledger) if run.ledger.exists() else []:
-            config, missing = _fitting(space, line["config"])
-            state, values = _values(line, earlier, space)
+        past = ledger.read(run.ledger) if run.ledger.exists() else ledger.Ledger()
+        unusable += len(past.infeasible)
+        for record in past.trials:
+            config, missing = _fitting(space, record.trial.config)
+            state, values = _values(record, earlier, space)
             if not values or not space.to_params(config):
                 unusable += 1
                 continue
             left_out.update(missing)
-            trials.append(
-                {"run": run.name, "number": line["number"], "config": config, "state": state}
-                | {"values": values}
-            )
+            fitted = {"run": run.name, "number": record.trial.number, "config": config}
+            trials.append({**fitted, "state": state, METRIC: values})
     return Fitted(trials, dict(left_out), unusable)
 
 
 def write(fitted: Fitted, path: Path) -> None:
-    """Keep the trials beside the new run."""
-    write_atomically(path, "".join(json.dumps(trial) + "\n" for trial in fitted.trials))
+    """Store the trials in a file of the new run."""
+    write_text(path, "".join(json.dumps(trial) + "\n" for trial in fitted.trials))
 
 
 def read(space: SearchSpace, path: Path) -> list[FrozenTrial]:
-    """The kept trials as Optuna's; none if the run had no warm start."""
+    """The stored trials as Optuna's; none if the run had no warm start."""
     return [_frozen(space, trial) for trial in jsonl.read(path)] if path.exists() else []
 
 
-def _fitting(space: SearchSpace, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The part of a whole configuration that the space searches, and the names that do not fit."""
-    kept, missing = {}, []
+def _fitting(space: SearchSpace, config: TrialConfig) -> tuple[dict[str, Any], list[str]]:
+    """The part of a configuration that the space searches, and the names that do not fit."""
+    fitting, missing = {}, []
     defaults = TrialConfig.from_dict({}).to_dict()
-    for name, value in config.items():
-        rule = PARAMETERS.get(name)
+    for name, value in config.to_dict().items():
         domain = space.space.get(name)
-        if rule is None or not rule.accepts(value):
-            missing.append(name)
-        elif domain is None:
+        if domain is None:
             missing += [name] if value != defaults[name] else []
-        elif not domain.allows(canonical(rule, value)):
+        elif not domain.contains(canonical(PARAMETERS[name], value)):
             missing.append(name)
         elif not isinstance(domain, Fixed):
-            kept[name] = value
-    return kept, missing
+            fitting[name] = value
+    return fitting, missing
 
 
-def _values(line: Record, earlier: SearchSpace, space: SearchSpace) -> tuple[str, dict[int, float]]:
-    """State and values of an earlier trial at the epochs of the new search."""
+def _values(
+    record: TrialRecord, earlier: SearchSpace, space: SearchSpace
+) -> tuple[str, dict[int, float]]:
+    """State and validation RMSE of an earlier trial at the epochs of the new search."""
     share = earlier.search.epoch_sequences / space.search.epoch_sequences
     values = {
         max(1, int(epoch * share)): value
-        for epoch, value in enumerate(line["values"], start=1)
-        if value is not None and line["state"] != "FAIL"
+        for epoch, value in enumerate(record.validation_rmse, start=1)
+        if value is not None and record.state != TrialState.FAIL
     }
     values = {epoch: value for epoch, value in values.items() if epoch <= space.search.max_epochs}
     same = earlier.search.max_epochs * share == space.search.max_epochs
-    return ("COMPLETE" if same and line["state"] == "COMPLETE" else "PRUNED"), values
+    complete = same and record.state == TrialState.COMPLETE
+    return (TrialState.COMPLETE if complete else TrialState.PRUNED), values
 
 
 def _frozen(space: SearchSpace, trial: Record) -> FrozenTrial:
-    values = {int(epoch): value for epoch, value in trial["values"].items()}
+    values = {int(epoch): value for epoch, value in trial[METRIC].items()}
     return optuna.trial.create_trial(
-        state=TrialState[trial["state"]],
+        state=optuna.trial.TrialState[trial["state"]],
         value=values[max(values)],
         params=space.to_params(trial["config"]),
         distributions=space.distributions(trial["config"]),

@@ -1,34 +1,57 @@
+"""The live table and the plain lines of a running stage."""
+
 from __future__ import annotations
 
 import io
+from typing import Any
 
+import pytest
 from rich.console import Console
 
 from crnn_search.cli.display import LiveProgress, PlainProgress, show_on
+from crnn_search.hyperparameters import MNIST_CRNN_2016
+from crnn_search.storage.trial import Trial, TrialRecord, TrialState
+
+
+def record(name: str, **known: Any) -> TrialRecord:
+    trial = Trial(
+        name, 0, MNIST_CRNN_2016, 0, epochs=2, grace_epochs=1, epoch_sequences=1, max_digits=8
+    )
+    return TrialRecord(trial, **known)
 
 
 def play(progress: LiveProgress | PlainProgress) -> None:
-    progress.stage("search", jobs=3, epochs=2)
+    progress.stage("search", trials=3, epochs=2)
     for name, rmses in (("a", [5.0, 4.0]), ("b", [6.0]), ("c", [3.0, 2.5])):
         progress.started(name)
         for epoch, rmse in enumerate(rmses, start=1):
             progress.epoch(name, epoch, rmse, 1.5)
-        progress.ended(name, "COMPLETE" if len(rmses) == 2 else "PRUNED", None)
+        progress.ended(name, TrialState.COMPLETE if len(rmses) == 2 else TrialState.PRUNED, None)
     progress.close()
 
 
-def test_without_a_terminal_each_job_is_a_plain_line() -> None:
-    output = io.StringIO()
-    progress = show_on(Console(file=output, width=40))
+@pytest.fixture
+def plain() -> PlainProgress:
+    return PlainProgress(Console(file=io.StringIO(), width=40))
+
+
+def lines(progress: PlainProgress) -> list[str]:
+    file = progress.console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue().splitlines()
+
+
+def test_without_a_terminal_each_trial_is_a_line() -> None:
+    progress = show_on(Console(file=io.StringIO(), width=40))
     assert isinstance(progress, PlainProgress)
     play(progress)
-    lines = output.getvalue().splitlines()
-    assert lines[0] == "search: 3 jobs of up to 2 epochs"
-    assert len(lines) == 4
-    assert lines[1].startswith("a completed after epoch 2 · validation RMSE 4.000")
-    assert lines[2].startswith("b stopped early after epoch 1")
-    assert "best 2.500 (c)" in lines[3]
-    assert "2 completed, 1 stopped early" in lines[3]
+    first, *trials = lines(progress)
+    assert first == "search: 3 trials of up to 2 epochs"
+    assert len(trials) == 3
+    assert trials[0].startswith("a completed after epoch 2 · validation RMSE 4.000")
+    assert trials[1].startswith("b stopped early after epoch 1")
+    assert "best 2.500 (c)" in trials[2]
+    assert "2 completed, 1 stopped early" in trials[2]
 
 
 def test_on_a_terminal_there_is_one_table() -> None:
@@ -43,21 +66,43 @@ def test_on_a_terminal_there_is_one_table() -> None:
     assert "stopped early" in last
 
 
-def test_a_failure_tells_its_reason() -> None:
-    output = io.StringIO()
-    progress = PlainProgress(Console(file=output))
-    progress.stage("search", jobs=1, epochs=2)
-    progress.epoch("a", 1, None, 7.0)
-    progress.ended("a", "FAIL", "diverged: training loss nan")
-    assert "a failed after epoch 1 · training loss 7.000 · diverged" in output.getvalue()
+def test_failed_trial_shows_its_reason(plain: PlainProgress) -> None:
+    plain.stage("search", trials=1, epochs=2)
+    plain.epoch("a", 1, None, 7.0)
+    plain.ended("a", TrialState.FAIL, "diverged: training loss nan")
+    assert "a failed after epoch 1 · training loss 7.000 · diverged" in lines(plain)[-1]
 
 
-def test_the_best_is_a_full_budget_job() -> None:
-    output = io.StringIO()
-    progress = PlainProgress(Console(file=output))
-    progress.stage("search", jobs=2, epochs=2)
-    progress.epoch("short", 1, 0.1, 1.0)
-    progress.ended("short", "PRUNED", None)
-    progress.epoch("full", 2, 0.9, 1.0)
-    progress.ended("full", "COMPLETE", None)
-    assert output.getvalue().splitlines()[-1].count("best 0.900 (full)") == 1
+def test_best_trial_has_the_full_budget(plain: PlainProgress) -> None:
+    plain.stage("search", trials=2, epochs=2)
+    plain.epoch("short", 1, 0.1, 1.0)
+    plain.ended("short", TrialState.PRUNED, None)
+    plain.epoch("full", 2, 0.9, 1.0)
+    plain.ended("full", TrialState.COMPLETE, None)
+    assert "best 0.900 (full)" in lines(plain)[-1]
+
+
+def test_rmse_of_zero_is_the_best(plain: PlainProgress) -> None:
+    plain.stage("search", trials=2, epochs=1)
+    for name, rmse in (("a", 0.0), ("b", 0.5)):
+        plain.epoch(name, 1, rmse, 0.0)
+        plain.ended(name, TrialState.COMPLETE, None)
+    assert "b completed after epoch 1 · validation RMSE 0.500" in lines(plain)[-1]
+    assert "best 0.000 (a)" in lines(plain)[-1]
+
+
+def test_trials_of_earlier_sessions_count(plain: PlainProgress) -> None:
+    ended = record(
+        "a", validation_rmse=[2.0, 1.0], train_loss=[3.0, 2.0], state=TrialState.COMPLETE
+    )
+    waiting = record("b", validation_rmse=[1.5], train_loss=[3.0])
+    plain.stage("search", trials=3, epochs=2, known=[ended, waiting])
+    plain.started("b")
+    plain.epoch("b", 2, 0.5, 1.0)
+    plain.ended("b", TrialState.COMPLETE, None)
+    assert "search: 2/3 · 2 completed · best 0.500 (b)" in lines(plain)[-1]
+
+
+def test_brackets_are_shown_as_they_are(plain: PlainProgress) -> None:
+    plain.note("s3://bucket/[a]: [Errno 28] No space left")
+    assert lines(plain) == ["s3://bucket/[a]: [Errno 28] No space left"]

@@ -33,7 +33,7 @@ def test_valid_by_rays_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_every_node_demands_the_token_and_has_the_pinned_versions(name: str) -> None:
+def test_every_node_requires_the_token_and_has_the_pinned_versions(name: str) -> None:
     config = read(name)
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         *_, start = config[key]
@@ -53,7 +53,7 @@ def test_no_trial_runs_on_a_head() -> None:
     )
 
 
-def test_on_premises_is_as_ray_expects_it() -> None:
+def test_on_premises_file_has_rays_node_type() -> None:
     from ray.autoscaler._private.local.config import prepare_local
 
     config, changed = prepare_local(read("cluster.on-prem.yaml"))
@@ -62,7 +62,7 @@ def test_on_premises_is_as_ray_expects_it() -> None:
     assert (workers["min_workers"], workers["max_workers"]) == (2, 2)
 
 
-def test_kuberay_knows_every_field() -> None:
+def test_every_field_is_kuberays() -> None:
     config = read("cluster.kuberay.yaml")
     jsonschema.validate(config, kuberay_fields())
     assert config["spec"]["authOptions"] == {"mode": "token"}
@@ -79,7 +79,7 @@ def test_kuberay_knows_every_field() -> None:
         (("spec", "workerGroupSpecs", 0, "minReplica"), 1, "minReplica"),
     ],
 )
-def test_a_slip_would_be_noticed(path: tuple[Any, ...], value: Any, message: str) -> None:
+def test_wrong_field_is_found(path: tuple[Any, ...], value: Any, message: str) -> None:
     config = read("cluster.kuberay.yaml")
     part = config
     for key in path[:-1]:
@@ -90,7 +90,7 @@ def test_a_slip_would_be_noticed(path: tuple[Any, ...], value: Any, message: str
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_looks_like_an_example_is_marked(name: str) -> None:
+def test_examples_are_marked_to_be_changed(name: str) -> None:
     for line in (ROOT / name).read_text().splitlines():
         if re.search(r"ami-|example/|192\.168\.1\.10|region:|ssh_user: |claimName|CHANGE-ME", line):
             assert "CHANGE" in line, line

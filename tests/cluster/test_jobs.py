@@ -1,81 +1,78 @@
-"""Runs submitted to a cluster from elsewhere: a real head, its dashboard, its token."""
+"""The client of a cluster's job server, in process: what it sends, and what it refuses."""
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError
 
-from crnn_search.data.sequences import Digits
-from tests.pipeline.test_resume import results, wait_for
-from tests.small_run import PROGRAM, REPOSITORY, SPACE, write_mnist
-
-TOKEN = "a" * 32
-BEFORE = """
 from crnn_search.cluster import jobs
-jobs.PROGRAM = "exec python driver_path"
-"""
-"""Jobs run the command line with synthetic digits in MNIST's place."""
+from crnn_search.cluster.jobs import Cluster, Submitted
+from crnn_search.cluster.provenance import COMMIT_VARIABLE, JOB_VARIABLE
+from crnn_search.errors import InputError, RunError
+
+ADDRESS = "http://head:8265"
+UPLOADS = logging.getLogger("ray.dashboard.modules.dashboard_sdk")
 
 
-@dataclass(frozen=True)
-class Head:
-    """A cluster of one node with two cores. root: a folder with a space and data."""
+class FakeClient:
+    """In place of Ray's `JobSubmissionClient`: a job server without jobs."""
 
-    root: Path
-    address: str
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.environment = dict(os.environ)
+        self.jobs: list[Any] = []
+        self.sent: dict[str, Any] = {}
+        self.imported = ""
+        self.files: set[str] = set()
 
-    def command(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        before = BEFORE.replace("driver_path", str(self.root / "driver.py"))
-        return subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                f"{before}from crnn_search.cli.app import main; main()",
-                *arguments,
-            ],
-            cwd=self.root,
+    def submit_job(self, **sent: Any) -> None:
+        """See what the job would find in its folder."""
+        self.sent = sent
+        folder = Path(sent["runtime_env"]["working_dir"])
+        self.files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+        self.logged = UPLOADS.isEnabledFor(logging.INFO)
+        self.printed = subprocess.run(
+            [sys.executable, "-m", "crnn_search", "--help"],
+            cwd=folder,
             capture_output=True,
             text=True,
-            timeout=200,
-            env=environment() | {"PYTHONPATH": REPOSITORY, "COLUMNS": "200"} | variables,
-        )
+        ).stdout
 
-    def run(self, *arguments: str) -> str:
-        done = self.command(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def list_jobs(self) -> list[Any]:
+        return self.jobs
 
-    def submit(self, *arguments: str) -> str:
-        """The id of a new job."""
-        words = ("submit", *arguments, "--address", self.address, "--data-dir")
-        return self.run(*words, str(self.root / "data")).splitlines()[0].removeprefix("job: ")
+    def stop_job(self, job: str) -> None:
+        """The job does not stop by itself."""
 
-    def wait_for_end(self, job: str) -> str:
-        """A job's last status."""
-        deadline = time.monotonic() + 200
-        while True:
-            status = self.run("status", job, "--address", self.address).splitlines()[0]
-            word = status.removeprefix(f"{job}: ")
-            if word not in {"pending", "running"}:
-                return word
-            assert time.monotonic() < deadline, f"{job} does not end"
-            time.sleep(1)
+    def get_job_logs(self, job: str) -> str:
+        return f"output of {job}"
 
 
-def environment() -> dict[str, str]:
-    """Of a shell in which the cluster's token and this Python are known."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
-    return kept | {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    fake = FakeClient(ADDRESS)
+    monkeypatch.setattr(jobs, "JobSubmissionClient", lambda address: fake)
+    return fake
+
+
+def details(job: str, run: str | None, start_time: int | None, status: str = "RUNNING") -> Any:
+    """A job as Ray describes it. run: None for another program's."""
+    metadata = None if run is None else {"crnn_search_run": run}
+    return SimpleNamespace(
+        submission_id=job,
+        status=SimpleNamespace(value=status),
+        metadata=metadata,
+        start_time=start_time,
+    )
 
 
 def free_port() -> int:
@@ -84,102 +81,108 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as client:
-        return not client.connect_ex(("127.0.0.1", port))
+@pytest.mark.parametrize("address", ["auto", "head:8265", "ray://head:10001"])
+def test_address_must_be_a_dashboards(address: str) -> None:
+    with pytest.raises(InputError, match=f"such as http://HEAD:8265, got '{address}'"):
+        Cluster(address)
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[Head]:
-    root = tmp_path_factory.mktemp("head")
-    (root / "space.yaml").write_text(SPACE)
-    write_mnist(root / "data", digits)
-    (root / "driver.py").write_text(PROGRAM.replace('"data"', repr(str(root / "data"))))
-    port = free_port()
-    with (root / "ray.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                *("--port=0", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
-                *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
-                *(f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"),
-                *("--disable-usage-stats", f"--ray-client-server-port={free_port()}"),
-                *(f"--object-store-memory={200 * 2**20}", f"--temp-dir={root.parent / 'r'}"),
-            ],
-            env=environment(),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while not answers(port):
-            assert process.poll() is None, (root / "ray.log").read_text()
-            assert time.monotonic() < deadline, "the dashboard does not start"
-            time.sleep(0.2)
-        yield Head(root, f"http://127.0.0.1:{port}")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+def test_address_without_a_dashboard_is_refused() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(InputError, match=f"no Ray dashboard answers at {address}: .*SSH tunnel"):
+        Cluster(address)
 
 
-def test_two_submitted_searches_share_a_cluster_and_are_stopped_and_resumed(head: Head) -> None:
-    storage = head.root / "shared"
-    place = ("--storage", str(storage))
-    long = ("--trials", "6", "--set", "search.epoch_sequences=4096")  # none ends by itself
-    first = head.submit("space.yaml", "--name", "first", *place, *long)
-    second = head.submit("space.yaml", "--name", "second", *place, *long)
-    for name in ("first", "second"):
-        wait_for(storage / name, event="epoch", name="trial-0001", epoch=1)
-    listed = head.run("list", "--address", head.address)
-    assert [line.split()[:2] for line in listed.splitlines()[1:]] == [
-        [first, "running"],
-        [second, "running"],
-    ]
-    assert head.run("list", *place).count(" yes ") == 2
+@pytest.mark.parametrize("reason", ["failed: Forbidden", "required: Unauthorized"])
+def test_wrong_token_is_refused(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    def refuse(address: str) -> None:
+        raise AuthenticationError(f"Authentication {reason}\nand much more")
 
-    # Through the job API, and through the storage alone.
-    stopped = head.run("stop", first, "--address", head.address)
-    assert f"{first}: stopped; go on with\n  crnn-search submit --resume" in stopped
-    log = head.run("logs", first, "--address", head.address)
-    assert "interrupted: everything so far is kept" in log, "it must stop as Ctrl-C does"
-    assert f"{storage}/second was stopped" in head.run("stop", str(storage / "second"))
-    assert "nobody works on" in head.command("stop", str(storage / "second")).stderr
-    assert head.run("list", *place).count(" no ") == 2
+    monkeypatch.setattr(jobs, "JobSubmissionClient", refuse)
+    message = f"^the Ray dashboard at {ADDRESS} rejects the request: Authentication {reason}$"
+    with pytest.raises(InputError, match=message):
+        Cluster(ADDRESS)
 
-    jobs = [head.submit("--resume", str(storage / name)) for name in ("first", "second")]
-    assert [head.wait_for_end(job) for job in jobs] == ["succeeded"] * 2
-    assert results(storage / "first") == results(storage / "second")
-    ended = head.command("stop", str(storage / "first"), "--address", head.address)
-    assert (ended.returncode, ended.stderr) == (
-        2,
-        f"error: {jobs[0]} has ended already: succeeded\n",
+
+def test_environment_of_the_process_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's client prefers these variables to the address that it is given."""
+    monkeypatch.setattr(jobs, "JobSubmissionClient", FakeClient)
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://elsewhere:8265")
+    before = dict(os.environ)
+    client: Any = Cluster(ADDRESS)._client
+    assert dict(os.environ) == before
+    assert not {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"} & client.environment.keys()
+
+
+def test_import_changes_no_log_level() -> None:
+    code = (
+        f"import logging, ray.job_submission; logger = logging.getLogger({UPLOADS.name!r}); "
+        "before = logger.level; from crnn_search.cluster import jobs; print(logger.level - before)"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "variables", "message"),
-    [
-        ({}, {"RAY_AUTH_TOKEN": "b" * 32}, "refuses: Authentication failed: Forbidden"),
-        ({}, {"RAY_AUTH_MODE": "disabled"}, "refuses: Authentication required: Unauthorized"),
-        ({"--address": "http://127.0.0.1:9"}, {}, "no Ray dashboard answers at http://127.0.0.1:9"),
-        ({"--address": "auto"}, {}, "must be a dashboard's, as http://HEAD:8265, got 'auto'"),
-        ({"--storage": "runs"}, {}, "--storage must be an absolute folder"),
-        ({"--set": "search.trials=0"}, {}, "search.trials"),
-        ({"--time-budget": "soon"}, {}, "--time-budget must be a time above 0"),
-        ({"--name": "../else"}, {}, "must be a plain folder name, got '../else'"),
-        ({"--resume": "/shared/runs/demo"}, {}, "one of the two"),
-    ],
-)
-def test_bad_submissions_are_refused_and_send_nothing(
-    head: Head, arguments: dict[str, str], variables: dict[str, str], message: str
+def test_job_has_the_whole_package_its_space_and_its_commit(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = head.run("list", "--address", head.address)
-    options = {"--address": head.address, "--storage": str(head.root / "shared")} | arguments
-    words = [word for pair in options.items() for word in pair]
-    done = head.command("submit", "space.yaml", *words, **variables)
-    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
-    assert head.run("list", "--address", head.address) == before
+    monkeypatch.setenv(COMMIT_VARIABLE, "abc")
+    level = UPLOADS.level
+    arguments = ["launch", "space.yaml", "--set", "space.dropout={float: [0, 0.5]}"]
+    job = Cluster(ADDRESS).submit(arguments, "/shared/runs/demo/", "space: {}")
+    assert job.startswith("demo-")
+    assert client.sent["submission_id"] == job
+    assert client.sent["metadata"] == {"crnn_search_run": "/shared/runs/demo/"}
+    assert client.sent["entrypoint"] == (
+        "exec python -m crnn_search launch space.yaml --set 'space.dropout={float: [0, 0.5]}'"
+    )
+    assert client.sent["runtime_env"]["env_vars"] == {
+        JOB_VARIABLE: job,
+        COMMIT_VARIABLE: "abc",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    }
+    needed = {"space.yaml", "crnn_search/tuning/worker.py", "crnn_search/kernels/c/gru.c"}
+    assert needed <= client.files
+    assert not any("__pycache__" in name for name in client.files)
+    assert "launch" in client.printed
+    assert not client.logged
+    assert UPLOADS.level == level
+
+
+def test_only_jobs_of_this_package_are_listed_the_oldest_first(client: FakeClient) -> None:
+    client.jobs = [
+        details("second", "/runs/demo", 200, "SUCCEEDED"),
+        details("other", None, 50),
+        details("first", "/runs/demo", 100),
+        details("waiting", "/runs/new", None, "PENDING"),
+    ]
+    cluster = Cluster(ADDRESS)
+    assert [job.id for job in cluster.jobs()] == ["waiting", "first", "second"]
+    assert cluster.job("first") == Submitted("first", "RUNNING", "/runs/demo", 100)
+    newest = cluster.job("/runs/demo/")
+    assert (newest.id, newest.ended) == ("second", True)
+    with pytest.raises(InputError, match=r"no job or run 'x'; .* waiting, first, second"):
+        cluster.job("x")
+    assert cluster.log(newest) == "output of second"
+
+
+def test_cluster_without_jobs_says_so(client: FakeClient) -> None:
+    with pytest.raises(InputError, match=r"its jobs of this package: none$"):
+        Cluster(ADDRESS).job("x")
+
+
+def test_job_that_does_not_stop_is_reported(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.jobs = [details("demo-1", "/runs/demo", 1)]
+    monkeypatch.setattr(jobs, "STOP_WAIT_S", -31)
+    cluster = Cluster(ADDRESS)
+    with pytest.raises(RunError, match="demo-1 has not stopped within -1 s: it is running"):
+        cluster.stop(cluster.job("demo-1"))
+
+
+def test_stopped_job_is_returned(client: FakeClient) -> None:
+    client.jobs = [details("demo-1", "/runs/demo", 1, "STOPPED")]
+    cluster = Cluster(ADDRESS)
+    assert cluster.stop(cluster.job("demo-1")).status == "STOPPED"

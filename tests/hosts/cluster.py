@@ -17,7 +17,7 @@ from tests.hosts.hosts import HOME, SHARED, Host, HostError, World
 ROOT = Path(__file__).parents[2]
 CONFIG = "cluster.on-prem.yaml"
 FILLED_IN = {"user": "ubuntu", "head": "192.168.1.10", "workers": ["192.168.1.11", "192.168.1.12"]}
-"""What stands in the file where a user fills in their own."""
+"""The values in the file that a user replaces by their own."""
 
 ALIVE = """
 import ray
@@ -30,8 +30,8 @@ print("ALIVE", sorted(n["NodeManagerHostname"] for n in ray.nodes() if n["Alive"
 class Cluster:
     """The cluster's hosts, and the client, which is no part of it.
 
-    spare_head: a machine that is off, to become the head. off: workers that stand in the cluster's
-    file but are off.
+    spare_head: a machine that is off, to become the head. off: workers that are named in the
+    cluster's file but are off.
     """
 
     world: World
@@ -44,36 +44,36 @@ class Cluster:
 
     @property
     def log(self) -> Path:
-        """What `ray up` had to say."""
+        """The output of `ray up`."""
         return self.world.folder / "cluster.log"
 
     def up(self) -> float:
-        """`ray up` on the client and wait for every worker; how long it took, in seconds."""
-        began = time.monotonic()
+        """Run `ray up` on the client and wait for every worker; returns the seconds it took."""
+        start = time.monotonic()
         self._write_config()
         self._on_client("ray", "up", "--yes", CONFIG, timeout_s=240)
         self.wait_for_nodes()
-        return time.monotonic() - began
+        return time.monotonic() - start
 
     def down(self) -> None:
-        """`ray down` on the client: Ray ends on every host."""
+        """Run `ray down` on the client: Ray ends on every host."""
         self._on_client("ray", "down", "--yes", CONFIG, timeout_s=120)
 
     def wait_for_nodes(self, timeout_s: float = 150) -> float:
-        """Wait until head and all workers, and nobody else, are the cluster; how long it took."""
+        """Wait until the cluster is the head and all workers, no more; returns how long it took."""
         expected = sorted(host.name for host in (self.head, *self.workers))
         program = shlex.join(["venv/bin/python", "-c", ALIVE])
         return wait(
             lambda: f"ALIVE {expected}" in self.ssh(self.head, program, check=False),
             timeout_s,
-            f"{expected} do not come together; see {self.log}",
+            f"the cluster's nodes are not {expected}; see {self.log}",
         )
 
     def tunnel(self) -> str:
         """The head's dashboard as the client sees it: through SSH, as it is bound to loopback."""
         if not self._tunnel or self._tunnel[0] is not self.head:
             words = ("ssh", "-N", "-L", "8265:127.0.0.1:8265", f"root@{self.head.address}")
-            self._tunnel = self.head, self.client.begin(*words, log=self.log)
+            self._tunnel = self.head, self.client.start(*words, log=self.log)
             probe = ("bash", "-c", "true < /dev/tcp/127.0.0.1/8265 && echo OPEN")
             wait(
                 lambda: "OPEN" in self.client.run(*probe, check=False), 30, "the tunnel is not open"
@@ -81,12 +81,12 @@ class Cluster:
         return "http://127.0.0.1:8265"
 
     def ssh(self, host: Host, command: str, *, check: bool = True, timeout_s: float = 60) -> str:
-        """Run a command on a host by SSH from the client; what it printed."""
+        """Run a command on a host by SSH from the client; returns what it printed."""
         return self.client.run(*_ssh(host, command), check=check, timeout_s=timeout_s)
 
-    def begin_ssh(self, host: Host, command: str, log: Path) -> subprocess.Popen[bytes]:
+    def start_ssh(self, host: Host, command: str, log: Path) -> subprocess.Popen[bytes]:
         """Start a command on a host by SSH from the client."""
-        return self.client.begin(*_ssh(host, command), log=log)
+        return self.client.start(*_ssh(host, command), log=log)
 
     def _on_client(self, *command: str, timeout_s: float) -> None:
         line = f"cd {HOME}/checkout && {shlex.join(command)}"
@@ -110,9 +110,9 @@ class Cluster:
 
 
 def prepare(host: Host) -> None:
-    """What stands ready on a host before: an installation, as there is no internet here.
+    """Give a host an installation of the package, as there is no internet here.
 
-    Where `cluster.on-prem.yaml` finds one with the same constraints.txt it installs nothing.
+    `cluster.on-prem.yaml` installs nothing where it finds one with the same constraints.txt.
     """
     home = host.files / "tmp/home"
     (home / "venv").mkdir(parents=True)
@@ -123,7 +123,7 @@ def prepare(host: Host) -> None:
 
 
 def prepare_client(host: Host) -> None:
-    """The client has a checkout, an SSH key and a token besides."""
+    """Give the client a checkout and an SSH key."""
     home = host.files / "tmp/home"
     ignore = shutil.ignore_patterns(".git", ".venv", "runs", ".*_cache", "__pycache__")
     shutil.copytree(ROOT, home / "checkout", ignore=ignore)
@@ -136,17 +136,17 @@ def prepare_client(host: Host) -> None:
 
 
 def wait(what: Callable[[], bool], timeout_s: float, otherwise: str) -> float:
-    """Wait until something is so; how long it took.
+    """Wait until `what` is true; returns how long it took, in seconds.
 
     Raises:
-        HostError: it did not come to be.
+        HostError: it was not true after `timeout_s`; `otherwise` is the message.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     while not what():
-        if time.monotonic() - began > timeout_s:
+        if time.monotonic() - start > timeout_s:
             raise HostError(f"after {timeout_s:g} s: {otherwise}")
         time.sleep(0.1)
-    return time.monotonic() - began
+    return time.monotonic() - start
 
 
 def listens(host: Host, port: int = 22) -> bool:
@@ -159,7 +159,7 @@ def listens(host: Host, port: int = 22) -> bool:
 
 
 def _ssh(host: Host, command: str) -> list[str]:
-    """The words of an SSH command; the remote one is told of nothing but token mode."""
+    """An SSH command; of the environment it passes token mode only."""
     return ["ssh", f"root@{host.address}", f"RAY_AUTH_MODE=token {command}"]
 
 

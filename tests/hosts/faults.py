@@ -1,4 +1,4 @@
-"""What happens to hosts in the middle of a search, and what must come of it."""
+"""Faults of hosts in the middle of a search, and what must become of the search."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.hosts import searches
-from tests.hosts.cluster import SHARED, Cluster
+from tests.hosts.cluster import SHARED, Cluster, wait
 from tests.hosts.hosts import Host
 from tests.hosts.searches import Search
 
@@ -19,7 +19,7 @@ FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a search: trials by its ledger, and how long until it went on."""
+    """What became of a search: trials by its ledger, and how long until it continued."""
 
     counted: str
     recovered_s: float
@@ -27,11 +27,11 @@ class Outcome:
 
 
 def worker_killed(cluster: Cluster) -> Outcome:
-    """A worker host loses its power; its trials go on elsewhere from their last checkpoints."""
+    """A worker host loses power; its trials continue elsewhere from their last checkpoints."""
     search, victim, trials = _in_the_middle(cluster, "worker-killed")
     known = len(search.events())
     victim.kill()
-    recovered_s = _go_on(search, trials, known)
+    recovered_s = _wait_for_epochs(search, trials, known)
     counted = search.finish()
     victim.boot()
     back_s = cluster.wait_for_nodes()
@@ -42,17 +42,17 @@ def link_cut(cluster: Cluster) -> Outcome:
     """A worker's cable is out for a minute."""
     search, victim, trials = _in_the_middle(cluster, "link-cut")
     known = len(search.events())
-    began = time.monotonic()
+    start = time.monotonic()
     victim.cut()
-    recovered_s = _go_on(search, trials, known)
-    time.sleep(max(0.0, CUT_S - (time.monotonic() - began)))
+    recovered_s = _wait_for_epochs(search, trials, known)
+    time.sleep(max(0.0, CUT_S - (time.monotonic() - start)))
     victim.mend()
     back_s = cluster.wait_for_nodes()
     return Outcome(search.finish(), recovered_s, f"the worker was back {back_s:.0f} s after it")
 
 
 def worker_joins(cluster: Cluster) -> Outcome:
-    """A machine that stands in the file is switched on; it gets trials."""
+    """A machine that is named in the file is switched on; it gets trials."""
     search = searches.submit(cluster, "worker-joins")
     search.under_way()
     known = len(search.events())
@@ -64,7 +64,7 @@ def worker_joins(cluster: Cluster) -> Outcome:
 
 
 def driver_killed(cluster: Cluster) -> Outcome:
-    """The driver's process dies; a worker host, which sees the same storage, goes on."""
+    """The driver's process dies; a worker host, which sees the same storage, resumes the search."""
     search, _, _ = _in_the_middle(cluster, "driver-killed")
     cluster.head.run("kill", "-9", str(search.events(event="session")[-1]["pid"]))
     search.process.wait(60)
@@ -72,14 +72,14 @@ def driver_killed(cluster: Cluster) -> Outcome:
 
 
 def head_killed(cluster: Cluster) -> Outcome:
-    """The head host loses its power; another machine becomes the head."""
+    """The head host loses power; another machine becomes the head."""
     search, _, _ = _in_the_middle(cluster, "head-killed")
-    began = time.monotonic()
+    start = time.monotonic()
     cluster.head.kill()
     cluster.head = cluster.spare_head
     cluster.head.boot()
     up_s = cluster.up()
-    outcome = _resumed(cluster, search, cluster.head, began)
+    outcome = _resumed(cluster, search, cluster.head, start)
     return Outcome(outcome.counted, outcome.recovered_s, f"of which a new head took {up_s:.0f} s")
 
 
@@ -113,7 +113,7 @@ def clock_off(cluster: Cluster) -> Outcome:
     off_s = float(cluster.ssh(host, "date +%s")) - time.time()
     if abs(off_s - CLOCK_OFF_S) > 5:
         raise RuntimeError(f"the clock of {host.name} is {off_s:.0f} s off, not {CLOCK_OFF_S}")
-    recovered_s = _go_on(search, trials, len(search.events()))
+    recovered_s = _wait_for_epochs(search, trials, len(search.events()))
     counted = search.finish()
     _switch_off(cluster, host)
     host.variables = before
@@ -135,7 +135,7 @@ ALL = SHORT | {
 
 
 def _switch_off(cluster: Cluster, host: Host) -> None:
-    """Leave the cluster in good order, switch the host off, and wait until the cluster knows."""
+    """Stop Ray on a host, switch it off, and wait until the cluster has noticed."""
     cluster.ssh(host, "venv/bin/ray stop")
     host.kill()
     cluster.workers.remove(host)
@@ -146,37 +146,40 @@ def _switch_off(cluster: Cluster, host: Host) -> None:
 def _in_the_middle(
     cluster: Cluster, name: str, victim: Host | None = None
 ) -> tuple[Search, Host, set[str]]:
-    """A search with trials on every worker, one of the workers, and the trials it is at."""
+    """A search with trials on every worker, one of the workers, and the trials it runs."""
     search = searches.submit(cluster, name)
     search.under_way()
     victim = victim or cluster.workers[0]
-    trials = search.running_on(victim)
-    while not trials:  # between two trials
-        time.sleep(0.1)
-        trials = search.running_on(victim)
+    trials: set[str] = set()
+
+    def has_trials() -> bool:  # it has none between two trials
+        trials.update(search.running_on(victim))
+        return bool(trials)
+
+    wait(has_trials, 60, f"{victim.name} runs no trial of {name}")
     return search, victim, trials
 
 
-def _go_on(search: Search, trials: set[str], known: int) -> float:
-    """Wait until each of the trials has ended another epoch; how long the last one took."""
-    began = time.monotonic()
+def _wait_for_epochs(search: Search, trials: set[str], known: int) -> float:
+    """Wait until each of the trials has ended another epoch; returns how long the last one took."""
+    start = time.monotonic()
 
-    def goes_on(name: str) -> Callable[[dict[str, object]], bool]:
+    def ended_epoch(name: str) -> Callable[[dict[str, object]], bool]:
         return lambda event: _is_epoch(event) and event["name"] == name
 
     for name in trials:
-        search.wait_for(goes_on(name), known)
-    return time.monotonic() - began
+        search.wait_for(ended_epoch(name), known)
+    return time.monotonic() - start
 
 
-def _resumed(cluster: Cluster, search: Search, host: Host, began: float) -> Outcome:
-    """Go on with a search whose driver died, and see that no ended trial is touched."""
+def _resumed(cluster: Cluster, search: Search, host: Host, start: float) -> Outcome:
+    """Resume a search whose driver died, and check that no ended trial has changed."""
     ended, known = search.ledger(), len(search.events())
     if not 0 < len(ended) < searches.TRIALS:
         raise RuntimeError(f"{search.name} was not in its middle: {len(ended)} trials had ended")
     search = searches.resume(cluster, search.name, host)
     search.wait_for(_is_epoch, known)
-    recovered_s = time.monotonic() - began
+    recovered_s = time.monotonic() - start
     counted = search.finish()
     if search.ledger()[: len(ended)] != ended:
         raise RuntimeError(f"{search.name}: the ledger's first lines have changed")

@@ -77,11 +77,11 @@ class Host:
 
     @property
     def files(self) -> Path:
-        """What the host has of its own, as the world sees it."""
+        """The host's own files, as the world sees them."""
         return self.world.folder / self.name
 
     def boot(self) -> None:
-        """Switch it on; its files are those it had."""
+        """Switch it on; it has the files that it had before."""
         (self.files / "tmp/home").mkdir(parents=True, exist_ok=True)
         (self.files / "passwd").write_text(_passwd())
         (self.files / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
@@ -112,7 +112,7 @@ class Host:
             )  # fmt: skip
 
     def _kept(self) -> dict[Path, Path]:
-        """What of this machine's /tmp, which the host's own hides, it needs."""
+        """What it needs of this machine's /tmp, which its own hides."""
         needed = {Path(sys.prefix), Path(sys.base_prefix), self.world.folder}
         kept = {path: path for path in needed if path.is_relative_to("/tmp")}
         return {SHARED: self.world.shared, **kept}
@@ -134,10 +134,10 @@ class Host:
         """Put its network cable back in."""
         _run("ip", "link", "set", self.link, "up")
 
-    def begin(
+    def start(
         self, *command: str, log: Path | None = None, **variables: str
     ) -> subprocess.Popen[bytes]:
-        """Start a command on it as if somebody sat there."""
+        """Start a command on it, in a session of its own."""
         with (log or Path(os.devnull)).open("ab") as out:
             return subprocess.Popen(
                 [*self._enter(variables), *command],
@@ -146,7 +146,7 @@ class Host:
             )  # fmt: skip
 
     def run(self, *command: str, timeout_s: float = 120, check: bool = True) -> str:
-        """Run a command on it; what it printed.
+        """Run a command on it; returns what it printed.
 
         Raises:
             HostError: it failed or took too long.
@@ -233,6 +233,6 @@ def _passwd() -> str:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise HostError(f"{shlex.join(command)} failed: {done.stderr.strip()}")

@@ -49,10 +49,10 @@ REFUSED = {"401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED"}
 
 
 def checks(cluster: Cluster) -> Iterator[tuple[str, str]]:
-    """Each refusal and how it was told.
+    """Each attempt that must be refused, and the answer to it.
 
     Raises:
-        RuntimeError: somebody was let in.
+        RuntimeError: one was not refused.
     """
     if listens(cluster.head, 8265):
         raise RuntimeError("the dashboard listens on more than loopback")
@@ -63,13 +63,13 @@ def checks(cluster: Cluster) -> Iterator[tuple[str, str]]:
         ("Ray client", PING, f"{cluster.head.address}:10001"),
     ):
         key = "authorization=Bearer"
-        told = [
+        answers = [
             _status(cluster, program, address, *header)
             for header in ([], [f"{key} {WRONG}"], [f"{key} {TOKEN}"])
         ]
-        if told[2] not in {"200", "OK"} or not set(told[:2]) <= REFUSED:
-            raise RuntimeError(f"{what}: without, with a wrong and the right token: {told}")
-        yield f"{what} without and with a wrong token", " and ".join(told[:2])
+        if answers[2] not in {"200", "OK"} or not set(answers[:2]) <= REFUSED:
+            raise RuntimeError(f"{what}: without, with a wrong and the right token: {answers}")
+        yield f"{what} without and with a wrong token", " and ".join(answers[:2])
     for words, joined in JOINS.items():
         command = f"{words} timeout 15 venv/bin/python -c '{JOIN}' {cluster.head.address}:6379"
         answer = cluster.ssh(cluster.head, command, check=False)
@@ -80,37 +80,37 @@ def checks(cluster: Cluster) -> Iterator[tuple[str, str]]:
 
 
 def _unseen_storage(cluster: Cluster) -> str:
-    """Launch into a folder of the head's own; what is said of the workers."""
+    """Launch into a folder that only the head has; returns the messages about the workers."""
     searches.write_space(cluster)
     words = f"--name unseen --storage {HOME}/runs --address auto --data-dir {SHARED}/mnist"
-    told = cluster.ssh(
+    printed = cluster.ssh(
         cluster.head,
         f"venv/bin/crnn-search launch {SHARED}/space.yaml {words}; echo CODE $?",
         timeout_s=120,
     )
-    reasons = [line.strip() for line in told.splitlines() if "it has no such folder" in line]
+    reasons = [line.strip() for line in printed.splitlines() if "it has no such folder" in line]
     left = list((cluster.head.files / "tmp/home/runs").glob("*"))
-    if "CODE 2" not in told or len(reasons) != len(cluster.workers) or left:
-        raise RuntimeError(f"{left} {told}")
+    if "CODE 2" not in printed or len(reasons) != len(cluster.workers) or left:
+        raise RuntimeError(f"{left} {printed}")
     return "refused: " + ", ".join(sorted(reasons))
 
 
 def find_secrets(cluster: Cluster) -> str:
-    """Look for the token in all that the searches have left.
+    """Look for the token in all files that the searches have written.
 
     Raises:
-        RuntimeError: it is there.
+        RuntimeError: it was found.
     """
     token = (cluster.client.files / "tmp/home/.ray/auth_token").read_bytes().strip()
     files = [path for path in (cluster.world.shared / "runs").rglob("*") if path.is_file()]
     files += cluster.log.parent.glob("*.log")
     found = [str(path) for path in files if token in path.read_bytes()]
     if found or not token:
-        raise RuntimeError(f"the token stands in {found}")
+        raise RuntimeError(f"the token is in {found}")
     return f"not in the {len(files)} files of runs and logs"
 
 
 def _status(cluster: Cluster, program: str, address: str, *headers: str) -> str:
     words = " ".join(f'"{header}"' for header in headers)
-    told = cluster.ssh(cluster.head, f"venv/bin/python -c '{program}' '{address}' {words}")
-    return told.split("STATUS ")[1].split()[0]
+    printed = cluster.ssh(cluster.head, f"venv/bin/python -c '{program}' '{address}' {words}")
+    return printed.split("STATUS ")[1].split()[0]

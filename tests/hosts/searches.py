@@ -30,7 +30,7 @@ space:
 
 @dataclass
 class Search:
-    """A search that was begun on a cluster."""
+    """A search that was started on a cluster."""
 
     cluster: Cluster
     name: str
@@ -53,17 +53,17 @@ class Search:
     def wait_for(
         self, what: Callable[[dict[str, Any]], bool], after: int, timeout_s: float = 180
     ) -> float:
-        """Wait for an event among those after the first so many; how long it took."""
+        """Wait for an event that is not among the first `after`; returns how long it took."""
 
         def happened() -> bool:
             if self.process.poll() not in {None, 0}:
                 raise RuntimeError(f"{self.name} ended:\n{self.tail()}")
             return any(what(event) for event in self.events()[after:])
 
-        return wait(happened, timeout_s, f"{self.name} does not go on:\n{self.tail()}")
+        return wait(happened, timeout_s, f"{self.name} makes no progress:\n{self.tail()}")
 
     def under_way(self) -> None:
-        """Wait until it is in its middle: some trials have ended and others run on every worker."""
+        """Wait until some trials have ended and others run on every worker."""
         nodes = {worker.name for worker in self.cluster.workers}
         wait_s = 120.0
         self.wait_for(lambda event: event["event"] == "epoch", 0, wait_s)
@@ -79,7 +79,7 @@ class Search:
     def running_on(self, host: Host) -> set[str]:
         """The trials whose last epoch a host trained and that have not ended."""
         last = {event["name"]: event["node"] for event in self.events(event="epoch")}
-        ended = {f"trial-{line['number']:04d}" for line in self.ledger()}
+        ended = {line["name"] for line in self.ledger()}
         return {name for name, node in last.items() if node == host.name} - ended
 
     def ledger(self) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ class Search:
         return jsonl.read(path) if path.exists() else []
 
     def finish(self, timeout_s: float = 300) -> str:
-        """Wait for its end; what became of its trials, compared with what was asked for."""
+        """Wait for its end; returns its trials in words, checked against those asked for."""
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -102,8 +102,8 @@ class Search:
         lost = TRIALS - len(ended)
         repeated = sum(ended.values()) - len(ended)
         failed = [line for line in self.ledger() if line["state"] == "FAIL"]
-        told = Counter((event["name"], event["epoch"]) for event in self.events(event="epoch"))
-        twice = sum(told.values()) - len(told) + len(self.events(event="spent"))
+        trained = Counter((event["name"], event["epoch"]) for event in self.events(event="epoch"))
+        twice = sum(trained.values()) - len(trained) + len(self.events(event="spent"))
         counted = f"lost {lost}, repeated {repeated}"
         if failed or lost or repeated or set(ended) != set(range(TRIALS)):
             raise RuntimeError(f"{self.name}: {counted}, failed: {failed}")
@@ -117,25 +117,25 @@ class Search:
 
 
 def write_space(cluster: Cluster) -> None:
-    """Put the space where all hosts see it."""
+    """Write the space where all hosts see it."""
     (cluster.world.shared / "space.yaml").write_text(SPACE)
 
 
 def submit(cluster: Cluster, name: str) -> Search:
-    """Submit a search from the client, which is no part of the cluster, and follow its job."""
+    """Submit a search from the client, which is not part of the cluster, and follow its job."""
     write_space(cluster)
     dashboard = cluster.tunnel()
     place = f"--name {name} --storage {SHARED}/runs --data-dir {SHARED}/mnist"
     words = f"submit {SHARED}/space.yaml --address {dashboard} {place}"
-    said = cluster.client.run("crnn-search", *words.split()).splitlines()
-    job = next(line.removeprefix("job: ") for line in said if line.startswith("job: "))
+    printed = cluster.client.run("crnn-search", *words.split()).splitlines()
+    job = next(line.removeprefix("job: ") for line in printed if line.startswith("job: "))
     log = cluster.log.with_name(f"{name}.log")
     follow = ("crnn-search", "logs", job, "--address", dashboard, "--follow")
-    return Search(cluster, name, cluster.client.begin(*follow, log=log))
+    return Search(cluster, name, cluster.client.start(*follow, log=log))
 
 
 def resume(cluster: Cluster, name: str, host: Host) -> Search:
-    """Go on with a search on a host."""
+    """Resume a search on a host."""
     words = f"resume {SHARED}/runs/{name} --address auto --data-dir {SHARED}/mnist"
     log = cluster.log.with_name(f"{name}.log")
-    return Search(cluster, name, cluster.begin_ssh(host, f"venv/bin/crnn-search {words}", log))
+    return Search(cluster, name, cluster.start_ssh(host, f"venv/bin/crnn-search {words}", log))

@@ -1,13 +1,11 @@
-"""Compiling; what the kernels compute is tested in `test_layers` and `test_recurrence`."""
+"""Compiling and caching; most tests compile one short source in place of the kernels."""
 
 from __future__ import annotations
 
 import ctypes
-import platform
-import shutil
 import stat
-import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,89 +15,99 @@ from crnn_search.kernels import compiler, native, ops
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test compiles one subject anew; those after it have what this machine has."""
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    for path in (compiler.SOURCES / "convolution.c", *compiler.SOURCES.glob("*.h")):
-        shutil.copy(path, sources)
-    monkeypatch.setattr(compiler, "SOURCES", sources)
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of sources, compiled anew by each test."""
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "answer.c").write_text("int answer(void) { return 42; } /* µ */\n", encoding="utf-8")
+    monkeypatch.setattr(compiler, "SOURCES", folder)
+    monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path / "cache"))
     compiler.library.cache_clear()
-    yield
+    yield folder
     compiler.library.cache_clear()
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path))
-    return tmp_path / "kernels"
+def libraries(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "kernels").glob("*.so"))
 
 
-def test_it_is_compiled_once(folder: Path) -> None:
-    assert native.problem() is None
-    (library,) = folder.iterdir()
-    made = library.stat().st_mtime_ns
+def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    path = tmp_path / "fake-cc"
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CC", str(path))
+    return path
+
+
+def test_library_is_compiled_once_and_then_loaded(tmp_path: Path) -> None:
+    library, reason = compiler.library()
+    assert reason is None
+    assert isinstance(library, ctypes.CDLL)
+    assert library.answer() == 42
+    (path,) = libraries(tmp_path)
+    compiled = path.stat().st_mtime_ns
     compiler.library.cache_clear()
     assert native.problem() is None
-    assert [path.stat().st_mtime_ns for path in folder.iterdir()] == [made]
+    assert path.stat().st_mtime_ns == compiled
 
 
-def test_another_source_is_another_library(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_changed_source_is_another_library(tmp_path: Path, sources: Path) -> None:
     assert native.problem() is None
-    changed = tmp_path / "c"
-    shutil.copytree(compiler.SOURCES, changed)
-    (changed / "answer.c").write_text("int answer(void) { return 42; }\n")
-    monkeypatch.setattr(compiler, "SOURCES", changed)
+    (sources / "answer.c").write_text("int answer(void) { return 43; }\n", encoding="utf-8")
     compiler.library.cache_clear()
     library, _ = compiler.library()
     assert isinstance(library, ctypes.CDLL)
-    assert library.answer() == 42
-    assert len(list(folder.iterdir())) == 2
+    assert library.answer() == 43
+    assert len(libraries(tmp_path)) == 2
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 compiler")
-@pytest.mark.parametrize("source", ["int16_convolution.c", "winograd.c"])
-def test_a_processor_without_avx_can_have_it(source: str, tmp_path: Path) -> None:
-    command = ["cc", "-O0", "-w", "-march=x86-64", "-std=gnu11", "-c", "-o", "made.o"]
-    folder = Path(compiler.__file__).with_name("c")
-    done = subprocess.run(
-        [*command, folder / source], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_trials_that_start_together_compile_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    fake_compiler(tmp_path, monkeypatch, f'echo "$@" >> {log}; sleep 0.3; exec cc "$@"')
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: compiler.library.__wrapped__(), range(2)))
+    assert [reason for _, reason in found] == [None, None]
+    assert log.read_text(encoding="utf-8").count("-shared") == 1
 
 
-def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     assert native.problem() == "there is no C compiler"
-    with pytest.raises(RuntimeError, match="there is no C compiler"):
+    with pytest.raises(RuntimeError, match="no compiled kernels: there is no C compiler"):
         ops.map_moments(torch.zeros(1, 1, 2, 2))
 
 
-def test_a_compiler_that_fails_is_quoted(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    broken = tmp_path / "broken-cc"
-    broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n")
-    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("CC", str(broken))
-    assert native.problem() == f"{broken} could not compile: out of order"
-    assert not list(folder.glob("*.so"))
+def test_compiler_error_is_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = fake_compiler(tmp_path, monkeypatch, "echo 'out of order' >&2; exit 1")
+    assert native.problem() == f"{path} cannot compile the kernels: out of order"
+    assert not libraries(tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_gone_round(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_silent_compiler_error_is_the_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
+    fake_compiler(tmp_path, monkeypatch, "exit 3")
+    assert "returned non-zero exit status 3" in str(native.problem())
+
+
+def test_timeout_is_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_compiler(tmp_path, monkeypatch, "echo started >&2; exec sleep 10")
+    monkeypatch.setattr(compiler, "TIMEOUT_S", 0.2)
+    assert "timed out after 0.2 seconds" in str(native.problem())
+
+
+def test_unwritable_cache_is_bypassed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path / "file"))
     assert native.problem() is None
 
 
-def test_a_damaged_library_is_gone_round(folder: Path) -> None:
+def test_damaged_library_is_bypassed(tmp_path: Path) -> None:
     assert native.problem() is None
-    (library,) = folder.iterdir()
-    library.unlink()
-    library.write_bytes(b"no library")
+    (path,) = libraries(tmp_path)
+    path.unlink()
+    path.write_bytes(b"no library")
     compiler.library.cache_clear()
     assert native.problem() is None

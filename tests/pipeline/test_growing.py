@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from crnn_search.data.sequences import Digits
 from crnn_search.storage import jsonl
-from tests.small_run import start, write_mnist
+from tests.small_run import LAUNCH, prepare, start
 
 SPACE = """
 search: {trials: 14, max_epochs: 2, grace_epochs: 2, epoch_sequences: 8192, seed: 3}
@@ -27,39 +29,38 @@ from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 cluster.add_node(num_cpus=1)
 sys.argv += ["--address", cluster.address]
-ray._private.utils.set_sigterm_handler = lambda handler: None  # it is for the main thread only
+ray._private.utils.set_sigterm_handler = lambda handler: None  # only the main thread may set it
 journal = pathlib.Path("runs/demo/journal.jsonl")
 def grow():
     while not (journal.exists() and '"epoch"' in journal.read_text()):
         time.sleep(0.05)
     cluster.add_node(num_cpus=3)
-    threading.Event().wait()  # Linux ends the node's processes with the thread that began them
+    threading.Event().wait()  # Linux ends the node's processes with the thread that started them
 threading.Thread(target=grow, daemon=True).start()
 """
 
 
-def test_a_node_that_joins_later_gets_trials_and_uneven_nodes_are_full(
-    tmp_path: Path, digits: Digits
-) -> None:
-    (tmp_path / "space.yaml").write_text(SPACE)
-    write_mnist(tmp_path / "data", digits)
-    words = ("launch", "space.yaml", "--name", "demo", "--data-dir", "data")
+@pytest.mark.slow
+def test_trials_start_on_a_node_that_joins_later(tmp_path: Path, digits: Digits) -> None:
+    prepare(tmp_path, digits, SPACE)
     process = start(
-        tmp_path, *words, before=GROWING, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 32
+        tmp_path, *LAUNCH, before=GROWING, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 32
     )
     assert process.wait(timeout=280) == 0, (tmp_path / "log").read_text()
     events = jsonl.read(tmp_path / "runs" / "demo" / "journal.jsonl")
-    search = [event for event in events if event["event"] in {"job", "epoch"}]
-    begun = running = 0
+    started = running = 0
     at_once = []
-    for event in search:
-        if event.get("stage", "search") != "search" or "retrained" in event.get("name", ""):
-            continue
-        if event["event"] == "job":
-            running, begun = running + 1, begun + 1
-        at_once.append(running)
-        running -= event["event"] == "epoch" and event["epoch"] == 2
-    assert begun == 14
-    first_epoch = [event["event"] for event in search].index("epoch")
-    assert at_once[first_epoch] == 1, "one core has room for one trial"
-    assert max(at_once) == 4, "cores of 1 and 3"
+    for event in events:
+        if event["event"] == "stage" and event["stage"] != "search":
+            break
+        if event["event"] == "trial":
+            running, started = running + 1, started + 1
+            at_once.append(running)
+        elif event["event"] == "epoch":
+            at_once.append(running)
+            running -= event["epoch"] == 2
+    assert started == 14
+    first_epoch = [event["event"] for event in events].index("epoch")
+    before = [event for event in events[:first_epoch] if event["event"] == "trial"]
+    assert len(before) == 1, "one core runs one trial"
+    assert max(at_once) == 4, "nodes of 1 and 3 cores"

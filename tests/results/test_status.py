@@ -1,21 +1,32 @@
-"""What `status` tells of a run, and that it needs neither Ray nor PyTorch for it."""
+"""The status of a run from its files, without Ray and PyTorch."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from crnn_search.results import status
 from crnn_search.results.status import describe, plan, read_status
-from crnn_search.storage import jsonl
-from crnn_search.storage.run_folder import RunPaths
-from tests.small_run import FinishedRun, command
+from crnn_search.storage.files import write_json
+from crnn_search.storage.journal import Journal
+from crnn_search.storage.mirror import Mirror
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import InfeasibleTrial
+from tests.results.result_files import ARITHMETIC, SMALL, record
 
-SEEN = """
+SPACE = """
+search: {trials: 5, max_epochs: 3, grace_epochs: 1, reduction_factor: 3, epoch_sequences: 500}
+space:
+  learning_rate: {float: [5.0e-3, 3.0e-2], log: true}
+"""
+
+PROGRAM = """
 import sys
 from crnn_search.cli.app import app
 app(["status", sys.argv[1]], standalone_mode=False)
@@ -23,63 +34,201 @@ print({"ray", "torch", "optuna"} & set(sys.modules))
 """
 
 
-def test_a_finished_run_as_text_and_as_json(finished: FinishedRun) -> None:
-    text = command(finished.root, "status", "runs/demo").stdout
-    known = json.loads(command(finished.root, "status", "runs/demo", "--json").stdout)
-    ledger = jsonl.read(finished.folder / "trials.jsonl")
-    completed = [trial for trial in ledger if trial["state"] == "COMPLETE"]
-    assert known["stage"] == "finished"
-    assert known["trials"]["completed"] == len(completed)
-    assert known["trials"]["asked"] == len(ledger) == 5
-    assert known["best"]["rmse"] == min(trial["values"][-1] for trial in completed)
-    assert sum(known["compute"]["core_seconds"].values()) > 0
-    assert text.startswith("demo: finished\n  trials     5 of 5 ended: ")
-    assert "resume" not in text
+class Writer:
+    """Writes the files of a run as its search would."""
 
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.journal = run, Journal(run)
+        self.journal.start_session()
+        self.journal.write("stage", stage="search")
 
-def test_status_needs_neither_ray_nor_torch(finished: FinishedRun) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SEEN, str(finished.folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.endswith("set()\n")
+    def start(
+        self, number: int, *rmse: float | None, stage: str = "search", name: str = ""
+    ) -> None:
+        """A trial that has trained as many epochs as it has RMSEs."""
+        trial = record(number, "RUNNING", []).trial.to_dict()
+        trial["name"] = name = name or trial["name"]
+        self.journal.write("trial", stage=stage, trial=trial)
+        for value in rmse:
+            self.journal.write(
+                "epoch", name=name, validation_rmse=value, train_loss=value, failure=None,
+                checkpoint=None, seconds=5.0, cpus=2, gpus=0.5, node="a", device="cpu",
+                arithmetic=ARITHMETIC,
+            )  # fmt: skip
+
+    def end(self, number: int, state: str, *rmse: float | None) -> None:
+        """A trial that has ended."""
+        self.start(number, *rmse)
+        self.journal.write_ended(record(number, state, list(rmse)))
 
 
 @pytest.fixture
-def cut(tmp_path: Path, finished: FinishedRun) -> RunPaths:
-    """The finished run, as it was when its second trial had begun."""
-    run = tmp_path / "demo"
-    run.mkdir()
-    for name in ("space.yaml", "manifest.json"):
-        shutil.copy(finished.folder / name, run / name)
-    kept = []
-    for event in jsonl.read(finished.folder / "journal.jsonl"):
-        kept.append(event)
-        if event["event"] == "job" and event["job"]["name"] == "trial-0001":
-            break
-    for event in kept:
-        jsonl.append(run / "journal.jsonl", event)
-    jsonl.append(run / "trials.jsonl", jsonl.read(finished.folder / "trials.jsonl")[0])
-    return RunPaths(run)
+def run(tmp_path: Path) -> RunFolder:
+    root = tmp_path / "demo"
+    root.mkdir()
+    (root / "space.yaml").write_text(SPACE)
+    return RunFolder(root)
 
 
-def test_an_unfinished_run_says_what_is_left(cut: RunPaths) -> None:
-    status = read_status(cut)
-    text = describe(status)
-    assert "demo: searching; nobody works on it" in text
-    assert "1 of 5 ended" in text
-    assert "begun      trial-0001, epoch 0 of 2" in text
-    assert plan(status) == (
-        "resume will go on with trial-0001 from epoch 0, begin 3 more trials, "
+@pytest.fixture
+def writer(run: RunFolder) -> Writer:
+    """A search with one completed, stopped, failed, infeasible and running trial each."""
+    writer = Writer(run)
+    writer.end(0, "COMPLETE", 4.0, 3.0, 2.0)
+    writer.end(1, "PRUNED", 1.5)
+    writer.end(2, "FAIL", 7.0, None)
+    writer.journal.write_ended(InfeasibleTrial(3, SMALL.to_dict(), "no pixels are left"))
+    writer.start(4, 6.0, 5.0)
+    return writer
+
+
+def test_unfinished_run_as_json(run: RunFolder, writer: Writer) -> None:
+    known = json.loads(json.dumps(read_status(run), allow_nan=False))
+    assert (known["name"], known["location"]) == ("demo", str(run.root))
+    assert (known["held"], known["stage"], known["sessions"]) == (False, "search", 1)
+    counts = {k: known["trials"][k] for k in ("requested", "completed", "stopped", "failed")}
+    assert counts == {"requested": 5, "completed": 1, "stopped": 1, "failed": 1}
+    assert known["trials"]["infeasible"] == 1
+    assert known["running_trials"] == [
+        {"name": "trial-0004", "epoch": 2, "epochs": 3, "validation_rmse": 5.0}
+    ]
+    best = {"number": 0, "validation_rmse": 2.0, "epochs": 3, "state": "COMPLETE"}
+    assert known["best"] == best | {"config": SMALL.to_dict()}
+    assert known["compute"]["core_seconds"] == {
+        "completed": 30.0, "stopped": 10.0, "failed": 20.0, "running": 20.0, "finalists": 0.0,
+        "retrain": 0.0,
+    }  # fmt: skip
+    assert known["compute"]["gpu_seconds"]["running"] == 5.0
+    assert known["compute"]["asha_saved_share"] == pytest.approx(1 - 4 / 6)
+
+
+def test_unfinished_run_as_text(run: RunFolder, writer: Writer) -> None:
+    known = read_status(run)
+    assert describe(known).splitlines() == [
+        "demo: searching, not running",
+        "  trials     3 of 5 ended: 1 completed, 1 stopped early, 1 failed",
+        "  failed     1 × diverged: training loss `nan` | <script>",
+        "  started    trial-0004, epoch 2 of 3, validation RMSE 5.000",
+        "  best       trial 0, validation RMSE 2.000",
+        "  core time  1 min 20 s: completed trials 30 s, stopped trials 10 s, failed trials 20 s, "
+        "running trials 20 s",
+        "  GPU time   20 s: completed trials 8 s, stopped trials 2 s, failed trials 5 s, "
+        "running trials 5 s",
+        "  saved      33% of the epochs by early stopping",
+        "  elapsed    0 s, sessions: 1",
+    ]
+    assert plan(known) == (
+        "resume will continue trial-0004 from epoch 2, start 1 more trial, "
         "repeat the finalists, retrain the winner, report"
     )
 
 
-def test_a_torn_last_line_is_passed_over(cut: RunPaths) -> None:
-    whole = read_status(cut)
-    for path in (cut.journal, cut.ledger):
+def test_a_run_that_a_process_holds_is_running(
+    run: RunFolder, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "is_held", lambda run: True)
+    known = read_status(run)
+    assert known["held"] is True
+    text = describe(known)
+    assert text.startswith("demo: searching, running\n")
+    assert "\n  running    trial-0004, epoch 2 of 3" in text
+
+
+def test_a_run_in_an_object_store_has_its_uri_as_location(
+    run: RunFolder, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "is_held", lambda run: False)
+    mirror = cast(Mirror, SimpleNamespace(uri="s3://bucket/runs/demo"))
+    known = read_status(RunFolder(run.root, mirror))
+    assert known["location"] == "s3://bucket/runs/demo"
+    assert str(run.root.parent) not in json.dumps(known) + describe(known) + plan(known)
+
+
+def test_best_trial_may_have_an_rmse_of_zero(run: RunFolder) -> None:
+    writer = Writer(run)
+    writer.end(0, "COMPLETE", 4.0, 3.0, 2.0)
+    writer.end(1, "COMPLETE", 1.0, 0.0, 0.0)
+    known = read_status(run)
+    assert known["best"]["number"] == 1
+    assert known["best"]["validation_rmse"] == 0.0
+    assert "best       trial 1, validation RMSE 0.000" in describe(known)
+
+
+def test_best_trial_without_a_completed_one(run: RunFolder) -> None:
+    writer = Writer(run)
+    writer.end(0, "PRUNED", 2.0)
+    writer.end(1, "PRUNED", 5.0, 4.0)
+    writer.end(2, "PRUNED", 1.0, 1.0, None)
+    known = read_status(run)
+    assert "best       trial 1, validation RMSE 4.000 after 2 epochs only" in describe(known)
+
+
+def test_a_run_that_has_not_started(run: RunFolder) -> None:
+    known = read_status(run)
+    assert (known["stage"], known["best"], known["running_trials"]) == ("search", None, [])
+    assert describe(known).splitlines() == [
+        "demo: searching, not running",
+        "  trials     0 of 5 ended: 0 completed, 0 stopped early, 0 failed",
+        "  elapsed    0 s, sessions: 0",
+    ]
+    assert plan(known).startswith("resume will start 5 more trials, repeat the finalists")
+
+
+def test_many_running_trials_are_counted(run: RunFolder) -> None:
+    writer = Writer(run)
+    for number in range(10):
+        writer.start(number)
+    text = plan(read_status(run))
+    assert "trial-0007 from epoch 0 and 2 more" in text
+    assert "trial-0008" not in text
+
+
+def test_stages_after_the_search(run: RunFolder) -> None:
+    writer = Writer(run)
+    for number in range(5):
+        writer.end(number, "COMPLETE", 3.0, 2.0, 1.0)
+    assert stage_and_plan(run) == (
+        "finalists", "resume will repeat the finalists, retrain the winner, report"
+    )  # fmt: skip
+    writer.start(0, 1.0, stage="finalists", name="trial-0000-seed-0")
+    assert stage_and_plan(run) == (
+        "finalists",
+        "resume will continue trial-0000-seed-0 from epoch 1, repeat the finalists, "
+        "retrain the winner, report",
+    )
+    assert read_status(run)["compute"]["core_seconds"]["finalists"] == 10.0
+
+
+def test_stages_after_the_choice(run: RunFolder) -> None:
+    Writer(run)
+    write_json(run.best, {})
+    assert stage_and_plan(run) == ("retrain", "resume will retrain the winner, report")
+    write_json(run.retrained, {"winner": [{"file": "retrained/winner.safetensors"}]})
+    assert stage_and_plan(run)[0] == "retrain"
+    run.retrained_models.mkdir()
+    (run.retrained_models / "winner.safetensors").touch()
+    assert stage_and_plan(run) == ("report", "resume will report")
+    run.report_json.touch()
+    run.model.mkdir()
+    assert stage_and_plan(run) == ("finished", "nothing is left to do")
+    assert describe(read_status(run)).startswith("demo: finished\n")
+
+
+def stage_and_plan(run: RunFolder) -> tuple[str, str]:
+    known: dict[str, Any] = read_status(run)
+    return known["stage"], plan(known)
+
+
+def test_a_torn_last_line_is_ignored(run: RunFolder, writer: Writer) -> None:
+    whole = read_status(run)
+    for path in (run.journal, run.ledger):
         with path.open("ab") as file:
             file.write(b'{"event": "epo')
-    assert read_status(cut) == whole
+    assert read_status(run) == whole
+
+
+def test_status_imports_neither_ray_nor_torch(run: RunFolder, writer: Writer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(run.root)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("set()\n")

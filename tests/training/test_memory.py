@@ -1,5 +1,3 @@
-"""What a process that trains holds."""
-
 from __future__ import annotations
 
 import platform
@@ -26,23 +24,26 @@ print(faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_what_is_freed_is_kept() -> None:
-    def faults(word: str) -> int:
-        command = [sys.executable, "-c", PROGRAM, word]
+def test_freed_memory_is_kept() -> None:
+    def faults(mode: str) -> int:
+        command = [sys.executable, "-c", PROGRAM, mode]
         return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
-    assert faults("keep") < faults("no") / 10
+    assert faults("keep") < faults("default") / 10
 
 
 @pytest.mark.parametrize(
     ("share", "total_mb", "left"), [(0.5, 6000, 0.4), (0.1, 6000, 0.05), (0.25, 60000, 0.24)]
 )
-def test_a_share_is_shared_with_cuda_itself(share: float, total_mb: float, left: float) -> None:
+def test_share_leaves_memory_for_the_cuda_context(
+    share: float, total_mb: float, left: float
+) -> None:
     assert memory.own_share(share, total_mb) == pytest.approx(left)
 
 
-def test_a_cpu_has_no_limit_and_a_peak() -> None:
+def test_cpu_has_a_peak_and_no_limit() -> None:
     cpu = torch.device("cpu")
     memory.limit_to(0.5, cpu)
     assert memory.peak_mb(cpu) > 50
@@ -50,7 +51,7 @@ def test_a_cpu_has_no_limit_and_a_peak() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_more_than_a_share_of_a_gpu_is_refused() -> None:
+def test_allocation_beyond_the_gpu_share_fails() -> None:
     device = torch.device("cuda")
     total = torch.cuda.get_device_properties(device).total_memory
     memory.limit_to(0.1, device)

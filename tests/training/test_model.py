@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from crnn_search.data.sequences import pack_order
 from crnn_search.hyperparameters import MNIST_CRNN_2016, ModelSpec
+from crnn_search.training.gru import PackedGRU
 from crnn_search.training.model import CRNN
 
 SPECS = [
@@ -16,8 +18,8 @@ SPECS = [
 ]
 
 
-def network(spec: ModelSpec) -> CRNN:
-    """A network in evaluation mode whose batch norms are not the identity."""
+def make_model(spec: ModelSpec) -> CRNN:
+    """A network in evaluation mode whose batch normalisations are not the identity."""
     torch.manual_seed(0)
     model = CRNN(spec).eval()
     for module in model.modules():
@@ -27,8 +29,14 @@ def network(spec: ModelSpec) -> CRNN:
     return model
 
 
-def gru_by_hand(gru: nn.GRU, features: Tensor) -> Tensor:
-    """Outputs `(T, H)` of one sequence `(T, D)` by the equations of PyTorch's manual."""
+def pack(sequences: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded sequences `(B, T, ...)` as a packed batch: its rows, batch sizes and order."""
+    order, active = pack_order(lengths)
+    return sequences[order, : len(active)].transpose(0, 1)[active], active.sum(1), order
+
+
+def gru_reference(gru: nn.GRU, features: Tensor) -> Tensor:
+    """States `(T, H)` of one sequence `(T, D)` by the equations of PyTorch's documentation."""
     size = gru.hidden_size
     w_x, w_h, b_x, b_h = (
         getattr(gru, f"{n}_l0") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -45,57 +53,82 @@ def gru_by_hand(gru: nn.GRU, features: Tensor) -> Tensor:
     return torch.stack(states)
 
 
-def sum_by_hand(model: CRNN, images: Tensor) -> Tensor:
-    """The predicted sum of one sequence without padding, `(T, 1, 28, 28)`."""
-    features = model.encode(images)
+def sum_reference(model: CRNN, images: Tensor) -> Tensor:
+    """The predicted sum of one sequence, `(T, 28, 28)`."""
+    features: Tensor = model.encoder(images)
     for gru in model.grus:
         assert isinstance(gru, nn.GRU)
-        features = gru_by_hand(gru, features)
+        features = gru_reference(gru, features)
     return model.output(features[-1])[0]  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_gru_stack_is_the_hand_written_cell(spec: ModelSpec) -> None:
-    model = network(spec)
-    images, lengths = torch.rand(4, 8, 1, 28, 28), torch.tensor([3, 8, 1, 5])
+def test_packed_batch_gives_the_sum_of_each_sequence(spec: ModelSpec) -> None:
+    model = make_model(spec)
+    images, lengths = torch.rand(5, 8, 28, 28), torch.tensor([3, 8, 1, 5, 8])
+    rows, batch_sizes, order = pack(images, lengths)
     with torch.no_grad():
-        sums = model(images, lengths)
-        for row, length in enumerate(lengths):
-            by_hand = sum_by_hand(model, images[row, :length])
-            torch.testing.assert_close(sums[row], by_hand, rtol=1e-5, atol=1e-5)
+        sums = model(rows, batch_sizes)
+        expected = [sum_reference(model, images[row, : lengths[row]]) for row in order]
+    torch.testing.assert_close(sums, torch.stack(expected), rtol=1e-5, atol=1e-5)
 
 
-@given(
-    lengths=st.lists(st.integers(1, 8), min_size=1, max_size=6),
-    extra=st.integers(0, 4),
-    padding=st.sampled_from([0.0, 1.0, -1e6, float("nan"), float("inf")]),
-    spec=st.sampled_from(SPECS),
-)
-@settings(max_examples=40, deadline=None, derandomize=True)
-def test_padding_never_changes_a_prediction(
-    lengths: list[int], extra: int, padding: float, spec: ModelSpec
-) -> None:
-    model = network(spec)
-    images = torch.rand(len(lengths), max(lengths), 1, 28, 28)
-    padded = torch.full((len(lengths), max(lengths) + extra, 1, 28, 28), padding)
-    for row, length in enumerate(lengths):
-        padded[row, :length] = images[row, :length]
-    counts = torch.tensor(lengths)
+def test_uint8_images_are_scaled_to_one() -> None:
+    model = make_model(SPECS[1])
+    images = torch.randint(256, (6, 28, 28), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.equal(model(images, counts), model(padded, counts))
+        torch.testing.assert_close(model.encode(images), model.encode(images.float() / 255))
 
 
-def test_order_of_a_batch_is_kept() -> None:
-    model = network(SPECS[1])
-    images, lengths = torch.rand(5, 4, 1, 28, 28), torch.tensor([1, 4, 2, 4, 3])
-    swap = torch.tensor([3, 0, 4, 1, 2])
+def test_bfloat16_changes_the_encoder_only() -> None:
+    model = make_model(SPECS[1])
+    images = torch.rand(3, 28, 28)
     with torch.no_grad():
-        torch.testing.assert_close(model(images, lengths)[swap], model(images[swap], lengths[swap]))
+        expected = model.encode(images)
+        model.precision = "bfloat16"
+        gates = model.encode(images)
+        sums = model.decode(expected, torch.tensor([2, 1]))
+    assert gates.dtype == sums.dtype == torch.float32
+    assert not torch.equal(gates, expected)
+    torch.testing.assert_close(gates, expected, rtol=0.05, atol=0.05)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-def test_2016_network_is_the_demonstrations() -> None:
+@pytest.mark.parametrize("batch_sizes", [[1], [4, 4, 4], [5, 3, 3, 1], [2] + [1] * 6])
+def test_packed_gru_matches_pytorch(batch_sizes: list[int]) -> None:
+    """States and all gradients, also those that come from states before the last ones."""
+    torch.manual_seed(0)
+    gru, own = nn.GRU(5, 7).double(), PackedGRU(5, 7).double()
+    own.load_state_dict(gru.state_dict())
+    inputs = torch.randn(sum(batch_sizes), 5, dtype=torch.float64, requires_grad=True)
+    own_inputs = inputs.detach().clone().requires_grad_()
+    sizes = torch.tensor(batch_sizes)
+    packed, hidden = gru(nn.utils.rnn.PackedSequence(inputs, sizes))
+    states, last = own.recur(own.project(own_inputs), sizes)
+    torch.testing.assert_close(states, packed.data)
+    torch.testing.assert_close(last, hidden[0])
+    weights = torch.randn_like(states)
+    ((packed.data * weights).sum() + hidden.square().sum()).backward()
+    ((states * weights).sum() + last.square().sum()).backward()
+    torch.testing.assert_close(own_inputs.grad, inputs.grad)
+    for name, parameter in gru.named_parameters():
+        torch.testing.assert_close(own.get_parameter(name).grad, parameter.grad)
+
+
+def test_last_states_are_those_of_each_sequences_last_step() -> None:
+    torch.manual_seed(0)
+    gru = PackedGRU(2, 3)
+    sizes = [4, 2, 1]
+    starts = [0, *accumulate(sizes)]
+    with torch.no_grad():
+        states, last = gru.recur(torch.randn(sum(sizes), 9), torch.tensor(sizes))
+    rows = [starts[2], starts[1] + 1, starts[0] + 2, starts[0] + 3]
+    assert torch.equal(last, states[rows])
+
+
+def test_2016_network_matches_the_demonstration() -> None:
     model = CRNN(MNIST_CRNN_2016.model)
-    kinds = [type(layer).__name__ for layer in model.encoder]
+    kinds = [type(layer).__name__ for layer in model.encoder.children()]
     assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d", "ReLU", "Flatten"]
     assert [tuple(p.shape) for p in model.encoder.parameters()] == [
         (8, 1, 4, 4), (8,), (8, 8, 3, 3), (8,),

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from crnn_search.errors import InputError
 from crnn_search.spaces.file import parse_space
-from crnn_search.storage.trial import Job, JobRecord
+from crnn_search.storage.trial import TrialRecord, TrialState
 from crnn_search.tuning.budget import Budget, Limit, parse_budget
+from tests.tuning import examples
 
-SPACE = """
+SPACE = parse_space("""
 search: {trials: 5, max_epochs: 4, epoch_sequences: 100}
 retrain: {epochs: 2, epoch_sequences: 100, seeds: 2, finalists: 2}
 space: {}
-"""
+""")
 
 
 @pytest.mark.parametrize(
@@ -23,42 +26,54 @@ space: {}
         (None, "0.5corehours", Budget(core_seconds=1800)),
     ],
 )
-def test_budgets_are_read(time: str | None, compute: str | None, expected: Budget) -> None:
+def test_valid_budgets(time: str | None, compute: str | None, expected: Budget) -> None:
     assert parse_budget(time, compute) == expected
 
 
 @pytest.mark.parametrize("text", ["", "2", "two hours", "0h", "-1h", "2h3"])
-def test_a_time_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--time-budget must be a time above 0, as 2h"):
+def test_invalid_time_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--time-budget must be a time above 0, such as 2h"):
         parse_budget(text, None)
 
 
 @pytest.mark.parametrize("text", ["", "20", "0gpuh", "20 bananas"])
-def test_an_amount_that_is_none_is_refused(text: str) -> None:
+def test_invalid_amount_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="--compute-budget must be a number above 0 and gpuh"):
         parse_budget(None, text)
 
 
-def record() -> JobRecord:
-    job = Job("trial-0000", 0, {}, 0, 4, 1, 100, 8)
-    return JobRecord(job, values=[1.0, 0.5], losses=[1.0, 1.0], seconds=20, core_seconds=20)
+def record(number: int = 0, seconds: float = 20, rmse: float | None = 0.5) -> TrialRecord:
+    """Two epochs, of 10 s each by default, on one core."""
+    known = examples.record(number, 1.0, rmse)
+    return dataclasses.replace(known, seconds=seconds, core_seconds=seconds)
 
 
-def test_finalists_and_retraining_are_kept_room_for() -> None:
+def test_finalists_and_retraining_are_reserved() -> None:
     # 10 s an epoch of 100 sequences; 4 repetitions of 4 epochs and 4 retrainings of 2, two at once.
-    limit = Limit(Budget(time_s=150.0), parse_space(SPACE), 2, lambda: 20.0)
+    limit = Limit(Budget(time_s=150.0), SPACE, 2, lambda: 20.0)
     assert limit.reserve([record()])["time_s"] == 120
     assert limit.reserve([record()])["core_seconds"] == 240
     assert limit.reached([record()]) is None
-    later = Limit(Budget(time_s=150.0), parse_space(SPACE), 2, lambda: 30.0)
-    assert "time budget of 0.0417 h" in (later.reached([record()]) or "")
+    later = Limit(Budget(time_s=150.0), SPACE, 2, lambda: 30.0)
+    assert later.reached([record()]) == (
+        "time budget of 0.0417 h: 0.033 h of it are reserved for finalists and retraining"
+    )
 
 
-def test_an_extension_counts_from_its_beginning() -> None:
+def test_reserve_has_the_pace_of_the_best_trials() -> None:
+    """An RMSE of 0.0 is the best there is; failed trials do not count."""
+    limit = Limit(Budget(time_s=150.0), SPACE, 2, lambda: 20.0)
+    best = [record(0, 20, 0.0), record(1, 20, 0.1)]
+    others = [record(2, 200, 0.2), record(3, 200, None), record(4, 200, 0.01)]
+    others[2].state = TrialState.FAIL
+    assert limit.reserve([*others, *best]) == limit.reserve(best)
+
+
+def test_budget_of_an_extension_counts_from_its_start() -> None:
     before = Budget(1000.0, 0.0, 0.0)
-    limit = Limit(Budget(time_s=150.0), parse_space(SPACE), 2, lambda: 1020.0, before)
+    limit = Limit(Budget(time_s=150.0), SPACE, 2, lambda: 1020.0, before)
     assert limit.reached([record()]) is None
 
 
-def test_without_a_budget_nothing_ends() -> None:
-    assert Limit(Budget(), parse_space(SPACE), 2, lambda: 1e9).reached([record()]) is None
+def test_without_a_budget_there_is_no_limit() -> None:
+    assert Limit(Budget(), SPACE, 2, lambda: 1e9).reached([record()]) is None

@@ -2,20 +2,34 @@
 #include "vectors.h"
 
 #define SIZE 28 /* rows and columns of an image */
-#define MAX_PADDED (2 * SIZE)
+#define MAX_KERNEL 9
+#define MAX_PADDED (SIZE + MAX_KERNEL - 1)
 #ifdef __AVX512VL__
-#define MANY 1 /* vector registers: 32, not 16 */
+#define HAS_32_REGISTERS 1
 #else
-#define MANY 0
+#define HAS_32_REGISTERS 0
 #endif
 
-/* One image with zeros around it. pixels: uint8 (wide = 0) or float32 (wide = 1). */
+typedef struct {
+    int kernel, channels, before; /* before: rows and columns of padding before an image */
+    int width, side;              /* of a padded image and of a pooled map */
+    int lanes;                    /* channels, rounded up */
+} Shape;
+
+INLINE Shape shape_of(int pool, int kernel, int channels, int before, int after) {
+    const int width = SIZE + before + after;
+    if (width > MAX_PADDED) abort();
+    const int side = (width - kernel + 1) / pool;
+    return (Shape){kernel, channels, before, width, side, round_up(channels)};
+}
+
+/* One image with padding around it. */
 typedef struct {
     float pixels[MAX_PADDED * MAX_PADDED + LANES];
     uint64_t ink[MAX_PADDED]; /* of each row, the columns that are not zero, as bits */
 } Padded;
 
-/* Which numbers are not zero, as bits. */
+/* Which values are not zero, as bits. */
 INLINE uint32_t bits_of(V v) {
 #ifdef __AVX2__
     return _mm256_movemask_ps((__m256)(I)(v != 0));
@@ -26,8 +40,10 @@ INLINE uint32_t bits_of(V v) {
 #endif
 }
 
-INLINE void pad(const void *pixels, long image, int wide, int before, int width, Padded *padded) {
-    static const int places[] = {0, LANES, 2 * LANES, SIZE - LANES}; /* the last two overlap */
+/* Pixels are uint8 (pixels_f32 = 0) or float32 (pixels_f32 = 1). */
+INLINE void pad(const void *pixels, long image, int pixels_f32, int before, int width,
+                Padded *padded) {
+    static const int starts[] = {0, LANES, 2 * LANES, SIZE - LANES}; /* the last two overlap */
     memset(padded->pixels, 0, sizeof(float) * (width * width + LANES));
     memset(padded->ink, 0, sizeof padded->ink);
     for (int y = 0; y < SIZE; y++) {
@@ -36,192 +52,194 @@ INLINE void pad(const void *pixels, long image, int wide, int before, int width,
         uint64_t ink = 0;
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            const int x = places[i];
+            const int x = starts[i];
             V v;
-            if (wide) {
-                v = load_floats((const float *)pixels + at + x);
+            if (pixels_f32) {
+                v = load_f32((const float *)pixels + at + x);
             } else {
-                B eight;
-                memcpy(&eight, (const uint8_t *)pixels + at + x, sizeof eight);
-                v = __builtin_convertvector(widen(eight), V);
+                B bytes;
+                memcpy(&bytes, (const uint8_t *)pixels + at + x, sizeof bytes);
+                v = __builtin_convertvector(widen(bytes), V);
             }
-            store_floats(row + x, v);
+            store_f32(row + x, v);
             ink |= (uint64_t)bits_of(v) << x;
         }
         padded->ink[y + before] = ink << before;
     }
 }
 
-typedef struct {
-    int kernel, side, channels; /* side: windows along a pooled map */
-    int before, width;          /* zeros before an image; its size with all zeros around */
-} Shape;
-
-/* The products of some windows beside one another, and of one or two times eight channels. */
-INLINE void stem_windows(const int pool, int wide, const int windows, const int blocks,
-                         Shape s, int c, const float *corner, const float *kernel,
-                         const float *bias, void *out, uint8_t *choice, long at) {
-    const int lanes = filled(s.channels);
-    V sum[2][MAX_PLACES][2];
+/* One or two adjacent windows, and one or two blocks of eight channels. */
+INLINE void stem_windows(const int pool, int is_f32, const int windows, const int blocks, Shape s,
+                         int c, const float *corner, const float *weights, const float *bias,
+                         void *result, uint8_t *argmax, long at) {
+    V sum[2][MAX_WINDOW][2];
     for (int w = 0; w < windows; w++)
-        for (int place = 0; place < pool * pool; place++)
-            for (int b = 0; b < blocks; b++) sum[w][place][b] = load_floats(bias + c + LANES * b);
-    const float *weights = kernel + c;
+        for (int position = 0; position < pool * pool; position++)
+            for (int b = 0; b < blocks; b++)
+                sum[w][position][b] = load_f32(bias + c + LANES * b);
+    const float *tap_weights = weights + c;
     for (int i = 0; i < s.kernel; i++)
-        for (int j = 0; j < s.kernel; j++, weights += lanes) {
+        for (int j = 0; j < s.kernel; j++, tap_weights += s.lanes) {
             const float *tap = corner + i * s.width + j;
             V weight[2];
-            for (int b = 0; b < blocks; b++) weight[b] = load_floats(weights + LANES * b);
+            for (int b = 0; b < blocks; b++) weight[b] = load_f32(tap_weights + LANES * b);
 #pragma GCC unroll 2
             for (int w = 0; w < windows; w++)
 #pragma GCC unroll 16
-                for (int place = 0; place < pool * pool; place++)
+                for (int position = 0; position < pool * pool; position++)
 #pragma GCC unroll 2
                     for (int b = 0; b < blocks; b++)
-                        sum[w][place][b] +=
-                            weight[b] * tap[place / pool * s.width + place % pool + w * pool];
+                        sum[w][position][b] +=
+                            weight[b] *
+                            tap[position / pool * s.width + position % pool + w * pool];
         }
     for (int w = 0; w < windows; w++)
         for (int b = 0; b < blocks; b++) {
-            V best = sum[w][0][b];
-            I chosen = {0};
+            V max = sum[w][0][b];
+            I best = {0};
 #pragma GCC unroll 16
-            for (int place = 1; place < pool * pool; place++)
-                take_larger(&best, &chosen, sum[w][place][b], place);
-            relu(&best, &chosen);
+            for (int position = 1; position < pool * pool; position++)
+                update_max(&max, &best, sum[w][position][b], position);
+            relu(&max, &best);
             int first = c + LANES * b, count = s.channels - first;
-            store(out, at + w * s.channels + first, wide, count, best);
-            store_choice(choice + at + w * s.channels + first, count, chosen);
+            store(result, at + w * s.channels + first, is_f32, count, max);
+            store_argmax(argmax + at + w * s.channels + first, count, best);
         }
 }
 
-/* Columns, as bits, that some row has ink in which the windows of map row y see. */
-INLINE uint64_t seen(const int pool, Shape s, const Padded *padded, int y) {
+/* The columns, as bits, with ink in any row that the windows of map row y cover. */
+INLINE uint64_t inked(const int pool, Shape s, const Padded *padded, int y) {
     uint64_t columns = 0;
     for (int i = 0; i < pool + s.kernel - 1; i++) columns |= padded->ink[y * pool + i];
     return columns;
 }
 
-/* Whether windows from x on see no ink at all, as near half of MNIST's do. */
-INLINE int blank(const int pool, Shape s, uint64_t columns, int x, int windows) {
-    return !(columns >> x * pool & ((1ull << (windows * pool + s.kernel - 1)) - 1));
+/* Whether the window at x covers no ink at all, as nearly half of MNIST's do. */
+INLINE int is_blank(const int pool, Shape s, uint64_t columns, int x) {
+    return !(columns >> x * pool & ((1ull << (pool + s.kernel - 1)) - 1));
 }
 
-INLINE void stem_forward_as(const int pool, int wide, long images, const void *pixels,
-                            int wide_pixels, Shape s, const float *kernel, const float *bias,
-                            void *out, uint8_t *choice) {
+INLINE void stem_forward_as(const int pool, int is_f32, long images, const void *pixels,
+                            int pixels_f32, Shape s, const float *weights, const float *bias,
+                            void *result, uint8_t *argmax) {
     Padded padded;
     for (long image = 0; image < images; image++) {
-        pad(pixels, image, wide_pixels, s.before, s.width, &padded);
+        pad(pixels, image, pixels_f32, s.before, s.width, &padded);
         for (int y = 0; y < s.side; y++) {
-            const uint64_t columns = seen(pool, s, &padded, y);
+            const uint64_t columns = inked(pool, s, &padded, y);
             for (int x = 0; x < s.side;) {
                 const float *corner = padded.pixels + y * pool * s.width + x * pool;
                 long at = ((image * s.side + y) * s.side + x) * s.channels;
-                if (blank(pool, s, columns, x, 1)) {
+                if (is_blank(pool, s, columns, x)) {
                     for (int c = 0; c < s.channels; c += LANES) {
-                        V best = load_floats(bias + c);
-                        I chosen = {0};
-                        relu(&best, &chosen);
-                        store(out, at + c, wide, s.channels - c, best);
-                        store_choice(choice + at + c, s.channels - c, chosen);
+                        V max = load_f32(bias + c);
+                        I best = {0};
+                        relu(&max, &best);
+                        store(result, at + c, is_f32, s.channels - c, max);
+                        store_argmax(argmax + at + c, s.channels - c, best);
                     }
                     x++;
                     continue;
                 }
-                /* Enough sums at once to hide how long a product takes, few enough for registers. */
-                int beside = pool <= 2 && x + 1 < s.side && (MANY || s.channels <= LANES) ? 2 : 1;
-#define WINDOWS(windows, blocks) \
-    stem_windows(pool, wide, windows, blocks, s, c, corner, kernel, bias, out, choice, at)
+                /* Enough sums to hide the latency of a product, few enough for the registers. */
+                int windows = pool <= 2 && x + 1 < s.side &&
+                              (HAS_32_REGISTERS || s.channels <= LANES) ? 2 : 1;
+#define WINDOWS(windows, blocks)                                                               \
+    stem_windows(pool, is_f32, windows, blocks, s, c, corner, weights, bias, result, argmax, at)
                 for (int c = 0; c < s.channels;) {
                     int two = s.channels - c > LANES && pool <= 3;
-                    if (beside == 2 && two) WINDOWS(2, 2);
-                    else if (beside == 2) WINDOWS(2, 1);
+                    if (windows == 2 && two) WINDOWS(2, 2);
+                    else if (windows == 2) WINDOWS(2, 1);
                     else if (two) WINDOWS(1, 2);
                     else WINDOWS(1, 1);
                     c += two ? 2 * LANES : LANES;
                 }
 #undef WINDOWS
-                x += beside;
+                x += windows;
             }
         }
     }
 }
 
-void stem_forward(long images, int pool, const void *pixels, int wide_pixels, Shape s,
-                  const float *kernel, const float *bias, void *out, int wide, uint8_t *choice) {
-    WITH_POOL(stem_forward_as, wide, images, pixels, wide_pixels, s, kernel, bias, out, choice)
+/* A convolution with weights `(taps, lanes)` and a bias, pooled, and its ReLU. */
+void stem_forward(long images, int pool, int kernel, int channels, int before, int after,
+                  int pixels_f32, int is_f32, const void *pixels, const float *weights,
+                  const float *bias, void *result, uint8_t *argmax) {
+    const Shape s = shape_of(pool, kernel, channels, before, after);
+    WITH_POOL(stem_forward_as, is_f32, images, pixels, pixels_f32, s, weights, bias, result,
+              argmax)
 }
 
-INLINE void stem_window_gradients(const int pool, int wide, const int blocks, int empty, Shape s, int c,
-                                  const float *corner, const void *gradient,
-                                  const uint8_t *choice, long at, float *of_kernel,
-                                  float *of_bias) {
-    const int lanes = filled(s.channels);
-    V by_place[MAX_PLACES][2];
+INLINE void stem_window_grads(const int pool, int is_f32, const int blocks, int blank, Shape s,
+                              int c, const float *corner, const void *grad, const uint8_t *argmax,
+                              long at, float *grad_weights, float *grad_bias) {
+    V by_position[MAX_WINDOW][2];
     for (int b = 0; b < blocks; b++) {
         int first = c + LANES * b, count = s.channels - first;
-        V g = load(gradient, at + first, wide, count);
-        I chosen = load_choice(choice + at + first, count);
-        for (int place = 0; place < pool * pool; place++)
-            by_place[place][b] = (V)((I)g & (chosen == place));
-        float *sum = of_bias + first;
-        store_floats(sum, load_floats(sum) + (V)((I)g & (chosen != NONE)));
+        V g = load(grad, at + first, is_f32, count);
+        I best = load_argmax(argmax + at + first, count);
+        for (int position = 0; position < pool * pool; position++)
+            by_position[position][b] = (V)((I)g & (best == position));
+        float *sum = grad_bias + first;
+        store_f32(sum, load_f32(sum) + (V)((I)g & (best != ZEROED)));
     }
-    if (empty) return;
-    float *weights = of_kernel + c;
+    if (blank) return;
+    float *tap_weights = grad_weights + c;
     for (int i = 0; i < s.kernel; i++)
-        for (int j = 0; j < s.kernel; j++, weights += lanes) {
+        for (int j = 0; j < s.kernel; j++, tap_weights += s.lanes) {
             const float *tap = corner + i * s.width + j;
             V sum[2];
-            for (int b = 0; b < blocks; b++) sum[b] = load_floats(weights + LANES * b);
+            for (int b = 0; b < blocks; b++) sum[b] = load_f32(tap_weights + LANES * b);
 #pragma GCC unroll 16
-            for (int place = 0; place < pool * pool; place++)
+            for (int position = 0; position < pool * pool; position++)
 #pragma GCC unroll 2
                 for (int b = 0; b < blocks; b++)
-                    sum[b] += by_place[place][b] * tap[place / pool * s.width + place % pool];
-            for (int b = 0; b < blocks; b++) store_floats(weights + LANES * b, sum[b]);
+                    sum[b] += by_position[position][b] *
+                              tap[position / pool * s.width + position % pool];
+            for (int b = 0; b < blocks; b++) store_f32(tap_weights + LANES * b, sum[b]);
         }
 }
 
-INLINE void stem_backward_as(const int pool, int wide, long images, const void *pixels,
-                             int wide_pixels, Shape s, const void *gradient, const uint8_t *choice,
-                             float *of_kernel, float *of_bias, float *scratch) {
+INLINE void stem_backward_as(const int pool, int is_f32, long images, const void *pixels,
+                             int pixels_f32, Shape s, const void *grad, const uint8_t *argmax,
+                             float *grad_weights, float *grad_bias, float *scratch) {
     Padded padded;
-    const int lanes = filled(s.channels);
-    const int weights = s.kernel * s.kernel * lanes;
+    const int weights = s.kernel * s.kernel * s.lanes;
     for (long image = 0; image < images; image++) {
-        pad(pixels, image, wide_pixels, s.before, s.width, &padded);
-        memset(scratch, 0, sizeof(float) * (weights + lanes));
+        pad(pixels, image, pixels_f32, s.before, s.width, &padded);
+        memset(scratch, 0, sizeof(float) * (weights + s.lanes));
         for (int y = 0; y < s.side; y++) {
-            const uint64_t columns = seen(pool, s, &padded, y);
+            const uint64_t columns = inked(pool, s, &padded, y);
             for (int x = 0; x < s.side; x++) {
-                const int empty = blank(pool, s, columns, x, 1);
+                const int blank = is_blank(pool, s, columns, x);
                 const float *corner = padded.pixels + y * pool * s.width + x * pool;
                 long at = ((image * s.side + y) * s.side + x) * s.channels;
-#define GRADIENTS(blocks)                                                                   \
-    stem_window_gradients(pool, wide, blocks, empty, s, c, corner, gradient, choice, at, scratch, \
-                          scratch + weights)
+#define GRADS(blocks)                                                                          \
+    stem_window_grads(pool, is_f32, blocks, blank, s, c, corner, grad, argmax, at, scratch,    \
+                      scratch + weights)
                 for (int c = 0; c < s.channels;) {
                     int two = s.channels - c > LANES && pool <= 3;
-                    if (two) GRADIENTS(2);
-                    else GRADIENTS(1);
+                    if (two) GRADS(2);
+                    else GRADS(1);
                     c += two ? 2 * LANES : LANES;
                 }
-#undef GRADIENTS
+#undef GRADS
             }
         }
-        for (int i = 0; i < weights; i++) of_kernel[i] += scratch[i];
-        for (int i = 0; i < lanes; i++) of_bias[i] += scratch[weights + i];
+        for (int i = 0; i < weights; i++) grad_weights[i] += scratch[i];
+        for (int i = 0; i < s.lanes; i++) grad_bias[i] += scratch[weights + i];
     }
 }
 
-/* Adds to of_kernel and of_bias, which begin as zeros: each image's sums, made in scratch. */
-void stem_backward(long images, int pool, const void *pixels, int wide_pixels, Shape s,
-                   const void *gradient, int wide, const uint8_t *choice, float *of_kernel,
-                   float *of_bias, float *scratch) {
-    WITH_POOL(stem_backward_as, wide, images, pixels, wide_pixels, s, gradient, choice, of_kernel,
-                   of_bias, scratch)
+/* Gradients of weights and bias. Adds to both, one image at a time, for float32's precision. */
+void stem_backward(long images, int pool, int kernel, int channels, int before, int after,
+                   int pixels_f32, int is_f32, const void *pixels, const void *grad,
+                   const uint8_t *argmax, float *grad_weights, float *grad_bias) {
+    const Shape s = shape_of(pool, kernel, channels, before, after);
+    float *scratch = allocate((kernel * kernel + 1) * s.lanes);
+    WITH_POOL(stem_backward_as, is_f32, images, pixels, pixels_f32, s, grad, argmax, grad_weights,
+              grad_bias, scratch)
+    free(scratch);
 }
 
 INLINE double total(V v) {
@@ -230,53 +248,61 @@ INLINE double total(V v) {
     return sum;
 }
 
-/* Sum of products of two rows over all places of the kernel along them; last: which of the last
- * eight are places. */
-INLINE V row_product(const float *one, const float *other, int places, V last) {
+/* The sum of products of two rows over the positions of the kernel along them. last: 1 for those
+ * of the last eight that are positions, else 0. */
+INLINE V row_product(const float *one, const float *other, int positions, V last) {
     V sum = {0};
     int x = 0;
-    for (; x + LANES < places; x += LANES) sum += load_floats(one + x) * load_floats(other + x);
-    return sum + load_floats(one + x) * last * load_floats(other + x);
+    for (; x + LANES < positions; x += LANES) sum += load_f32(one + x) * load_f32(other + x);
+    return sum + load_f32(one + x) * last * load_f32(other + x);
 }
 
-/* Sums of the pixels under each tap, `(k²,)`, and of products of two, `(k², k²)`, its upper
- * triangle, over all places of the kernel. Adds to both. A product depends on its rows' distance
- * and on its columns alone, so that it is summed along each row once, and rows are added by place.
- * scratch: room for `(1 + k²) k²` times eight floats. */
-void pixel_moments(long images, const void *pixels, int wide_pixels, int k, int before, int width,
-                   double *sums, double *products, float *scratch) {
-    const int places = width - k + 1, taps = k * k; /* places: of the kernel, down and across */
+/* Sums of the pixels under each tap of a kernel, `(taps,)`, and of products of the pixels under two
+ * taps, the upper triangle of `(taps, taps)`, over all positions of the kernel. Adds to both.
+ *
+ * A product depends on the distance of its rows and on its columns only: it is summed along each
+ * row once, and the rows' sums are added by position. */
+void pixel_moments(long images, int kernel, int before, int after, int pixels_f32,
+                   const void *pixels, double *sums, double *products) {
+    const Shape s = shape_of(1, kernel, 1, before, after);
+    const int k = kernel, taps = k * k, width = s.width, positions = s.side;
+    const long size = (long)LANES * (1 + taps) * taps;
+    float *scratch = allocate(size);
     Padded padded;
     float ones[MAX_PADDED + LANES];
     V last, rows[MAX_PADDED];
-    for (int i = 0; i < LANES; i++) last[i] = (places - 1) / LANES * LANES + i < places;
+    for (int i = 0; i < LANES; i++) last[i] = (positions - 1) / LANES * LANES + i < positions;
     for (int i = 0; i < MAX_PADDED + LANES; i++) ones[i] = 1;
-    memset(scratch, 0, sizeof(float) * LANES * (1 + taps) * taps);
+    memset(scratch, 0, sizeof(float) * size);
     for (long image = 0; image < images; image++) {
-        pad(pixels, image, wide_pixels, before, width, &padded);
-        for (int apart = -1; apart < k; apart++) /* -1: of single pixels */
+        pad(pixels, image, pixels_f32, before, width, &padded);
+        for (int distance = -1; distance < k; distance++) /* -1: single pixels */
             for (int j = 0; j < k; j++)
-                for (int l = 0; l < (apart < 0 ? 1 : k); l++) {
-                    int down = apart < 0 ? 0 : apart;
-                    for (int y = 0; y < width - down; y++)
-                        rows[y] = row_product(
-                            padded.pixels + y * width + j,
-                            apart < 0 ? ones : padded.pixels + (y + down) * width + l, places, last);
+                for (int l = 0; l < (distance < 0 ? 1 : k); l++) {
+                    const int down = distance < 0 ? 0 : distance;
+                    for (int y = 0; y < width - down; y++) {
+                        const float *other =
+                            distance < 0 ? ones : padded.pixels + (y + down) * width + l;
+                        rows[y] =
+                            row_product(padded.pixels + y * width + j, other, positions, last);
+                    }
                     V window = {0};
-                    for (int y = 0; y < places - 1; y++) window += rows[y];
+                    for (int y = 0; y < positions - 1; y++) window += rows[y];
                     for (int i = 0; i + down < k; i++) {
-                        int first = i * k + j, second = (i + down) * k + l;
-                        float *to = scratch + LANES * (apart < 0 ? first : taps + first * taps + second);
-                        window += rows[i + places - 1];
-                        store_floats(to, load_floats(to) + window);
+                        const int one = i * k + j, two = (i + down) * k + l;
+                        float *to =
+                            scratch + LANES * (distance < 0 ? one : taps + one * taps + two);
+                        window += rows[i + positions - 1];
+                        store_f32(to, load_f32(to) + window);
                         window -= rows[i];
                     }
                 }
         if (image % 64 == 63 || image == images - 1) { /* before float32 loses digits */
-            for (int i = 0; i < taps; i++) sums[i] += total(load_floats(scratch + LANES * i));
+            for (int i = 0; i < taps; i++) sums[i] += total(load_f32(scratch + LANES * i));
             for (int i = 0; i < taps * taps; i++)
-                products[i] += total(load_floats(scratch + LANES * (taps + i)));
-            memset(scratch, 0, sizeof(float) * LANES * (1 + taps) * taps);
+                products[i] += total(load_f32(scratch + LANES * (taps + i)));
+            memset(scratch, 0, sizeof(float) * size);
         }
     }
+    free(scratch);
 }

@@ -1,16 +1,16 @@
-/* Any other layer, after its convolution: normalising, pooling and ReLU. */
+/* Every layer but the first, after its convolution: batch norm, pooling and ReLU. */
 #include "vectors.h"
 
-INLINE void moments_block(int count, int c, const int wide, long image, const void *map, Map m,
+INLINE void moments_block(int count, int c, const int is_f32, long image, const void *maps, Map m,
                           double *sums, double *squares) {
     const int pixels = m.rows * m.columns;
     const long start = image * pixels * m.channels + c;
-    V sum[4] = {{0}}, square[4] = {{0}}; /* of every fourth pixel: none waits for the one before */
+    V sum[4] = {{0}}, square[4] = {{0}}; /* four independent sums hide the latency of an addition */
     for (int i = 0; i < pixels; i += 4)
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++)
             if (i + k < pixels) {
-                V x = load(map, start + (long)(i + k) * m.channels, wide, count);
+                V x = load(maps, start + (long)(i + k) * m.channels, is_f32, count);
                 sum[k] += x;
                 square[k] += x * x;
             }
@@ -22,70 +22,75 @@ INLINE void moments_block(int count, int c, const int wide, long image, const vo
     }
 }
 
-INLINE void map_moments_as(const int wide, long images, const void *map, Map m, double *sums,
+INLINE void map_moments_as(const int is_f32, long images, const void *maps, Map m, double *sums,
                            double *squares) {
     for (long image = 0; image < images; image++)
-        BY_BLOCK(m.channels, moments_block, wide, image, map, m, sums, squares)
+        BY_BLOCK(m.channels, moments_block, is_f32, image, maps, m, sums, squares)
 }
 
-/* Sums of all numbers and of their squares, by channel. Adds to both. */
-void map_moments(long images, const void *map, int wide, Map m, double *sums, double *squares) {
-    if (wide)
-        map_moments_as(1, images, map, m, sums, squares);
+/* Sums of values, `(channels,)`, and of their squares, by channel. Adds to both. */
+void map_moments(long images, int rows, int columns, int channels, int is_f32, const void *maps,
+                 double *sums, double *squares) {
+    const Map m = {rows, columns, channels};
+    if (is_f32)
+        map_moments_as(1, images, maps, m, sums, squares);
     else
-        map_moments_as(0, images, map, m, sums, squares);
+        map_moments_as(0, images, maps, m, sums, squares);
 }
 
-INLINE void pool_block(int count, int c, const int pool, const int wide, long corner, long to,
-                       const void *map, Map m, const float *gain, const float *shift, void *out,
-                       uint8_t *choice, void *values) {
-    V a = load_floats(gain + c), b = load_floats(shift + c);
-    V value = load(map, corner + c, wide, count);
-    V best = value * a + b;
-    I chosen = {0};
+INLINE void pool_block(int count, int c, const int pool, const int is_f32, long corner, long to,
+                       const void *maps, Map m, const float *scale, const float *shift,
+                       void *result, uint8_t *argmax, void *selected) {
+    V a = load_f32(scale + c), b = load_f32(shift + c);
+    V own = load(maps, corner + c, is_f32, count);
+    V max = own * a + b;
+    I best = {0};
 #pragma GCC unroll 16
-    for (int place = 1; place < pool * pool; place++) {
-        long at = corner + c + (place / pool * m.columns + place % pool) * m.channels;
-        V other = load(map, at, wide, count);
-        take_larger(&best, &chosen, other * a + b, place);
-        value = choose(chosen == place, other, value);
+    for (int position = 1; position < pool * pool; position++) {
+        long at = corner + c + (position / pool * m.columns + position % pool) * m.channels;
+        V value = load(maps, at, is_f32, count);
+        update_max(&max, &best, value * a + b, position);
+        own = blend(best == position, value, own);
     }
-    relu(&best, &chosen);
-    store(out, to + c, wide, count, best);
-    store(values, to + c, wide, count, value);
-    store_choice(choice + to + c, count, chosen);
+    relu(&max, &best);
+    store(result, to + c, is_f32, count, max);
+    store(selected, to + c, is_f32, count, own);
+    store_argmax(argmax + to + c, count, best);
 }
 
-INLINE void pool_forward_as(const int pool, const int wide, long images, const void *map, Map m,
-                            const float *gain, const float *shift, void *out, uint8_t *choice,
-                            void *values) {
+INLINE void pool_forward_as(const int pool, const int is_f32, long images, const void *maps, Map m,
+                            const float *scale, const float *shift, void *result, uint8_t *argmax,
+                            void *selected) {
     const int rows = m.rows / pool, columns = m.columns / pool;
     long to = 0;
     for (long image = 0; image < images; image++)
         for (int y = 0; y < rows; y++)
             for (int x = 0; x < columns; x++, to += m.channels) {
                 long corner = ((image * m.rows + y * pool) * m.columns + x * pool) * m.channels;
-                BY_BLOCK(m.channels, pool_block, pool, wide, corner, to, map, m, gain, shift, out,
-                         choice, values)
+                BY_BLOCK(m.channels, pool_block, pool, is_f32, corner, to, maps, m, scale, shift,
+                         result, argmax, selected)
             }
 }
 
-/* ReLU of the largest of a window's numbers, each times gain plus shift. values: those numbers. */
-void pool_forward(long images, int pool, const void *map, int wide, Map m, const float *gain,
-                  const float *shift, void *out, uint8_t *choice, void *values) {
-    WITH_CONSTANTS(pool_forward_as, images, map, m, gain, shift, out, choice, values)
+/* result: ReLU of each window's maximum of values times scale plus shift. selected: the value of
+ * the map at argmax. */
+void pool_forward(long images, int pool, int rows, int columns, int channels, int is_f32,
+                  const void *maps, const float *scale, const float *shift, void *result,
+                  uint8_t *argmax, void *selected) {
+    const Map m = {rows, columns, channels};
+    WITH_POOL_AND_DTYPE(pool_forward_as, images, maps, m, scale, shift, result, argmax, selected)
 }
 
-INLINE void sums_block(int count, int c, const int wide, long image, const void *gradient,
-                       const uint8_t *choice, const void *values, Map m, double *sums,
+INLINE void sums_block(int count, int c, const int is_f32, long image, const void *grad,
+                       const uint8_t *argmax, const void *selected, Map m, double *sums,
                        double *products) {
     const long pixels = (long)m.rows * m.columns, start = image * pixels * m.channels + c;
     V sum = {0}, product = {0};
     for (long at = start; at < start + pixels * m.channels; at += m.channels) {
-        I alive = load_choice(choice + at, count) != NONE;
-        V g = (V)((I)load(gradient, at, wide, count) & alive);
+        I passed = load_argmax(argmax + at, count) != ZEROED;
+        V g = (V)((I)load(grad, at, is_f32, count) & passed);
         sum += g;
-        product += g * load(values, at, wide, count);
+        product += g * load(selected, at, is_f32, count);
     }
     for (int i = 0; i < count; i++) {
         sums[c + i] += sum[i];
@@ -93,69 +98,74 @@ INLINE void sums_block(int count, int c, const int wide, long image, const void 
     }
 }
 
-INLINE void pool_backward_sums_as(const int wide, long images, const void *gradient,
-                                  const uint8_t *choice, const void *values, Map m, double *sums,
+INLINE void pool_backward_sums_as(const int is_f32, long images, const void *grad,
+                                  const uint8_t *argmax, const void *selected, Map m, double *sums,
                                   double *products) {
     for (long image = 0; image < images; image++)
-        BY_BLOCK(m.channels, sums_block, wide, image, gradient, choice, values, m, sums, products)
+        BY_BLOCK(m.channels, sums_block, is_f32, image, grad, argmax, selected, m, sums, products)
 }
 
-/* Sums of gradients, and of gradients times the numbers that were chosen, by channel. m: the
- * pooled map. Adds to both. */
-void pool_backward_sums(long images, const void *gradient, const uint8_t *choice,
-                        const void *values, int wide, Map m, double *sums, double *products) {
-    if (wide)
-        pool_backward_sums_as(1, images, gradient, choice, values, m, sums, products);
+/* Sums of the gradients that ReLU let pass, and of those times the selected values, by channel.
+ * rows, columns: of the pooled map. Adds to both. */
+void pool_backward_sums(long images, int rows, int columns, int channels, int is_f32,
+                        const void *grad, const uint8_t *argmax, const void *selected,
+                        double *sums, double *products) {
+    const Map m = {rows, columns, channels};
+    if (is_f32)
+        pool_backward_sums_as(1, images, grad, argmax, selected, m, sums, products);
     else
-        pool_backward_sums_as(0, images, gradient, choice, values, m, sums, products);
+        pool_backward_sums_as(0, images, grad, argmax, selected, m, sums, products);
 }
 
-INLINE void window_gradient_block(int count, int c, const int pool, const int wide, long corner,
-                                  long from, const void *gradient, const uint8_t *choice,
-                                  const void *map, Map m, const float *gain, const float *slope,
-                                  const float *offset, void *of_map) {
-    V a = load_floats(slope + c), b = load_floats(offset + c);
-    I chosen = load_choice(choice + from + c, count);
-    V own = load(gradient, from + c, wide, count) * load_floats(gain + c);
+INLINE void window_grad_block(int count, int c, const int pool, const int is_f32, long corner,
+                              long from, const void *grad, const uint8_t *argmax, const void *maps,
+                              Map m, const float *scale, const float *slope, const float *offset,
+                              void *grad_maps) {
+    V a = load_f32(slope + c), b = load_f32(offset + c);
+    I best = load_argmax(argmax + from + c, count);
+    V own = load(grad, from + c, is_f32, count) * load_f32(scale + c);
 #pragma GCC unroll 16
-    for (int place = 0; place < pool * pool; place++) {
-        long at = corner + c + (place / pool * m.columns + place % pool) * m.channels;
-        V g = load(map, at, wide, count) * a + b + (V)((I)own & (chosen == place));
-        store(of_map, at, wide, count, g);
+    for (int position = 0; position < pool * pool; position++) {
+        long at = corner + c + (position / pool * m.columns + position % pool) * m.channels;
+        V g = load(maps, at, is_f32, count) * a + b + (V)((I)own & (best == position));
+        store(grad_maps, at, is_f32, count, g);
     }
 }
 
-/* Of what no window has. */
-INLINE void rest_gradient_block(int count, int c, const int wide, long at, const void *map,
-                                const float *slope, const float *offset, void *of_map) {
-    V g = load(map, at + c, wide, count) * load_floats(slope + c) + load_floats(offset + c);
-    store(of_map, at + c, wide, count, g);
+/* The gradient of a pixel that no window covers. */
+INLINE void uncovered_grad_block(int count, int c, const int is_f32, long at, const void *maps,
+                                 const float *slope, const float *offset, void *grad_maps) {
+    V g = load(maps, at + c, is_f32, count) * load_f32(slope + c) + load_f32(offset + c);
+    store(grad_maps, at + c, is_f32, count, g);
 }
 
-INLINE void pool_backward_as(const int pool, const int wide, long images, const void *gradient,
-                             const uint8_t *choice, const void *map, Map m, const float *gain,
-                             const float *slope, const float *offset, void *of_map) {
+INLINE void pool_backward_as(const int pool, const int is_f32, long images, const void *grad,
+                             const uint8_t *argmax, const void *maps, Map m, const float *scale,
+                             const float *slope, const float *offset, void *grad_maps) {
     const int rows = m.rows / pool, columns = m.columns / pool;
     for (long image = 0; image < images; image++) {
         for (int y = 0; y < rows; y++)
             for (int x = 0; x < columns; x++) {
                 long corner = ((image * m.rows + y * pool) * m.columns + x * pool) * m.channels;
                 long from = ((image * rows + y) * columns + x) * m.channels;
-                BY_BLOCK(m.channels, window_gradient_block, pool, wide, corner, from, gradient,
-                         choice, map, m, gain, slope, offset, of_map)
+                BY_BLOCK(m.channels, window_grad_block, pool, is_f32, corner, from, grad, argmax,
+                         maps, m, scale, slope, offset, grad_maps)
             }
         for (int y = 0; y < m.rows; y++)
             for (int x = y < rows * pool ? columns * pool : 0; x < m.columns; x++) {
                 long at = ((image * m.rows + y) * m.columns + x) * m.channels;
-                BY_BLOCK(m.channels, rest_gradient_block, wide, at, map, slope, offset, of_map)
+                BY_BLOCK(m.channels, uncovered_grad_block, is_f32, at, maps, slope, offset,
+                         grad_maps)
             }
     }
 }
 
-/* The gradient of the map: a number's own times gain, where it was chosen, plus slope times the
- * number plus offset. */
-void pool_backward(long images, int pool, const void *gradient, const uint8_t *choice,
-                   const void *map, int wide, Map m, const float *gain, const float *slope,
-                   const float *offset, void *of_map) {
-    WITH_CONSTANTS(pool_backward_as, images, gradient, choice, map, m, gain, slope, offset, of_map)
+/* grad_maps: scale times the gradient of the pooled value at its argmax, plus slope times the
+ * map's value plus offset. */
+void pool_backward(long images, int pool, int rows, int columns, int channels, int is_f32,
+                   const void *grad, const uint8_t *argmax, const void *maps, const float *scale,
+                   const float *slope, const float *offset, void *grad_maps) {
+    const Map m = {rows, columns, channels};
+    WITH_POOL_AND_DTYPE(pool_backward_as, images, grad, argmax, maps, m, scale, slope, offset,
+                        grad_maps)
 }

@@ -1,0 +1,79 @@
+"""Arguments and options that several commands share, and the command that continues a run."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crnn_search.errors import InputError
+from crnn_search.storage.run_folder import RunFolder
+
+SpaceFile = Annotated[
+    Path, typer.Argument(metavar="SPACE", help="A search space: a YAML file.", show_default=False)
+]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run: its folder, such as runs/NAME, or its URI.")
+]
+RunOrJob = Annotated[
+    str,
+    typer.Argument(metavar="RUN|JOB", help="A run or, with --address, also the id of a job."),
+]
+Name = Annotated[
+    str | None, typer.Option(help="The run's name. By default the space's name and the time.")
+]
+Trials = Annotated[int | None, typer.Option(help="Number of trials of the search.")]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Time limit of the whole run, such as 2h or 90min."),
+]
+ComputeBudget = Annotated[
+    str | None,
+    typer.Option(metavar="AMOUNT", help="Compute limit of the run: 20gpuh or 20corehours."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value of the space, such as search.seed=1. Repeatable.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster: auto or HOST:6379. By default a local Ray starts."),
+]
+Dashboard = Annotated[
+    str | None,
+    typer.Option(help="The dashboard of a Ray cluster, such as http://HEAD:8265."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="A folder with MNIST's four files, raw or .gz. By default a download."),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show the log of Ray and the libraries, too.")
+]
+
+
+def default_name(space: Path) -> str:
+    """The name of a run that was given none: its space's name and the time."""
+    return f"{space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def resume_command(run: RunFolder) -> str:
+    """The command that continues a run, ready for a shell."""
+    return shlex.join(["crnn-search", "resume", run.location])
+
+
+def check_file(run: RunFolder, path: Path, reason: str) -> None:
+    """Check that a file of a run exists.
+
+    Raises:
+        InputError: it does not; says the reason.
+    """
+    if not path.is_file():
+        raise InputError(f"{run.location} has no {path.name}: {reason}")

@@ -1,0 +1,260 @@
+"""The commands on runs, here or on a cluster: status, list, logs, stop, submit, tensorboard.
+
+Without `--address` they read a run's own files, and need neither Ray nor PyTorch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from crnn_search.cli import options
+from crnn_search.errors import InputError
+from crnn_search.storage.location import is_uri, join
+from crnn_search.storage.runs import DEFAULT_STORAGE, check_run_name, list_runs, open_run
+
+STOP_TIMEOUT_S = 90
+"""How long `stop` waits for a run's process to end."""
+
+
+def status(
+    run: options.RunOrJob,
+    address: options.Dashboard = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Print the state of a run or a job."""
+    if address:
+        if as_json:
+            raise InputError("--json is for runs: it cannot be combined with --address")
+        print(_job_status(run, address))
+        return
+    from crnn_search.results.status import describe, plan, read_status
+
+    folder = open_run(run)
+    content = read_status(folder)
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    print(describe(content))
+    if not content["held"] and content["stage"] != "finished":
+        print(f"{plan(content)}:\n  {options.resume_command(folder)}")
+
+
+def list_(
+    storage: Annotated[
+        str | None, typer.Option(help="The folder of runs, or a URI. [default: runs]")
+    ] = None,
+    address: options.Dashboard = None,
+) -> None:
+    """List the runs in a folder, or the jobs of a cluster."""
+    if address and storage is not None:
+        raise InputError("list takes --storage or --address, not both")
+    table = Table(box=None, pad_edge=False)
+    here = "run", "stage", "running", "trials ended", "best RMSE"
+    for column in ("job", "status", "started", "run") if address else here:
+        table.add_column(column, overflow="fold")
+    for row in (
+        _job_rows(address) if address else map(_run_row, list_runs(storage or DEFAULT_STORAGE))
+    ):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def logs(
+    run: options.RunOrJob,
+    address: options.Dashboard = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print new output until the job ends.")
+    ] = False,
+) -> None:
+    """Print the log of a run or the output of a job."""
+    if address:
+        from crnn_search.cluster.jobs import Cluster
+
+        cluster = Cluster(address)
+        job = cluster.job(run)
+        if follow:
+            cluster.follow(job)
+        else:
+            print(cluster.log(job), end="")
+        return
+    if follow:
+        raise InputError("--follow needs --address: only a job's output can be followed")
+    folder = open_run(run)
+    options.check_file(folder, folder.log, "the search has not started yet")
+    print(folder.log.read_text(encoding="utf-8"), end="")
+
+
+def stop(run: options.RunOrJob, address: options.Dashboard = None) -> None:
+    """Stop a run or a job as Ctrl-C does; it can be resumed."""
+    if address:
+        from crnn_search.cluster.jobs import Cluster
+
+        cluster = Cluster(address)
+        job = cluster.job(run)
+        if job.ended:
+            raise InputError(f"{job.id} has ended already: {job.status.lower()}")
+        job = cluster.stop(job)
+        print(f"{job.id}: {job.status.lower()}; continue with")
+        print(
+            "  " + shlex.join(["crnn-search", "submit", "--resume", job.run, "--address", address])
+        )
+        return
+    from crnn_search.storage import lease
+
+    folder = open_run(run)
+    if not lease.stop(folder, STOP_TIMEOUT_S):
+        raise InputError(
+            f"no process runs {folder.location}, as far as this machine can see; to stop a "
+            "cluster's job add --address"
+        )
+    print(f"{folder.location} was stopped; continue with\n  {options.resume_command(folder)}")
+
+
+def submit(
+    address: Annotated[
+        str, typer.Option(help="The cluster's dashboard, such as http://HEAD:8265.")
+    ],
+    space: Annotated[
+        Path | None, typer.Argument(metavar="SPACE", help="A search space: a YAML file.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="The folder of runs on every node, or a URI.")
+    ] = None,
+    name: options.Name = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Continue this run instead of a new one.")
+    ] = None,
+    trials: options.Trials = None,
+    time_budget: options.TimeBudget = None,
+    compute_budget: options.ComputeBudget = None,
+    overrides: options.Overrides = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="A folder with MNIST's four files, on the head.")
+    ] = None,
+) -> None:
+    """Launch or resume a run as a job of a cluster."""
+    if (space is None) == (resume is None):
+        raise InputError("submit takes either a SPACE to search or --resume RUN, one of the two")
+    if space is None:
+        given = (storage, name, trials, time_budget, compute_budget, overrides)
+        if any(value is not None for value in given):
+            raise InputError("--resume can be combined with --address and --data-dir only")
+        run, text = _on_every_node("--resume", str(resume)), None
+        arguments = ["resume", run]
+    else:
+        storage = _on_every_node("--storage", storage)
+        name = name or options.default_name(space)
+        check_run_name(name)
+        run, text = join(storage, name), _space_text(space, trials, overrides)
+        arguments = ["launch", "--storage", storage, "--name", name]
+        arguments += _budget_arguments(time_budget, compute_budget)
+    arguments += ["--address", "auto", *(["--data-dir", data_dir] if data_dir else [])]
+    from crnn_search.cluster.jobs import SPACE_NAME, Cluster
+
+    if text is not None:
+        arguments.insert(1, SPACE_NAME)
+    job = Cluster(address).submit(arguments, run, text)
+    print(f"job: {job}\nrun: {run}\nfollow it with")
+    print("  " + shlex.join(["crnn-search", "logs", job, "--address", address, "--follow"]))
+
+
+def tensorboard(
+    run: options.Run,
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 6006,
+) -> None:
+    """Open TensorBoard on a run, on this machine only."""
+    folder = open_run(run)
+    if not folder.tensorboard.is_dir():
+        raise InputError(
+            f"{folder.location} has no TensorBoard files: no trial has finished an epoch yet"
+        )
+    command = [
+        sys.executable, "-m", "tensorboard.main", "--logdir", str(folder.tensorboard),
+        "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+def _job_status(job: str, address: str) -> str:
+    """The state of a job and the last lines of its output."""
+    from crnn_search.cluster.jobs import Cluster
+
+    cluster = Cluster(address)
+    found = cluster.job(job)
+    text = [f"{found.id}: {found.status.lower()}", f"  run        {found.run}"]
+    output = [line.strip() for line in cluster.log(found).splitlines() if line.strip()]
+    return "\n".join(text + [f"  output     {line}" for line in output[-3:]])
+
+
+def _job_rows(address: str) -> list[list[str]]:
+    from crnn_search.cluster.jobs import Cluster
+
+    rows = []
+    for job in Cluster(address).jobs():
+        started = ""
+        if job.started_ms is not None:
+            when = datetime.datetime.fromtimestamp(job.started_ms / 1000)
+            started = when.isoformat(" ", "minutes")
+        rows.append([job.id, job.status.lower(), started, job.run])
+    return rows
+
+
+def _run_row(location: str) -> list[str]:
+    from crnn_search.results.status import read_status
+
+    try:
+        content = read_status(open_run(location))
+    except InputError as error:
+        return [location.rstrip("/").rpartition("/")[2], str(error), "", "", ""]
+    trials, best = content["trials"], content["best"]
+    ended = trials["completed"] + trials["stopped"] + trials["failed"]
+    return [
+        content["name"],
+        content["stage"],
+        "yes" if content["held"] else "no",
+        f"{ended} of {trials['requested']}",
+        f"{best['validation_rmse']:.3f}" if best else "",
+    ]
+
+
+def _on_every_node(option: str, location: str | None) -> str:
+    """Check that a location means the same on every node of a cluster.
+
+    Raises:
+        InputError: it is missing or a relative folder.
+    """
+    if location is None or not (is_uri(location) or Path(location).is_absolute()):
+        got = "nothing" if location is None else repr(location)
+        raise InputError(
+            f"{option} must be an absolute folder, which every node of the cluster sees, or a URI, "
+            f"got {got}"
+        )
+    return location
+
+
+def _space_text(space: Path, trials: int | None, overrides: list[str] | None) -> str:
+    """The YAML of a space with its changes, checked."""
+    from crnn_search.spaces.file import load_space
+    from crnn_search.spaces.space import to_yaml
+
+    changes = [*(overrides or []), *([] if trials is None else [f"search.trials={trials}"])]
+    return to_yaml(load_space(space, changes))
+
+
+def _budget_arguments(time: str | None, compute: str | None) -> list[str]:
+    """The options of a budget, checked."""
+    from crnn_search.tuning.budget import parse_budget
+
+    parse_budget(time, compute)
+    arguments = [] if time is None else ["--time-budget", time]
+    return arguments + ([] if compute is None else ["--compute-budget", compute])

@@ -1,0 +1,98 @@
+"""The nodes of the cluster: what each has, and tasks that run on each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from crnn_search.kernels.processor import cpu_model
+from crnn_search.text import first_line
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node. id: Ray's. name: its host name. cpus: its cores."""
+
+    id: str
+    name: str
+    cpus: float
+    gpus: float
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class NoResult:
+    """Why a node returned nothing."""
+
+    reason: str
+
+
+def nodes() -> list[Node]:
+    """The cluster's living nodes."""
+    return [
+        Node(
+            id=node["NodeID"],
+            name=node["NodeManagerHostname"],
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            memory_gb=round(node["Resources"].get("memory", 0.0) / 1e9, 1),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def hardware() -> list[dict[str, Any]]:
+    """The living nodes as a manifest has them; the processor's name if there is only one."""
+    alive = nodes()
+    model = cpu_model() if len(alive) == 1 else None
+    described = [asdict(node) | {"cpu_model": model} for node in alive]
+    for node in described:
+        del node["id"]
+    return described
+
+
+def run_on_nodes(
+    targets: Sequence[Node],
+    function: Callable[..., Any],
+    *arguments: Any,
+    gpus: float = 0.0,
+    timeout_s: float,
+) -> list[tuple[Node, Any]]:
+    """Run a function on several nodes at once; returns each with its result or `NoResult`.
+
+    gpus: share of a GPU that each call holds, which makes CUDA visible to it. A node that left the
+    cluster meanwhile is left out.
+    """
+    task = ray.remote(function)
+    answers = [
+        task.options(
+            num_cpus=0,
+            num_gpus=gpus,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        ).remote(*arguments)
+        for node in targets
+    ]
+    deadline = time.monotonic() + timeout_s
+    found = []
+    for node, answer in zip(targets, answers, strict=True):
+        try:
+            found.append((node, ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))))
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(answer, force=True)
+            found.append((node, NoResult(f"it does not answer within {timeout_s:.0f} s")))
+        except ray.exceptions.RayError as error:
+            if any(node.id == other.id for other in nodes()):
+                found.append((node, NoResult(f"the task failed: {reason_of(error)}")))
+    return found
+
+
+def reason_of(error: ray.exceptions.RayError) -> str:
+    """Why a task failed, in a line: the exception that it raised, if it did."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return f"{type(cause).__name__}: {first_line(cause)}"

@@ -1,0 +1,70 @@
+"""Figures as the report shows them; a figure that is not known is `missing`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crnn_search.text import duration, first_line
+
+MISSING = "missing"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """Low and high bound."""
+    return f"{number(bounds[0])} to {number(bounds[1])}" if bounds else MISSING
+
+
+def percent(share: float | None) -> str:
+    """A share as percentage."""
+    return MISSING if share is None else f"{100 * share:.1f} %"
+
+
+def time(seconds: float | None) -> str:
+    """A duration in words."""
+    return MISSING if seconds is None else duration(seconds)
+
+
+def times(seconds: Mapping[str, float] | None) -> str:
+    """Named durations."""
+    if not seconds:
+        return MISSING
+    return ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
+
+
+def seeds(score: Mapping[str, Any]) -> str:
+    """How many seeds a score is the mean of, with their standard deviation."""
+    if score["rmse_std"] is None:
+        return "one seed"
+    return f"mean of {score['seeds']} seeds, SD {score['rmse_std']:.2g}"
+
+
+def spread(score: Mapping[str, Any] | None) -> str:
+    """The standard deviation over a score's seeds, with their number."""
+    if score is None:
+        return MISSING
+    return "–" if score["rmse_std"] is None else f"{score['rmse_std']:.2g} (n = {score['seeds']})"
+
+
+def deviation(values: Sequence[float]) -> str:
+    """The sample standard deviation of some values, if there are two at least."""
+    return f"{statistics.stdev(values):.2g}" if len(values) > 1 else "–"
+
+
+def code(text: str) -> str:
+    """The first line as a Markdown code span, in which nothing is markup."""
+    return f"`{first_line(text).replace('`', chr(39))}`"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are right-aligned."""
+    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

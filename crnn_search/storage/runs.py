@@ -1,0 +1,165 @@
+"""Create, open, list and remove runs, in a folder or in an object store."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from crnn_search.errors import InputError, RunFolderError, StorageError
+from crnn_search.storage.files import read_json
+from crnn_search.storage.location import is_uri, join
+from crnn_search.storage.mirror import Mirror
+from crnn_search.storage.object_store import READ_RETRY_FOR_S, ObjectStore
+from crnn_search.storage.run_folder import LEASE, SPACE, RunFolder
+
+DEFAULT_STORAGE = "runs"
+"""The folder of runs where none is named."""
+
+
+def check_run_name(name: str) -> None:
+    """Check the name of a new run.
+
+    Raises:
+        RunFolderError: it is not a plain folder name.
+    """
+    if not name or name in {".", ".."} or name != Path(name).name:
+        raise RunFolderError(f"a run's name must be a plain folder name, got {name!r}")
+
+
+def create_run(storage: str, name: str) -> RunFolder:
+    """Create the folder of a new run. storage: a folder of runs, or the URI of one.
+
+    Raises:
+        RunFolderError: the name is not a folder name, the run exists or cannot be written.
+    """
+    check_run_name(name)
+    if is_uri(storage):
+        return _create_in_store(storage, name)
+    run = RunFolder(Path(storage) / name)
+    try:
+        run.root.parent.mkdir(parents=True, exist_ok=True)
+        run.root.mkdir()
+    except FileExistsError as error:
+        if run.root.is_dir():
+            raise _exists(name, storage, run.location) from error
+        raise RunFolderError(f"cannot create the folder {run.root}: {error.strerror}") from error
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write to {storage}: {error.strerror}; choose another folder with --storage"
+        ) from error
+    return run
+
+
+def open_run(location: str) -> RunFolder:
+    """The run in an existing folder, or at a URI.
+
+    Raises:
+        RunFolderError: there is no run, or it cannot be read.
+    """
+    run = _mirrored(location) if is_uri(location) else RunFolder(Path(location))
+    if run.mirror:
+        try:
+            run.mirror.pull(READ_RETRY_FOR_S)
+        except StorageError as error:
+            raise RunFolderError(f"cannot read {location}: {error.reason}") from error
+    if not run.space.is_file():
+        raise RunFolderError(
+            f"{location} is not the folder of a run: it has no {SPACE}; give a folder that "
+            "crnn-search launch created, such as runs/NAME"
+        )
+    return run
+
+
+def list_runs(storage: str) -> list[str]:
+    """The locations of the runs in a folder or at a URI, sorted by name.
+
+    Raises:
+        InputError: there is no such folder, or it cannot be read.
+    """
+    if is_uri(storage):
+        try:
+            names = ObjectStore(storage).folders_with(SPACE)
+        except StorageError as error:
+            raise InputError(f"cannot read {storage}: {error.reason}") from error
+        return [join(storage, name) for name in names]
+    folder = Path(storage)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {storage}; name the folder of runs with --storage")
+    found = [RunFolder(path) for path in sorted(folder.iterdir())]
+    return [run.location for run in found if run.space.is_file()]
+
+
+def remove_run(run: RunFolder) -> None:
+    """Remove all files of a run."""
+    shutil.rmtree(run.root)
+    if run.mirror:
+        run.mirror.remove()
+
+
+def check_owner(run: RunFolder) -> None:
+    """Check that a run is this user's own: its files decide what is trained.
+
+    Raises:
+        RunFolderError: another user owns its folder or one of the files that are read.
+    """
+    user = os.geteuid()
+    for path in (run.root, run.space, run.manifest, run.journal, run.ledger, run.checkpoints):
+        if path.exists() and path.stat().st_uid != user:
+            raise RunFolderError(
+                f"{path} belongs to user {path.stat().st_uid}, not to you, user {user}, and its "
+                "contents would be trusted; if you do trust them, add --force"
+            )
+
+
+def is_retrained(run: RunFolder) -> bool:
+    """Whether the retraining is finished and all its models exist.
+
+    Raises:
+        InputError: the file that lists them cannot be read.
+    """
+    return run.retrained.is_file() and all(path.is_file() for path in retrained_files(run))
+
+
+def retrained_files(run: RunFolder) -> list[Path]:
+    """The models of the winner and of the reference network, one for each seed.
+
+    Raises:
+        InputError: the file that lists them cannot be read.
+    """
+    lists = [value for value in read_json(run.retrained).values() if isinstance(value, list)]
+    return [run.root / entry["file"] for entries in lists for entry in entries]
+
+
+def _exists(name: str, storage: str, location: str) -> RunFolderError:
+    return RunFolderError(
+        f"a run called {name!r} exists in {storage}; choose another with --name, or remove "
+        f"{location}"
+    )
+
+
+def _create_in_store(storage: str, name: str) -> RunFolder:
+    run = _mirrored(join(storage, name))
+    assert run.mirror
+    store = run.mirror.store
+    try:
+        if store.names(retry_for_s=0):
+            raise _exists(name, storage, run.location)
+        store.write(LEASE, b"{}", retry_for_s=0)
+    except StorageError as error:
+        raise RunFolderError(
+            f"cannot use {storage}: {error.reason}; choose another storage with --storage"
+        ) from error
+    run.root.mkdir()
+    return run
+
+
+def _mirrored(uri: str) -> RunFolder:
+    """A run at a URI, with a temporary local folder that is removed when this process exits."""
+    folder = tempfile.mkdtemp(prefix="crnn-search-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = uri.partition("?")[0].rstrip("/")
+    root = Path(folder) / path.rpartition("/")[2]
+    return RunFolder(root, Mirror(uri, root))

@@ -1,0 +1,31 @@
+"""What every stage of a run works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crnn_search.cluster.resources import Allocation
+from crnn_search.data.sequences import Digits
+from crnn_search.hyperparameters import Arithmetic
+from crnn_search.spaces.space import SearchSpace
+from crnn_search.storage.journal import History, Journal
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.tuning.progress import Progress
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run and what its trials run on.
+
+    history: what earlier sessions recorded. digits: MNIST's 60,000 training images.
+    allocation: what each trial gets. arithmetic: that of every trial of the run.
+    """
+
+    run: RunFolder
+    space: SearchSpace
+    history: History
+    journal: Journal
+    digits: Digits
+    allocation: Allocation
+    arithmetic: Arithmetic
+    progress: Progress

@@ -1,0 +1,136 @@
+"""Each benchmark runs, in its smallest form, and writes what it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu, simulate
+from crnn_search.data.sequences import Digits
+from tests.benchmarks.synthetic import run
+from tests.small_run import write_mnist
+
+
+@pytest.fixture
+def root(tmp_path: Path, digits: Digits) -> Path:
+    """A folder with synthetic digits in `data`."""
+    write_mnist(tmp_path / "data", digits)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_needs_pytorch_only(root: Path) -> None:
+    words = "--device cpu --sequences 300 --repeats 1 --trials 1 2 --workers 0"
+    done = run(
+        root,
+        "benchmarks.gpu",
+        *words.split(),
+        *("--data-dir", "data", "--output", "found.json"),
+        blocked=("ray", "pydantic", "optuna", "pyarrow", "obstore", "yaml"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((root / "found.json").read_text())
+    assert [row["trials"] for row in found["together"]] == [1, 2]
+    assert found["ratio"] == found["one_trial"][0] / found["recipe"]["0"][0]
+    assert f"one trial: {found['ratio']:.1f} times the recipe" in done.stdout
+    assert "2 trials without MPS: " in done.stdout
+
+
+def test_gpu_benchmark_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main([])
+    assert "there is no CUDA here; --device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_bench_measures_every_engine(root: Path) -> None:
+    (root / "page.md").write_text("<!-- bench:begin -->\n<!-- bench:end -->\n")
+    before = """
+import pathlib
+from benchmarks import __main__ as bench
+del bench.NETWORKS["16-32-64 + GRU 64"]
+bench.RESULTS = pathlib.Path("results")
+bench.PAGE = pathlib.Path("page.md")
+"""
+    words = "--sequences 300 --epochs 2 --repeats 1"
+    done = run(
+        root, "benchmarks.__main__", *words.split(), "--data-dir", str(root / "data"), before=before
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads((root / "results" / "bench.json").read_text())["networks"]
+    for engines in measured.values():
+        assert engines.keys() == {"ours", "ray", "optuna", "keras"}
+        assert all(engine["epochs_per_hour"][0] > 0 for engine in engines.values())
+    assert (root / "page.md").read_text().count("| Keras 3 |") == len(measured)
+
+
+@pytest.mark.slow
+def test_driver_benchmark_measures_both_drivers(root: Path) -> None:
+    words = "--trials 8 --every 4 --output found.json"
+    done = run(root, "benchmarks.driver.__main__", *words.split())
+    assert done.returncode == 0, done.stderr
+    found = json.loads((root / "found.json").read_text())
+    for name in ("ours", "stock"):
+        assert [ended for ended, _, _ in found[name]["rows"]] == [0, 4, 8]
+        assert found[name]["resume_s"] > 0
+
+
+@pytest.mark.slow
+def test_curves_are_recorded_and_a_recording_continues(root: Path) -> None:
+    before = """
+from benchmarks import record_curves
+record_curves.SPACE = record_curves.Path(REPOSITORY, record_curves.SPACE)
+record_curves.EPOCHS, record_curves.SEQUENCES, record_curves.VALIDATION_SEQUENCES = 2, 64, 64
+""".replace("REPOSITORY", repr(str(Path(__file__).parents[2])))
+    words = ("--processes", "1", "--data-dir", "data", "--output", str(root / "curves.jsonl"))
+    for count in ("1", "3"):
+        done = run(root, "benchmarks.record_curves", *words, "--count", count, before=before)
+        assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (root / "curves.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines] == [0, 1, 2]
+    assert all(len(line["validation_rmse"]) == len(line["seconds"]) == 2 for line in lines)
+
+
+@pytest.mark.slow
+def test_sampling_compares_three_searchers(root: Path) -> None:
+    before = """
+from benchmarks import sampling
+sampling.SPACE = sampling.Path(REPOSITORY, sampling.SPACE)
+sampling.RESULTS = sampling.Path("found.json")
+sampling.TRIALS, sampling.MARKS = 12, (6, 12)
+""".replace("REPOSITORY", repr(str(Path(__file__).parents[2])))
+    done = run(root, "benchmarks.sampling", "--repeats", "2", before=before)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((root / "found.json").read_text())
+    assert found["best_after"]["12"].keys() == {"ours", "stock", "random"}
+    assert found["lowest_recorded"] > 0
+
+
+def test_simulated_workers_share_a_search() -> None:
+    setting = {"trials": 12, "factor": 3, "grace": 1}
+    rows = {
+        workers: [simulate.search(**setting, workers=workers, seed=seed) for seed in (0, 1)]
+        for workers in (1, 4)
+    }
+    for alone, together in zip(rows[1], rows[4], strict=True):
+        assert alone["utilisation"] == pytest.approx(1)
+        assert 0.25 < together["utilisation"] <= 1
+        assert together["seconds"] < alone["seconds"] / 1.5
+    results: dict[str, Any] = {
+        "recorded": 240, "neighbours": 5, "explained_by_neighbours": 0.5,
+        "workers": [{"workers": n} | simulate.mean(found) for n, found in rows.items()],
+    }  # fmt: skip
+    for name, values in simulate.VARIED.items():
+        results[name] = [{name: value} | simulate.mean(rows[4]) for value in values]
+    text = simulate.document(results)
+    gain = results["workers"][0]["seconds"] / results["workers"][1]["seconds"]
+    assert f"| 4 workers, 250 trials each | {gain:.1f}× for all trials" in text
+    assert "| `grace_epochs` | 1 | 1 | 1 |" in text
+    assert text.endswith("\n")

@@ -1,0 +1,214 @@
+"""status, list, logs, stop, submit and tensorboard, with a cluster that is not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from crnn_search.cluster.jobs import Submitted
+from crnn_search.storage.run_folder import RunFolder
+from tests.cli.conftest import SPACE, CommandLine
+
+ADDRESS = "http://127.0.0.1:8265"
+BUCKET = "s3://bucket/my runs/demo?region=eu-central-1"
+
+
+class Head:
+    """A cluster with one job, which records what is submitted."""
+
+    submitted: ClassVar[list[tuple[list[str], str, str | None]]] = []
+    known = Submitted("demo-1", "RUNNING", "/shared/runs/demo", 0)
+
+    def __init__(self, address: str) -> None:
+        assert address == ADDRESS
+
+    def submit(self, arguments: list[str], run: str, space: str | None = None) -> str:
+        self.submitted.append((arguments, run, space))
+        return "demo-2"
+
+    def jobs(self) -> list[Submitted]:
+        return [self.known]
+
+    def job(self, name: str) -> Submitted:
+        assert name == self.known.id
+        return self.known
+
+    def log(self, job: Submitted) -> str:
+        return f"first\n\nsecond\nthird\nlast of {job.id}\n"
+
+    def follow(self, job: Submitted) -> None:
+        print(f"following {job.id}")
+
+    def stop(self, job: Submitted) -> Submitted:
+        return Submitted(job.id, "STOPPED", job.run, 0)
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> type[Head]:
+    monkeypatch.setattr("crnn_search.cluster.jobs.Cluster", Head)
+    Head.submitted.clear()
+    return Head
+
+
+class FakeMirror:
+    """Of a run in a bucket: all that was ever written is in the local folder."""
+
+    uri = BUCKET
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunFolder:
+    """A run in a bucket that has not started a trial."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    mirror: Any = FakeMirror()
+    run = RunFolder(tmp_path, mirror)
+    monkeypatch.setattr("crnn_search.cli.runs.open_run", lambda location: run)
+    monkeypatch.setattr("crnn_search.results.status.is_held", lambda run: False)
+    return run
+
+
+def test_status_of_a_run_in_a_bucket_names_the_bucket(
+    crnn_search: CommandLine, bucket: RunFolder
+) -> None:
+    done = crnn_search("status", BUCKET)
+    assert done.code == 0
+    assert done.out.endswith(f"\n  crnn-search resume '{BUCKET}'\n")
+    assert str(bucket.root) not in done.out
+    done = crnn_search("status", BUCKET, "--json")
+    assert json.loads(done.out)["location"] == BUCKET
+    assert str(bucket.root) not in done.out
+
+
+def test_stop_of_a_run_in_a_bucket_names_the_bucket(
+    monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, bucket: RunFolder
+) -> None:
+    monkeypatch.setattr("crnn_search.storage.lease.stop", lambda run, timeout_s: True)
+    done = crnn_search("stop", BUCKET)
+    assert done.out == f"{BUCKET} was stopped; continue with\n  crnn-search resume '{BUCKET}'\n"
+    monkeypatch.setattr("crnn_search.storage.lease.stop", lambda run, timeout_s: False)
+    done = crnn_search("stop", BUCKET)
+    assert done.code == 2
+    assert f"no process runs {BUCKET}" in done.err
+
+
+def test_list_shows_every_run_of_a_folder(crnn_search: CommandLine, tmp_path: Path) -> None:
+    for name in ("one", "two", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "space.yaml").write_text(SPACE)
+    (tmp_path / "two" / "space.yaml").write_text("space: 3")
+    lines = crnn_search("list", "--storage", str(tmp_path)).out.splitlines()
+    assert lines[0].split() == ["run", "stage", "running", "trials", "ended", "best", "RMSE"]
+    assert lines[1].split() == ["one", "search", "no", "0", "of", "64"]
+    assert lines[2].startswith("two")
+    assert not any(line.startswith("other") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "stop", "tensorboard", "report", "export"])
+def test_folder_without_a_run_is_refused(
+    crnn_search: CommandLine, tmp_path: Path, command: str
+) -> None:
+    done = crnn_search(command, str(tmp_path))
+    assert done.code == 2
+    assert f"{tmp_path} is not the folder of a run: it has no space.yaml" in done.err
+
+
+def test_run_without_epochs_has_no_tensorboard(crnn_search: CommandLine, space: Path) -> None:
+    done = crnn_search("tensorboard", str(space.parent))
+    assert done.code == 2
+    assert "no TensorBoard files: no trial has finished an epoch yet" in done.err
+
+
+def test_logs_of_a_run(crnn_search: CommandLine, space: Path) -> None:
+    run = RunFolder(space.parent)
+    done = crnn_search("logs", str(run.root))
+    assert done.code == 2
+    assert "has no search.log: the search has not started yet" in done.err
+    run.log.write_text("a line\n")
+    assert crnn_search("logs", str(run.root)).out == "a line\n"
+    done = crnn_search("logs", str(run.root), "--follow")
+    assert done.code == 2
+    assert "--follow needs --address" in done.err
+
+
+def test_commands_on_a_job(crnn_search: CommandLine, head: type[Head]) -> None:
+    def run(*words: str) -> str:
+        done = crnn_search(*words, "--address", ADDRESS)
+        assert done.code == 0, done.err
+        return done.out
+
+    assert run("list").splitlines()[1].split()[:2] == ["demo-1", "running"]
+    assert run("status", "demo-1").splitlines() == [
+        "demo-1: running",
+        "  run        /shared/runs/demo",
+        "  output     second",
+        "  output     third",
+        "  output     last of demo-1",
+    ]
+    assert run("logs", "demo-1").endswith("last of demo-1\n")
+    assert run("logs", "demo-1", "--follow") == "following demo-1\n"
+    assert run("stop", "demo-1") == (
+        "demo-1: stopped; continue with\n"
+        f"  crnn-search submit --resume /shared/runs/demo --address {ADDRESS}\n"
+    )
+    done = crnn_search("status", "demo-1", "--json", "--address", ADDRESS)
+    assert (done.code, "--json" in done.err) == (2, True)
+    done = crnn_search("list", "--storage", "runs", "--address", ADDRESS)
+    assert (done.code, "not both" in done.err) == (2, True)
+
+
+def test_submit_sends_the_space_and_the_command(
+    crnn_search: CommandLine, head: type[Head], space: Path
+) -> None:
+    done = crnn_search(
+        "submit", str(space), "--storage", "/shared/runs", "--name", "demo", "--trials", "3",
+        "--time-budget", "2h", "--data-dir", "/data", "--address", ADDRESS,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "job: demo-2\nrun: /shared/runs/demo\n" in done.out
+    assert f"crnn-search logs demo-2 --address {ADDRESS} --follow" in done.out
+    assert crnn_search("submit", "--resume", "s3://b/demo", "--address", ADDRESS).code == 0
+    (launched, resumed) = head.submitted
+    assert launched[0] == [
+        "launch", "space.yaml", "--storage", "/shared/runs", "--name", "demo",
+        "--time-budget", "2h", "--address", "auto", "--data-dir", "/data",
+    ]  # fmt: skip
+    assert launched[1] == "/shared/runs/demo"
+    assert "trials: 3" in str(launched[2])
+    assert resumed == (["resume", "s3://b/demo", "--address", "auto"], "s3://b/demo", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"--storage": "runs"}, "--storage must be an absolute folder"),
+        ({"--storage": None}, "--storage must be an absolute folder"),
+        ({"--set": "search.trials=0"}, "search.trials"),
+        ({"--time-budget": "soon"}, "--time-budget must be a time above 0"),
+        ({"--name": "../else"}, "must be a plain folder name, got '../else'"),
+        ({"--resume": "/shared/runs/demo"}, "one of the two"),
+    ],
+)
+def test_wrong_submissions_are_refused(
+    crnn_search: CommandLine,
+    head: type[Head],
+    space: Path,
+    options: dict[str, str | None],
+    message: str,
+) -> None:
+    given = {"--address": ADDRESS, "--storage": "/shared/runs"} | options
+    words = [word for name, value in given.items() if value for word in (name, value)]
+    done = crnn_search("submit", str(space), *words)
+    assert done.code == 2
+    assert message in done.err
+    assert not head.submitted
+
+
+def test_resume_cannot_change_the_run(crnn_search: CommandLine, head: type[Head]) -> None:
+    words = ("--resume", "/shared/demo", "--address", ADDRESS, "--set", "search.seed=1")
+    done = crnn_search("submit", *words)
+    assert done.code == 2
+    assert "--resume can be combined with --address and --data-dir only" in done.err
+    assert not head.submitted

@@ -1,0 +1,187 @@
+"""check, launch, resume and extend: wrong input is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crnn_search.errors import RunError
+from crnn_search.storage.run_folder import RunFolder
+from tests.cli.conftest import SPACE, CommandLine
+
+
+def test_check_shows_sampled_configurations(crnn_search: CommandLine, space: Path) -> None:
+    done = crnn_search("check", str(space), "--samples", "3")
+    assert done.code == 0
+    assert f"{space} is valid.\n" in done.out
+    assert done.out.count("dropout=") == 3
+    assert "peak memory" in done.out
+
+
+def test_check_shows_infeasible_networks(crnn_search: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("space: {conv_channels: {list_of: {int: [8, 9]}, length: [1, 6]}}")
+    done = crnn_search("check", str(path), "--samples", "9")
+    assert done.code == 0
+    assert "infeasible" in done.out
+    assert "of the sampled networks are infeasible and will be skipped" in done.out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("space: {droput: {float: [0, 1]}}", "did you mean dropout?"),
+        ("space: {dropout: {float: [0.5, 0.1]}}", "dropout"),
+        ("space: {batch_size: -3}", "got -3"),
+        ("space: {conv_channels: [8, 8, 8], kernel_size: 9, padding: valid}", "leaves no pixels"),
+        ("serach: {}\nspace: {}", "did you mean search?"),
+    ],
+)
+def test_invalid_spaces_are_refused(
+    crnn_search: CommandLine, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    storage = tmp_path / "runs"
+    for command in (["check", str(path)], ["launch", str(path), "--storage", str(storage)]):
+        done = crnn_search(*command)
+        assert done.code == 2
+        assert message in done.err
+        assert done.err.startswith("error: ")
+        assert "space.yaml:" in done.err
+    assert not storage.exists()
+
+
+def test_all_problems_of_a_space_are_reported_at_once(
+    crnn_search: CommandLine, tmp_path: Path
+) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("search: {trials: 0}\nspace:\n  dropout: 7\n  batch: 3\n")
+    done = crnn_search("check", str(path))
+    assert done.code == 2
+    for line in ("space.yaml:1: search.trials", "space.yaml:3: space.dropout", "space.yaml:4: "):
+        assert line in done.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").is_dir(), reason="needs /proc as root")
+def test_unwritable_storage_is_refused(crnn_search: CommandLine, space: Path) -> None:
+    done = crnn_search("launch", str(space), "--storage", "/proc/runs")
+    assert done.code == 2
+    assert "cannot write to /proc/runs" in done.err
+    assert "--storage" in done.err
+
+
+def test_run_name_with_a_path_is_refused(crnn_search: CommandLine, space: Path) -> None:
+    done = crnn_search("launch", str(space), "--name", "../elsewhere")
+    assert done.code == 2
+    assert "a run's name must be a plain folder name, got '../elsewhere'" in done.err
+
+
+def test_missing_data_leaves_no_run(crnn_search: CommandLine, space: Path, tmp_path: Path) -> None:
+    storage, data = tmp_path / "runs", tmp_path / "nowhere"
+    done = crnn_search("launch", str(space), "--storage", str(storage), "--data-dir", str(data))
+    assert done.code == 2
+    assert "--data-dir must be a folder" in done.err
+    assert list(storage.iterdir()) == []
+
+
+def test_options_reach_the_pipeline(
+    monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, space: Path, tmp_path: Path
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def launch(searched: Any, run: RunFolder, _: Any, options: Any, **more: Any) -> None:
+        logging.getLogger("library").warning("a warning")
+        calls.append((searched, run, options, more))
+        raise RunError("far enough")
+
+    monkeypatch.setattr("crnn_search.pipeline.run.launch", launch)
+    done = crnn_search(
+        "launch", str(space), "--storage", str(tmp_path), "--name", "demo", "--address", "auto",
+        "--trials", "7", "--set", "space.dropout={float: [0, 0.25]}", "--time-budget", "2h",
+    )  # fmt: skip
+    assert (done.code, done.out) == (1, f"run: {tmp_path}/demo\n")
+    assert done.err == "error: far enough\n"
+    ((searched, run, options, more),) = calls
+    assert run.root == tmp_path / "demo"
+    assert searched.search.trials == 7
+    assert searched.space["dropout"].high == 0.25
+    assert (options.address, options.data_dir, options.verbose) == ("auto", None, False)
+    assert more["budget"].time_s == 7200
+    assert "WARNING library: a warning" in run.log.read_text()
+
+
+def test_interrupted_run_names_the_command_that_resumes_it(
+    monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, space: Path, tmp_path: Path
+) -> None:
+    def launch(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crnn_search.pipeline.run.launch", launch)
+    storage = tmp_path / "my runs"
+    done = crnn_search("launch", str(space), "--storage", str(storage), "--name", "demo")
+    assert done.code == 130
+    assert done.err == f"interrupted: continue with\n  crnn-search resume '{storage}/demo'\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path, space: Path) -> RunFolder:
+    """A run that was launched, and then nothing."""
+    assert space.parent == tmp_path
+    manifest = {"format": 2, "name": "x", "command": "", "created": "", "git_commit": None}
+    manifest |= {"versions": {}, "seed": 0, "data_sha256": {}, "space": {}, "budget": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"arithmetic": None}))
+    return RunFolder(tmp_path)
+
+
+def test_run_of_another_user_needs_force(
+    monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, run: RunFolder
+) -> None:
+    resumed: list[Path] = []
+
+    def resume(run: RunFolder, *_: object) -> None:
+        resumed.append(run.root)
+        raise RunError("far enough")
+
+    monkeypatch.setattr("crnn_search.pipeline.run.resume", resume)
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    done = crnn_search("resume", str(run.root))
+    assert done.code == 2
+    assert f"{run.root} belongs to user {user}, not to you, user {user + 1}" in done.err
+    assert done.err.endswith("add --force\n")
+    assert not resumed
+    done = crnn_search("resume", str(run.root), "--force")
+    assert (done.code, done.err) == (1, "error: far enough\n")
+    assert "resume will start 64 more trials, repeat the finalists" in done.out
+    assert resumed == [run.root]
+
+
+@pytest.mark.parametrize("command", ["resume", "extend", "report", "export"])
+def test_run_of_another_format_is_refused(
+    crnn_search: CommandLine, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE + "\n  precision: int16")  # valid in format 1 only
+    (tmp_path / "manifest.json").write_text('{"versions": {"crnn-search": "0.1.0"}}')
+    (tmp_path / "journal.jsonl").write_text('{"event": "again", "elapsed_s": 1.0}\n')
+    done = crnn_search(command, str(tmp_path), *(["--trials", "2"] if command == "extend" else []))
+    assert done.code == 2
+    assert (
+        f"error: {tmp_path} was written by crnn-search 0.1.0, whose runs have format 1" in done.err
+    )
+
+
+@pytest.mark.parametrize("command", ["resume", "extend", "report", "export"])
+def test_run_without_manifest_is_refused(
+    crnn_search: CommandLine, space: Path, command: str
+) -> None:
+    more = ["--trials", "2"] if command == "extend" else []
+    done = crnn_search(command, str(space.parent), *more)
+    assert done.code == 2
+    assert f"{space.parent} has no manifest.json" in done.err
+    assert "launch it again" in done.err

@@ -1,0 +1,171 @@
+"""Runs submitted to a cluster from elsewhere: a real head, its dashboard, its token."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from crnn_search.data.sequences import Digits
+from tests.small_run import PROGRAM, REPOSITORY, SPACE, results, wait_for, write_mnist
+
+pytestmark = pytest.mark.slow
+
+TOKEN = "a" * 32
+COMMAND = """
+from crnn_search.cluster import jobs
+jobs.PROGRAM = "exec python driver_path"
+from crnn_search.cli.app import main
+main()
+"""
+"""The command line, whose jobs use synthetic digits in place of MNIST."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node with two cores. root: a folder with a space and data."""
+
+    root: Path
+    address: str
+
+    def command(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        program = COMMAND.replace("driver_path", str(self.root / "driver.py"))
+        return subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env=environment() | {"PYTHONPATH": REPOSITORY, "COLUMNS": "200"} | variables,
+        )
+
+    def run(self, *arguments: str) -> str:
+        done = self.command(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def submit(self, *arguments: str) -> str:
+        """The id of a new job."""
+        words = ("submit", *arguments, "--address", self.address, "--data-dir")
+        return self.run(*words, str(self.root / "data")).splitlines()[0].removeprefix("job: ")
+
+    def wait_for_end(self, job: str) -> str:
+        """A job's last status."""
+        deadline = time.monotonic() + 200
+        while True:
+            status = self.run("status", job, "--address", self.address).splitlines()[0]
+            word = status.removeprefix(f"{job}: ")
+            if word not in {"pending", "running"}:
+                return word
+            assert time.monotonic() < deadline, f"{job} does not end"
+            time.sleep(1)
+
+
+def environment() -> dict[str, str]:
+    """Of a shell that has the cluster's token and this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
+    return kept | {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return not client.connect_ex(("127.0.0.1", port))
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[Head]:
+    root = tmp_path_factory.mktemp("head")
+    (root / "space.yaml").write_text(SPACE)
+    write_mnist(root / "data", digits)
+    (root / "driver.py").write_text(PROGRAM.replace('"data"', repr(str(root / "data"))))
+    port = free_port()
+    with (root / "ray.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *("--port=0", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
+                *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
+                *(f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"),
+                *("--disable-usage-stats", f"--ray-client-server-port={free_port()}"),
+                *(f"--object-store-memory={200 * 2**20}", f"--temp-dir={root.parent / 'r'}"),
+            ],
+            env=environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(port):
+            assert process.poll() is None, (root / "ray.log").read_text()
+            assert time.monotonic() < deadline, "the dashboard does not start"
+            time.sleep(0.2)
+        yield Head(root, f"http://127.0.0.1:{port}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_two_submitted_searches_share_a_cluster_and_are_stopped_and_resumed(head: Head) -> None:
+    storage = head.root / "shared"
+    folder = ("--storage", str(storage))
+    long = ("--trials", "4", "--set", "search.epoch_sequences=4096")  # none ends by itself
+    first = head.submit("space.yaml", "--name", "first", *folder, *long)
+    second = head.submit("space.yaml", "--name", "second", *folder, *long)
+    for name in ("first", "second"):
+        wait_for(storage / name, event="epoch", name="trial-0001", epoch=1)
+    listed = head.run("list", "--address", head.address)
+    assert [line.split()[:2] for line in listed.splitlines()[1:]] == [
+        [first, "running"],
+        [second, "running"],
+    ]
+    assert head.run("list", *folder).count(" yes ") == 2
+
+    # Through the job API, and through the storage alone.
+    stopped = head.run("stop", first, "--address", head.address)
+    assert f"{first}: stopped; continue with\n  crnn-search submit --resume" in stopped
+    log = head.run("logs", first, "--address", head.address)
+    assert "interrupted: everything so far is kept" in log, "it must stop as Ctrl-C does"
+    assert f"{storage}/second was stopped" in head.run("stop", str(storage / "second"))
+    assert "no process runs" in head.command("stop", str(storage / "second")).stderr
+    assert head.run("list", *folder).count(" no ") == 2
+
+    resumed = [head.submit("--resume", str(storage / name)) for name in ("first", "second")]
+    assert [head.wait_for_end(job) for job in resumed] == ["succeeded"] * 2
+    assert results(storage / "first") == results(storage / "second")
+    ended = head.command("stop", str(storage / "first"), "--address", head.address)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        f"error: {resumed[0]} has ended already: succeeded\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"RAY_AUTH_TOKEN": "b" * 32}, "Authentication failed: Forbidden"),
+        ({"RAY_AUTH_MODE": "disabled"}, "Authentication required: Unauthorized"),
+    ],
+)
+def test_wrong_token_is_refused(head: Head, variables: dict[str, str], reason: str) -> None:
+    done = head.command("list", "--address", head.address, **variables)
+    assert done.returncode == 2
+    assert f"the Ray dashboard at {head.address} rejects the request: {reason}" in done.stderr

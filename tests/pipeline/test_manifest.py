@@ -1,0 +1,113 @@
+"""The manifest: written, read again, and refused where it cannot be understood."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from crnn_search import __version__
+from crnn_search.errors import InputError
+from crnn_search.hyperparameters import Arithmetic
+from crnn_search.pipeline.manifest import Manifest, RunBudget
+from crnn_search.spaces.file import parse_space
+from crnn_search.spaces.space import SearchSpace
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.tuning.budget import Budget
+
+HARDWARE = {"nodes": [{"name": "here", "cpus": 2.0}], "gpu": None}
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return parse_space("search: {seed: 7}\nspace: {}")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def test_command_can_be_pasted_into_a_shell(
+    monkeypatch: pytest.MonkeyPatch, run: RunFolder, space: SearchSpace
+) -> None:
+    words = ["launch", "my space.yaml", "--set", "space.dropout={float: [0, 0.5]}"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/crnn-search", *words])
+    command = Manifest.create(run, space).command
+    assert command == ("crnn-search launch 'my space.yaml' --set 'space.dropout={float: [0, 0.5]}'")
+    assert shlex.split(command)[1:] == words
+
+
+def test_manifest_is_read_as_it_was_written(run: RunFolder, space: SearchSpace) -> None:
+    manifest = Manifest.create(run, space, Budget(time_s=3600.0), ["runs/earlier"])
+    manifest.write(run)
+    assert Manifest.read(run) == manifest
+    complete = dataclasses.replace(
+        manifest.on_cluster(space, HARDWARE, Arithmetic("bfloat16", cpu_kernels=True)),
+        budget=RunBudget(Budget(gpu_seconds=1.0), Budget(2.0, 3.0, 4.0)),
+        earlier_reports=[{"trials": 5, "rmse": 0.9, "rmse_interval": [0.8, 1.0]}],
+    )
+    complete.write(run)
+    assert Manifest.read(run) == complete
+
+
+def test_manifest_names_seed_versions_and_arithmetic(run: RunFolder, space: SearchSpace) -> None:
+    manifest = Manifest.create(run, space)
+    manifest.on_cluster(space, HARDWARE, Arithmetic("bfloat16")).write(run)
+    written = json.loads(run.manifest.read_text())
+    assert written["format"] == 2
+    assert written["seed"] == 7
+    assert written["versions"]["crnn-search"] == __version__
+    assert written["arithmetic"] == {"precision": "bfloat16", "cpu_kernels": False}
+    assert written["space"]["search"]["seed"] == 7
+    assert written["budget"] == {
+        "limits": {"time_s": None, "core_seconds": None, "gpu_seconds": None},
+        "before": {"time_s": 0.0, "core_seconds": 0.0, "gpu_seconds": 0.0},
+    }
+
+
+def test_first_hardware_of_a_run_stays(run: RunFolder, space: SearchSpace) -> None:
+    first = Manifest.create(run, space).on_cluster(space, HARDWARE, Arithmetic())
+    assert first.on_cluster(space, {"nodes": [], "gpu": None}, Arithmetic()).hardware == HARDWARE
+
+
+@pytest.mark.parametrize("found", [None, 1, 3])
+def test_other_format_is_refused(run: RunFolder, space: SearchSpace, found: int | None) -> None:
+    Manifest.create(run, space).write(run)
+    values = json.loads(run.manifest.read_text())
+    values |= {"format": found, "versions": {"crnn-search": "0.0.7"}}
+    if found is None:
+        del values["format"]
+    run.manifest.write_text(json.dumps(values))
+    message = rf"written by crnn-search 0\.0\.7, whose runs have format {found or 1}; .* format 2: "
+    with pytest.raises(InputError, match=message):
+        Manifest.read(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"surprise": 1}, {"budget": {"limits": 3}}, {"arithmetic": {"precision": "x", "y": 1}}],
+)
+def test_altered_manifest_is_refused(
+    run: RunFolder, space: SearchSpace, change: dict[str, object]
+) -> None:
+    Manifest.create(run, space).write(run)
+    run.manifest.write_text(json.dumps(json.loads(run.manifest.read_text()) | change))
+    with pytest.raises(InputError, match="is not a manifest of this version of crnn-search"):
+        Manifest.read(run)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 2}'])
+def test_other_file_is_not_a_manifest(run: RunFolder, text: str) -> None:
+    run.manifest.write_text(text)
+    with pytest.raises(InputError, match="is not a manifest of this version of crnn-search"):
+        Manifest.read(run)
+
+
+def test_missing_manifest_is_refused(run: RunFolder) -> None:
+    with pytest.raises(InputError, match=r"has no manifest\.json: .*; launch it again"):
+        Manifest.read(run)

@@ -1,0 +1,84 @@
+"""A real search in an object store: its driver's machine dies, and the store hangs."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crnn_search.data.sequences import Digits
+from crnn_search.storage.location import join
+from crnn_search.storage.object_store import ObjectStore
+from crnn_search.storage.runs import open_run
+from tests.small_run import FinishedRun, command, prepare, results, start
+from tests.storage.s3_process import serve
+
+SHORT_LEASE = """
+from crnn_search.storage import store_lease
+store_lease.HEARTBEAT_S, store_lease.VALID_S, store_lease.STALE_S = 0.5, 1.5, 3.0
+"""
+
+
+@pytest.mark.slow
+def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
+    tmp_path: Path, digits: Digits, finished: FinishedRun
+) -> None:
+    prepare(tmp_path, digits)
+    data = ("--data-dir", "data")
+    with serve(tmp_path / "s3.log") as server:
+        storage = join(server.uri, "machines")
+        uri = join(storage, "demo")
+        launch = ("launch", "space.yaml", "--name", "demo", "--storage", storage, *data)
+        process = start(tmp_path, *launch, before=SHORT_LEASE, TMPDIR=own_folder())
+        wait_for(uri, 0, event="epoch", name="trial-0001", epoch=1)
+        status = command(tmp_path, "status", uri).stdout
+        assert "demo: searching" in status
+        assert tempfile.gettempdir() not in status
+        other = command(tmp_path, "resume", uri, *data)
+        assert other.returncode == 2
+        assert "another process is using s3://bucket/runs/machines/demo" in other.stderr
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+        # Another machine, without the first one's folders.
+        known = len(events(uri))
+        process = start(tmp_path, "resume", uri, *data, before=SHORT_LEASE, TMPDIR=own_folder())
+        wait_for(uri, known, event="epoch")
+        server.hang(15)
+        assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+        printed = (tmp_path / "log").read_text()
+        assert "trials wait, none is lost" in printed
+        assert join(uri, "report.md") in printed
+        assert results(open_run(uri).root) == results(finished.folder)
+        listed = command(tmp_path, "list", "--storage", storage)
+        assert "demo finished" in " ".join(listed.stdout.split()), listed.stderr
+
+
+def events(uri: str) -> list[dict[str, Any]]:
+    """All events in the store so far."""
+    store = ObjectStore(uri)
+    names = [name for name in store.names() if name.startswith("journal.jsonl.d/")]
+    text = b"".join(store.read(name) or b"" for name in names)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def wait_for(uri: str, after: int, **fields: Any) -> None:
+    """Wait until the store has an event with these fields, after its first `after` events."""
+    deadline = time.monotonic() + 120
+    while not any(fields.items() <= event.items() for event in events(uri)[after:]):
+        assert time.monotonic() < deadline, f"no event with {fields}"
+        time.sleep(0.1)
+
+
+def own_folder() -> str:
+    """A machine's own folder for temporary files; Ray's sockets need a short path."""
+    folder = tempfile.mkdtemp(prefix="m")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -1,0 +1,151 @@
+"""The files of a run that has been retrained, without a search: what a report is made of."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crnn_search.data.sequences import Digits, testing_table
+from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
+from crnn_search.storage import jsonl
+from crnn_search.storage.files import read_json, write_json
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import InfeasibleTrial, Trial, TrialRecord, TrialState, trial_name
+from crnn_search.training import checkpoint
+from crnn_search.training.model import CRNN
+from crnn_search.training.predict import predict
+
+SMALL = TrialConfig.from_dict(
+    {"conv_channels": [4], "kernel_size": [5], "pooling": [4], "gru_sizes": [8]}
+)
+REASON = "diverged: training loss `nan` | <script>\nTraceback of many lines"
+ARITHMETIC = "float32, compiled kernels"
+
+
+def record(number: int, state: str, rmse: list[float | None], **config: Any) -> TrialRecord:
+    """A trial of the search that ended. rmse: its validation RMSE by epoch."""
+    trial = Trial(
+        name=trial_name(number),
+        number=number,
+        config=TrialConfig.from_dict(SMALL.to_dict() | config),
+        seed=number,
+        epochs=3,
+        grace_epochs=1,
+        epoch_sequences=500,
+        max_digits=5,
+    )
+    return TrialRecord(
+        trial,
+        validation_rmse=rmse,
+        train_loss=rmse,
+        seconds=5.0 * len(rmse),
+        core_seconds=10.0 * len(rmse),
+        gpu_seconds=1.0 * len(rmse),
+        node="a",
+        device="cpu",
+        arithmetics=[ARITHMETIC] if rmse else [],
+        state=TrialState(state),
+        reason=REASON if state == "FAIL" else None,
+    )
+
+
+def full_budget_records(count: int = 12) -> list[TrialRecord]:
+    """Trials whose RMSE depends on the learning rate alone; three other things vary, too."""
+    rng = random.Random(0)
+    records = []
+    for number in range(count):
+        rate = 10 ** rng.uniform(-4, -1)
+        rmse = 1 + abs(rate - 0.001) ** 0.5
+        other = {
+            "batch_size": rng.choice([32, 64]), "gru_sizes": rng.choice([[8], [16]]),
+            "batch_norm": rng.choice([True, False]),
+        }  # fmt: skip
+        records.append(record(number, "COMPLETE", [8.0, 3.0, rmse], learning_rate=rate, **other))
+    return records
+
+
+def make_run(root: Path) -> RunFolder:
+    """A run that only its report is missing of."""
+    run = RunFolder(root)
+    root.mkdir()
+    write_json(run.manifest, _manifest(root.name))
+    stopped = [record(12, "PRUNED", [9.0]), record(13, "PRUNED", [8.0, 5.0])]
+    failed = [record(14, "FAIL", [7.0, 90.0, None]), record(15, "FAIL", [])]
+    for ended in full_budget_records() + stopped + failed:
+        jsonl.append(run.ledger, ended.to_dict())
+    jsonl.append(run.ledger, InfeasibleTrial(16, SMALL.to_dict(), "no pixels are left").to_dict())
+    with run.ledger.open("a") as file:
+        file.write('{"number": 17, "sta')  # a crash while writing
+    row: dict[str, Any] = {
+        "config": SMALL.to_dict(), "seeds": [5, 6], "failure": None, "core_seconds": 50.0,
+        "gpu_seconds": 0.0, "arithmetics": [ARITHMETIC],
+    }  # fmt: skip
+    best = {
+        "number": 3, "search_validation_rmse": 1.23, "validation_rmse_by_seed": [1.2, 1.3],
+        "validation_rmse": 1.25,
+    }  # fmt: skip
+    second = {
+        "number": 5, "search_validation_rmse": 1.21, "validation_rmse_by_seed": [1.4, 1.6],
+        "validation_rmse": 1.5,
+    }  # fmt: skip
+    write_json(run.finalists, {"finalists": [best | row, second | row], "repeats": 2})
+    write_json(run.best, {"number": 3, "config": SMALL.to_dict(), "validation_rmse": 1.25})
+    write_json(
+        run.retrained,
+        {
+            "epochs": 2, "epoch_sequences": 700,
+            "winner": _save_networks(run, "winner", SMALL, 2),
+            "mnist_crnn_2016": _save_networks(run, "mnist_crnn_2016", MNIST_CRNN_2016, 1),
+            "seconds": {"search": 90.0, "finalists": 30.0, "retrain": 8000.0},
+        },
+    )  # fmt: skip
+    return run
+
+
+def _manifest(name: str) -> dict[str, Any]:
+    return {
+        "format": 2, "name": name, "command": "crnn-search launch quick.yaml", "git_commit": None,
+        "created": "2026-01-02T03:04:05+00:00", "versions": {"torch": "2.0"}, "seed": 0,
+        "hardware": {"nodes": [{"cpus": 2.0, "gpus": 0.0, "cpu_model": None, "memory_gb": 7.5}]},
+        "arithmetic": {"precision": "float32", "cpu_kernels": True},
+        "data_sha256": {"file": "0123"},
+        "space": {
+            "task": {"max_digits": 5},
+            "search": {
+                "trials": 16, "max_epochs": 3, "grace_epochs": 1, "reduction_factor": 3,
+                "epoch_sequences": 500, "seed": 0,
+            },
+            "retrain": {"epochs": 2, "seeds": 2, "finalists": 2, "epoch_sequences": 700},
+        },
+    }  # fmt: skip
+
+
+def _save_networks(run: RunFolder, name: str, config: TrialConfig, seeds: int) -> list[Any]:
+    entries = []
+    for seed in range(seeds):
+        file = f"retrained/{name}-{seed}.safetensors"
+        torch.manual_seed(seed)
+        checkpoint.save_model(run.root / file, CRNN(config.model), config, {})
+        entries.append(
+            {
+                "seed": seed, "file": file, "seconds": 30.0, "core_seconds": 60.0,
+                "gpu_seconds": 7.5, "node": "a", "device": "cpu", "arithmetics": [ARITHMETIC],
+                "train_loss": [3.0, 2.0],
+            }
+        )  # fmt: skip
+    return entries
+
+
+def change(path: Path, **values: Any) -> None:
+    """Change some values of a JSON file."""
+    write_json(path, read_json(path) | values)
+
+
+def predictions(run: RunFolder, name: str, digits: Digits) -> Tensor:
+    """What a retrained network predicts for the test sequences, `(S,)`."""
+    model = checkpoint.load_model(run.root / f"retrained/{name}.safetensors")[0]
+    return predict(model, digits, testing_table(digits.labels, 5))

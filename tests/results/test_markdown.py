@@ -1,0 +1,160 @@
+"""The report in words: Markdown, HTML and the terminal's summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crnn_search.results import formatting, markdown
+from crnn_search.storage.run_folder import RunFolder
+
+
+def test_markdown_depends_on_report_json_alone(
+    reported: RunFolder, written: dict[str, Any]
+) -> None:
+    assert markdown.render(written) == reported.report_markdown.read_text()
+
+
+def test_headline_has_the_result_beside_its_baselines(written: dict[str, Any]) -> None:
+    written["test"] |= {"rmse": 0.61234, "rmse_interval": [0.551, 0.6789], "rmse_std": 0.0123}
+    written["baselines"]["mnist_crnn_2016"]["rmse"] = 1.0512
+    written["baselines"]["count_only"]["rmse"] = 4.0
+    headline = markdown.render(written).split("\n\n")[1]
+    assert (
+        "RMSE of 0.612 (95 % interval 0.551 to 0.679; mean of 2 seeds, SD 0.012; 2,000 sequences "
+        "of 1,000 test images), where the network of 2016 has 1.05, counting the digits 4.00"
+    ) in headline
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.6123, "0.612"), (1.0, "1.00"), (11.94, "11.9"), (123.4, "123"), (1234.5, "1,234"),
+        (-0.05, "-0.0500"), (0.0, "0.00"), (None, "missing"),
+    ],
+)  # fmt: skip
+def test_numbers_have_three_significant_digits(value: float | None, text: str) -> None:
+    assert formatting.number(value) == text
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "# crnn-search report: night",
+        "| mnistCRNN README, 2016 (published, other sequences) | 1.17 | – | – | – |",
+        "| mnistCRNN README, 2018 (ImageNet MobileNet) (published, other sequences) | 0.65 |",
+        "2 epochs of 700 sequences of all 60,000 training images",
+        "```yaml\nconv_channels: [4]\nkernel_size: [5]",
+        "| trial 3 | 1.23 | 1.25 | 0.071 | 2 |",
+        "12 completed, 2 stopped early, 2 failed. Early stopping saved 7.1 % of the epochs",
+        "Sampled networks that cannot be built: 1.",
+        "- 2 × `diverged: training loss 'nan' | <script>`\n",
+        "| finalists, repeated | 1 min 40 s | 0 s |",
+        "| completed trials | 6 min 00 s | 36 s |",
+        "Wall time: search 1 min 30 s, finalists 30 s, retrain 2 h 13 min.",
+        "| `learning_rate` |",
+        "```console\ncrnn-search launch quick.yaml\n```",
+        "- commit: missing, not run from a checkout",
+        "- arithmetic: float32, compiled kernels; test predictions in float32\n",
+        "- node: CPU model missing, cores 2, GPUs 0, memory 7.5 GB",
+        "- versions: torch 2.0",
+    ],
+)
+def test_markdown_has(expected: str, reported: RunFolder) -> None:
+    assert expected in reported.report_markdown.read_text()
+
+
+def test_one_arithmetic_needs_no_warning(written: dict[str, Any]) -> None:
+    assert "Warning" not in markdown.render(written)
+    assert "WARNING" not in markdown.summary(written)
+
+
+def test_different_arithmetics_are_a_warning(written: dict[str, Any]) -> None:
+    written["arithmetics"] = {
+        "float32": ["trial-0003"],
+        "bfloat16": [f"trial-{number:04d}" for number in range(7)],
+    }
+    text = markdown.render(written)
+    assert (
+        "**Warning: trials trained in different arithmetics**, so that their RMSEs differ by more "
+        "than their configurations and seeds: 7 in bfloat16 (trial-0000, trial-0001, trial-0002, "
+        "trial-0003, trial-0004 and 2 more); 1 in float32 (trial-0003).\n"
+    ) in text
+    line = "- arithmetic: float32, compiled kernels; really used: float32 and bfloat16; test"
+    assert line in text
+    assert (
+        "  WARNING         trials trained in different arithmetics, see the report"
+        in markdown.summary(written).splitlines()
+    )
+
+
+def test_markdown_has_a_row_for_every_length(written: dict[str, Any]) -> None:
+    lines = markdown.render(written).splitlines()
+    assert len(written["test"]["rmse_by_length"]) == 5
+    for length, rmse in written["test"]["rmse_by_length"].items():
+        row = next(line for line in lines if line.startswith(f"| {length} |"))
+        blind = written["baselines"]["count_only"]["rmse_by_length"][length]
+        assert row.startswith(f"| {length} | {formatting.number(rmse)} |")
+        assert row.endswith(f"| {formatting.number(blind)} |")
+
+
+def test_more_than_ten_reasons_of_failures_are_counted(written: dict[str, Any]) -> None:
+    written["trials"]["failures"] = [
+        {"reason": f"reason {n}", "count": 2, "numbers": [n]} for n in range(13)
+    ]
+    text = markdown.render(written)
+    assert "- 2 × `reason 9`\n- 6 for other reasons, all in report.json" in text
+    written["trials"]["failures"] = []
+    assert "No trial failed." in markdown.render(written)
+
+
+@pytest.mark.parametrize(
+    ("changes", "row"),
+    [
+        ({"validation_rmse_by_seed": []}, "| trial 3 | 1.23 | not repeated | – | 0 |"),
+        (
+            {
+                "validation_rmse_by_seed": [0.0, None],
+                "validation_rmse": None,
+                "failure": "diverged\nat epoch 2",
+            },
+            "| trial 3 | 1.23 | failed: `diverged` | – | 2 |",
+        ),
+        (
+            {"validation_rmse_by_seed": [0.0, 0.0], "validation_rmse": 0.0},
+            "| trial 3 | 1.23 | 0.00 | 0 | 2 |",
+        ),
+    ],
+)
+def test_finalists(written: dict[str, Any], changes: dict[str, Any], row: str) -> None:
+    written["finalists"] = [written["finalists"][0] | changes]
+    assert row in markdown.render(written).splitlines()
+
+
+def test_earlier_reports_of_an_extended_search(written: dict[str, Any]) -> None:
+    earlier = {"trials": 8, "rmse": 0.9, "rmse_interval": [0.8, 1.0]}
+    written["run"]["earlier_reports"] = [earlier]
+    assert "test RMSE 0.900 after 8 trials (95 % interval 0.800 to 1.00). Every choice" in (
+        markdown.render(written)
+    )
+
+
+def test_html_needs_no_other_file(reported: RunFolder) -> None:
+    page = reported.report_html.read_text()
+    assert page.count('<img src="data:image/png;base64,') == 2
+    assert "http" not in page
+    assert "<script>" not in page
+    assert "<title>crnn-search report: night</title>" in page
+    assert page.count("<table>") == 5
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_summary_is_short_and_plain(written: dict[str, Any]) -> None:
+    written["test"] |= {"rmse": 0.61234, "rmse_interval": [0.551, 0.6789]}
+    text = markdown.summary(written)
+    assert "test RMSE       0.612  (95 % interval 0.551 to 0.679)" in text
+    assert "12 completed, 2 stopped early, 2 failed" in text
+    assert text.startswith("night: sums of 1 to 5 digits\n")
+    assert len(text.splitlines()) <= 15
+    assert max(map(len, text.splitlines())) <= 90

@@ -1,0 +1,67 @@
+"""An S3 server in a process of its own, which can be made to hang."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server, and the URI of a folder of runs in its bucket."""
+
+    process: subprocess.Popen[bytes]
+    uri: str
+
+    def hang(self, seconds: float) -> None:
+        """Answer nothing for some seconds."""
+        self.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def serve(log: Path) -> Iterator[Server]:
+    """Start a server that prints to `log`; this process and its children may use it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=output, stderr=output)
+    try:
+        with mock.patch.dict(os.environ, CREDENTIALS):
+            _wait_until_it_answers(port)
+            bucket = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
+            urllib.request.urlopen(bucket).close()
+            options = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+            yield Server(process, f"s3://bucket/runs?{options}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_it_answers(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket() as client:
+            if not client.connect_ex(("127.0.0.1", port)):
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

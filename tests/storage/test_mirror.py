@@ -1,0 +1,134 @@
+"""A run's folder and its copy in an object store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crnn_search.errors import StorageError
+from crnn_search.storage import journal, jsonl
+from crnn_search.storage.files import write_json
+from crnn_search.storage.mirror import SEGMENT_LINES, Mirror
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.runs import create_run, open_run
+
+
+def new_run(s3: str, name: str) -> tuple[RunFolder, Mirror]:
+    """A new run with a space file, in the store."""
+    run = create_run(s3, name)
+    assert run.mirror
+    with run.changes():
+        run.space.write_text("space: {}")
+    return run, run.mirror
+
+
+def test_changed_files_are_pushed_when_the_block_ends(s3: str) -> None:
+    run, mirror = new_run(s3, "pushed")
+    with run.changes():
+        write_json(run.best, {"number": 1})
+        (run.plots / "deep").mkdir(parents=True)
+        (run.plots / "deep" / "a.bin").write_bytes(bytes(range(256)))
+        assert mirror.store.names("plots") == []
+    again = open_run(run.location)
+    assert again.best.read_bytes() == run.best.read_bytes()
+    assert (again.plots / "deep" / "a.bin").read_bytes() == bytes(range(256))
+
+    with run.changes():
+        run.best.unlink()
+        write_json(run.finalists, [])
+    again = open_run(run.location)
+    assert not again.best.exists()
+    assert again.finalists.exists()
+
+
+def test_only_changed_files_are_pushed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = new_run(s3, "changed")
+    with run.changes():
+        write_json(run.best, {"number": 1})
+    again = open_run(run.location)
+    assert again.mirror
+    written: list[str] = []
+    monkeypatch.setattr(again.mirror.store, "write", lambda name, content: written.append(name))
+    with again.changes():
+        write_json(again.best, {"number": 22})
+    assert written == ["best.json"]
+
+
+def test_nothing_is_pushed_if_the_block_raises(s3: str) -> None:
+    run, _ = new_run(s3, "raised")
+
+    def change() -> None:
+        with run.changes():
+            write_json(run.best, {"number": 1})
+            raise ValueError("stop here")
+
+    with pytest.raises(ValueError, match="stop here"):
+        change()
+    assert not open_run(run.location).best.exists()
+
+
+def test_files_in_folders_are_pushed_first(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, mirror = new_run(s3, "order")
+    written: list[str] = []
+    monkeypatch.setattr(mirror.store, "write", lambda name, content: written.append(name))
+    with run.changes():
+        write_json(run.report_json, {})
+        run.model.mkdir()
+        (run.model / "model.onnx").touch()
+    assert written == ["model/model.onnx", "report.json"]
+
+
+def test_checkpoints_and_requests_to_stop_are_not_pushed(s3: str) -> None:
+    run, mirror = new_run(s3, "left")
+    with run.changes():
+        run.checkpoints.mkdir()
+        (run.checkpoints / "not-this").touch()
+        run.stop.touch()
+        (run.root / ".hidden").touch()
+    assert mirror.store.names() == ["lease.json", "space.yaml"]
+
+
+def test_a_file_only_in_the_store_is_fetched(s3: str) -> None:
+    run, mirror = new_run(s3, "fetched")
+    mirror.store.write("checkpoints/trial-0000/a", b"state")
+    again = open_run(run.location)
+    assert not again.checkpoints.exists()
+    assert again.file("checkpoints/trial-0000/a").read_bytes() == b"state"
+    assert not again.file("checkpoints/trial-0000/b").exists()
+
+
+def test_appended_lines_of_all_sessions_are_read_in_order(s3: str) -> None:
+    run, mirror = new_run(s3, "appended")
+    events = [{"event": "epoch", "epoch": n} for n in range(SEGMENT_LINES + 5)]
+    for session in (events[:3], events[3:]):
+        mirror.start_session()
+        for event in session:
+            journal.append(run, run.journal, event)
+    journal.append(run, run.ledger, {"number": 0})
+    again = open_run(run.location)
+    assert jsonl.read(again.journal) == events == jsonl.read(run.journal)
+    assert jsonl.read(again.ledger) == [{"number": 0}]
+    segments = [name for name in mirror.store.names() if name.startswith("journal.jsonl.d/")]
+    assert len(segments) == 3
+
+
+def test_a_line_is_in_the_store_before_it_is_in_the_file(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, mirror = new_run(s3, "refused")
+
+    def fail(*_: Any) -> None:
+        raise StorageError("s3://bucket", "no")
+
+    monkeypatch.setattr(mirror.store, "write", fail)
+    with pytest.raises(StorageError, match=r"cannot write s3://bucket: no.*storage writable"):
+        journal.append(run, run.journal, {"event": "epoch"})
+    assert not run.journal.exists()
+
+
+def test_remove_leaves_nothing(s3: str) -> None:
+    run, mirror = new_run(s3, "removed")
+    mirror.remove()
+    assert mirror.store.names() == []
+    assert run.space.exists()

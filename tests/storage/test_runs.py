@@ -1,0 +1,141 @@
+"""Runs are created, opened, listed and removed, in a folder and in an object store."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from crnn_search.errors import InputError, RunFolderError
+from crnn_search.storage import runs
+from crnn_search.storage.files import write_json
+from crnn_search.storage.location import join
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.runs import (
+    check_owner,
+    check_run_name,
+    create_run,
+    is_retrained,
+    list_runs,
+    open_run,
+    remove_run,
+)
+
+
+@pytest.fixture(params=["folder", "object store"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of runs, or the URI of one."""
+    if request.param == "folder":
+        return str(tmp_path / "runs")
+    return str(request.getfixturevalue("s3"))
+
+
+def new_run(storage: str, name: str) -> RunFolder:
+    run = create_run(storage, name)
+    with run.changes():
+        run.space.write_text("space: {}")
+    return run
+
+
+def test_a_created_run_can_be_opened_listed_and_removed(storage: str) -> None:
+    first, second = new_run(storage, "b"), new_run(storage, "a")
+    assert first.location == join(storage, "b")
+    assert open_run(first.location).space.read_text() == "space: {}"
+    assert list_runs(storage) == [second.location, first.location]
+    remove_run(first)
+    assert list_runs(storage) == [second.location]
+    with pytest.raises(RunFolderError, match="is not the folder of a run: it has no space"):
+        open_run(first.location)
+
+
+def test_a_run_that_exists_is_not_created_again(storage: str) -> None:
+    location = new_run(storage, "demo").location
+    with pytest.raises(RunFolderError, match="a run called 'demo' exists in ") as caught:
+        create_run(storage, "demo")
+    assert str(caught.value).endswith(f"choose another with --name, or remove {location}")
+
+
+def test_only_folders_with_a_space_file_are_listed(storage: str) -> None:
+    create_run(storage, "empty")
+    run = new_run(storage, "demo")
+    assert list_runs(storage) == [run.location]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a/"])
+def test_a_run_name_is_a_plain_folder_name(name: str, tmp_path: Path) -> None:
+    for check in (check_run_name, lambda name: create_run(str(tmp_path), name)):
+        with pytest.raises(RunFolderError, match="must be a plain folder name, got "):
+            check(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_place_of_a_folder_says_so(tmp_path: Path) -> None:
+    (tmp_path / "demo").touch()
+    with pytest.raises(RunFolderError, match=r"cannot create the folder .*demo: File exists"):
+        create_run(str(tmp_path), "demo")
+
+
+def test_a_read_only_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(RunFolderError, match=r"cannot write to .*: Read-only file system; choose"):
+        create_run(str(tmp_path / "runs"), "demo")
+
+
+def test_a_missing_folder_of_runs_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no folder .*/none; name the folder of runs"):
+        list_runs(str(tmp_path / "none"))
+
+
+def test_a_missing_bucket_says_so(s3: str) -> None:
+    storage = s3.replace("bucket", "nobucket")
+    message = r"cannot (use|read) s3://nobucket/.*: there is no bucket 'nobucket'"
+    with pytest.raises(RunFolderError, match=message):
+        create_run(storage, "demo")
+    with pytest.raises(RunFolderError, match=message):
+        open_run(join(storage, "demo"))
+    with pytest.raises(InputError, match=message):
+        list_runs(storage)
+
+
+def test_a_store_that_cannot_be_reached_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "READ_RETRY_FOR_S", 0)
+    nobody = "s3://bucket/runs?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1"
+    with pytest.raises(RunFolderError, match=r"cannot read s3://bucket/runs.*: When listing"):
+        open_run(nobody)
+
+
+def test_the_files_of_another_user_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(str(tmp_path), "demo")
+    check_owner(run)
+    monkeypatch.setattr(os, "geteuid", lambda: run.root.stat().st_uid + 1)
+    with pytest.raises(RunFolderError, match=r"belongs to user .* its contents would be trusted"):
+        check_owner(run)
+
+
+def test_a_run_is_retrained_once_all_its_models_exist(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert not is_retrained(run)
+    files = ["retrained/seed-1.safetensors", "retrained/seed-2.safetensors"]
+    entries = [{"seed": n, "file": file} for n, file in enumerate(files)]
+    write_json(run.retrained, {"epochs": 1, "winner": entries[:1], "mnist_crnn_2016": entries[1:]})
+    run.retrained_models.mkdir()
+    (tmp_path / files[0]).touch()
+    assert not is_retrained(run)
+    (tmp_path / files[1]).touch()
+    assert is_retrained(run)
+
+
+def test_an_altered_list_of_models_is_an_error(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.retrained.write_text("{broken")
+    with pytest.raises(InputError, match=r"cannot read .*retrained\.json: Expecting"):
+        is_retrained(run)
