@@ -5,21 +5,18 @@ INLINE void moments_block(int count, int c, const int is_f32, long image, const 
                           double *sums, double *squares) {
     const int pixels = m.rows * m.columns;
     const long start = image * pixels * m.channels + c;
+    const V shift = load(maps, start, is_f32, count);
     V sum[4] = {{0}}, square[4] = {{0}}; /* four independent sums hide the latency of an addition */
     for (int i = 0; i < pixels; i += 4)
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++)
             if (i + k < pixels) {
-                V x = load(maps, start + (long)(i + k) * m.channels, is_f32, count);
+                V x = load(maps, start + (long)(i + k) * m.channels, is_f32, count) - shift;
                 sum[k] += x;
                 square[k] += x * x;
             }
-    V all_sums = sum[0] + sum[1] + sum[2] + sum[3];
-    V all_squares = square[0] + square[1] + square[2] + square[3];
-    for (int i = 0; i < count; i++) {
-        sums[c + i] += all_sums[i];
-        squares[c + i] += all_squares[i];
-    }
+    add_shifted(count, pixels, shift, sum[0] + sum[1] + sum[2] + sum[3],
+                square[0] + square[1] + square[2] + square[3], sums + c, squares + c);
 }
 
 INLINE void map_moments_as(const int is_f32, long images, const void *maps, Map m, double *sums,

@@ -151,6 +151,17 @@ INLINE void relu(V *max, I *argmax) {
     *argmax |= zeroed & ZEROED;
 }
 
+/* Adds the sums of `values` values and of their squares, by channel, given those of their
+ * differences from `shift`: small ones, whose squares lose no digits in float32. */
+INLINE void add_shifted(int count, double values, V shift, V sum, V square, double *sums,
+                        double *squares) {
+    for (int i = 0; i < count; i++) {
+        const double s = shift[i], d = sum[i];
+        sums[i] += d + values * s;
+        squares[i] += square[i] + 2 * s * d + values * s * s;
+    }
+}
+
 /* Calls a function with the pooling, and with the dtype, as a constant, for loops without branches.
  * `native.call` checks both; anything else is a bug and ends the process. */
 #define WITH_POOL(function, ...)                        \

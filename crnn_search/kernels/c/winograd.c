@@ -160,6 +160,7 @@ INLINE void points_to_strip(Plan p, const float *points, float *strip) {
 /* Adds a strip's values, and their squares, by channel. */
 INLINE void add_moments(Plan p, int rows, const float *strip, double *sums, double *squares) {
     for (int c = 0; c < p.outputs; c += LANES) {
+        const V shift = load_f32(strip + c);
         V sum[2] = {{0}}, square[2] = {{0}}; /* two sums hide the latency of an addition */
         for (int y = 0; y < rows; y++) {
             const float *row = strip + (long)OUT * p.along * p.out_lanes * y + c;
@@ -167,15 +168,14 @@ INLINE void add_moments(Plan p, int rows, const float *strip, double *sums, doub
 #pragma GCC unroll 2
                 for (int k = 0; k < 2; k++)
                     if (x + k < p.out_columns) {
-                        const V v = load_f32(row + (long)(x + k) * p.out_lanes);
+                        const V v = load_f32(row + (long)(x + k) * p.out_lanes) - shift;
                         sum[k] += v;
                         square[k] += v * v;
                     }
         }
-        for (int k = 0; k < LANES && c + k < p.outputs; k++) {
-            sums[c + k] += sum[0][k] + sum[1][k];
-            squares[c + k] += square[0][k] + square[1][k];
-        }
+        const int count = p.outputs - c < LANES ? p.outputs - c : LANES;
+        add_shifted(count, rows * p.out_columns, shift, sum[0] + sum[1], square[0] + square[1],
+                    sums + c, squares + c);
     }
 }
 
