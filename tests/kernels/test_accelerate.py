@@ -163,6 +163,19 @@ def test_winograd_is_used_where_it_saves_products(
     torch.testing.assert_close(variance, exact.var((0, 2, 3), correction=0), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [5, 16])
+def test_variance_of_nearly_constant_maps_is_accurate(channels: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, channels, 3, padding="valid", bias=False)
+    maps = 10 + 0.01 * torch.randn(4, channels, 14, 14)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    found, moments = encoder.convolve(conv, maps, with_moments=True)
+    assert moments
+    exact = found.detach().double()
+    torch.testing.assert_close(moments[0], exact.mean((0, 2, 3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(moments[1], exact.var((0, 2, 3), correction=0), rtol=1e-4, atol=0)
+
+
 def test_threads_share_the_images(three_threads: None) -> None:
     model = make_model(SPEC)
     expected = run_reference(double(model), make_images())
