@@ -162,7 +162,7 @@ def without(keys: Collection[str], value: Any) -> Any:
 
 def wait_for(run: Path, after: int = 0, **fields: Any) -> None:
     """Wait until the journal has an event with these fields, after its first `after` lines."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     path = run / "journal.jsonl"
     while not path.exists() or not any(
         fields.items() <= event.items() for event in jsonl.read(path)[after:]

@@ -69,7 +69,7 @@ def test_interrupted_once_and_twice_it_continues(root: Path, finished: FinishedR
     assert other.returncode == 2
     assert "another process is using runs/demo; wait for it or stop it" in other.stderr
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=120) == 130
     printed = (root / "log").read_text()
     assert "crnn-search resume runs/demo" in printed
 
@@ -81,7 +81,7 @@ def test_interrupted_once_and_twice_it_continues(root: Path, finished: FinishedR
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
+    assert process.wait(timeout=30) == 130
     done = command(root, *RESUME)
     assert done.returncode == 0, done.stderr
     assert results(run) == results(finished.folder)
