@@ -28,7 +28,7 @@ bench: .venv/.bench  ## compare the engine with Ray's recipe, Optuna alone and K
 	$(BIN)/python -m benchmarks
 
 .venv/.bench: $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,bench,examples]'
 	touch $@
 
 cluster-test: $(READY)  ## inject faults into a cluster of three hosts on this machine: root and Linux only

@@ -105,7 +105,7 @@ def _setup(name: str, space: SearchSpace, seed: int) -> tuple[Any, Any]:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from crnn_search.tuning.scheduler import FiniteAsha
+    from crnn_search.tuning.scheduler import Asha
     from crnn_search.tuning.searcher import StudySearcher
 
     if name == "ours":
@@ -119,7 +119,7 @@ def _setup(name: str, space: SearchSpace, seed: int) -> tuple[Any, Any]:
     limits = {"grace_period": 1, "reduction_factor": 3}
     if name == "stock":
         return searcher, ASHAScheduler("epoch", METRIC, "min", max_t=EPOCHS, **limits)
-    return searcher, FiniteAsha(EPOCHS, 1, 3)
+    return searcher, Asha(EPOCHS, 1, 3)
 
 
 class Step(NamedTuple):

@@ -59,14 +59,14 @@ VARIED: dict[str, tuple[int, ...]] = {
 
 def search(trials: int, workers: int, factor: int, grace: int, seed: int) -> dict[str, Any]:
     """One search. Times are of the recorded core: seconds."""
-    from crnn_search.tuning.scheduler import FiniteAsha
+    from crnn_search.tuning.scheduler import Asha
     from crnn_search.tuning.searcher import StudySearcher
 
     changes = {"search.seed": seed, "search.trials": trials, "search.max_epochs": EPOCHS}
     space = load_space(SPACE, [f"{key}={value}" for key, value in changes.items()])
     space = dataclasses.replace(space, first=())
     start = time.monotonic()
-    steps = list(replay(StudySearcher(space), FiniteAsha(EPOCHS, grace, factor), trials, workers))
+    steps = list(replay(StudySearcher(space), Asha(EPOCHS, grace, factor), trials, workers))
     whole, busy = steps[-1].now, sum(step.seconds for step in steps)
     full = [step.validation_rmse for step in steps if step.epoch == EPOCHS]
     return {

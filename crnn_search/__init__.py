@@ -1,7 +1,87 @@
 """crnn-search: a distributed hyperparameter search service for a CNN-GRU on sums of digits.
 
-The command line (`crnn-search --help`) is the public surface. The modules can be used on their
-own; their import order is drawn in `docs/architecture.md`.
+From Python, see `docs/python.md`:
+
+    space = crnn_search.load_space("space.yaml", ["search.trials=16"])
+    run = crnn_search.launch(space, name="demo")
+    run.trials(), run.report(), run.model()
+
+`open_run` reads a run, `resume` and `extend` continue one, `load_model` reads an exported model.
+They raise a `CrnnSearchError`. `import crnn_search` imports neither Ray nor PyTorch: a name is
+imported when it is first used. Only the names in `__all__` are stable; `docs/architecture.md` has
+the modules.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crnn_search.api import (
+        Model,
+        Run,
+        Session,
+        extend,
+        launch,
+        load_model,
+        load_space,
+        open_run,
+        resume,
+    )
+    from crnn_search.errors import (
+        ConfigError,
+        CrnnSearchError,
+        DataError,
+        ImageError,
+        InputError,
+        InterruptedRun,
+        LeaseLostError,
+        ModelFileError,
+        RunError,
+        RunFolderError,
+        SpaceError,
+        StorageError,
+    )
+
 __version__ = "0.2.0"
+
+__all__ = [
+    "ConfigError",
+    "CrnnSearchError",
+    "DataError",
+    "ImageError",
+    "InputError",
+    "InterruptedRun",
+    "LeaseLostError",
+    "Model",
+    "ModelFileError",
+    "Run",
+    "RunError",
+    "RunFolderError",
+    "Session",
+    "SpaceError",
+    "StorageError",
+    "__version__",
+    "extend",
+    "launch",
+    "load_model",
+    "load_space",
+    "open_run",
+    "resume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    errors = importlib.import_module("crnn_search.errors")
+    module = errors if hasattr(errors, name) else importlib.import_module("crnn_search.api")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from crnn_search.errors import StorageError
 from crnn_search.tuning import trainable
 from crnn_search.tuning.epoch_result import EpochResult
 from crnn_search.tuning.trainable import TrialTrainable
@@ -52,17 +51,13 @@ class FaultyTrainable(TrialTrainable):
 class FaultyWorker(Worker):
     """In the search: trial 1 is killed once, 2 gets NaN, 3 raises, 4 lacks memory once, 5 always.
 
-    If the folder has a file `full`, the disk of trial 3 is full instead.
+    The process of trial 6 loses its device once, and must not train it again.
     """
 
     def _epoch(self) -> EpochResult:
         number, state = self._trial.number, self._state
         assert state is not None
         if self._trial.all_images or "seed" in self._trial.name or state.epoch != 1:
-            return super()._epoch()
-        if (Path(os.environ[FOLDER]) / "full").exists():
-            if number == 3:
-                raise StorageError(self._folder.path, "No space left on device")
             return super()._epoch()
         if number == 1 and self._first_time("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -73,11 +68,15 @@ class FaultyWorker(Worker):
             raise ValueError("a fault that was put in")
         if number == 5 or (number == 4 and self._first_time("memory")):
             raise torch.OutOfMemoryError("a device that is full")
+        if number == 6 and self._first_time("device"):
+            raise torch.AcceleratorError("the device is lost")
+        if number == 6 and (Path(os.environ[FOLDER]) / "device").read_text() == str(os.getpid()):
+            raise RuntimeError("the process of a lost device was used again")
         return super()._epoch()
 
     def _first_time(self, fault: str) -> bool:
         mark = Path(os.environ[FOLDER]) / fault
         if mark.exists():
             return False
-        mark.touch()
+        mark.write_text(str(os.getpid()))
         return True

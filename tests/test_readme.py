@@ -233,7 +233,7 @@ def test_lines_for_another_cluster_call_its_job_api(monkeypatch: pytest.MonkeyPa
     assert FakeCluster.calls == ["launch", "jobs", "follow", "stop", "resume"]
 
 
-def test_python_snippet_runs_without_this_package(finished: FinishedRun) -> None:
+def test_python_snippets_run(finished: FinishedRun) -> None:
     for snippet in blocks("python"):
         done = subprocess.run(
             [sys.executable, "-c", snippet], cwd=finished.root, capture_output=True, text=True

@@ -54,6 +54,19 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="A folder with MNIST's four files, raw or .gz. By default a download."),
 ]
+OnTrialEnd = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Run this command at each trial's end, with its line of the ledger as input.",
+    ),
+]
+OnEnd = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND", help="Run this command at the run's end, with a summary as input."
+    ),
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", help="Show the log of Ray and the libraries, too.")
 ]

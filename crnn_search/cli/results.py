@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from crnn_search import api
 from crnn_search.cli import options
 from crnn_search.errors import InputError
-from crnn_search.storage.location import is_uri
 from crnn_search.storage.run_folder import RunFolder
-from crnn_search.storage.runs import is_retrained, open_run
+from crnn_search.storage.runs import is_retrained
 
 
 def report(run: options.Run, data_dir: options.DataDir = None) -> None:
@@ -67,9 +67,9 @@ def predict(
     import torch
 
     from crnn_search.models.images import read_image
-    from crnn_search.models.predictor import load, running_sums
+    from crnn_search.models.predictor import running_sums
 
-    predictor = load(open_run(model).root if is_uri(model) else Path(model))
+    predictor = api.load_model(model).predictor
     pixels = torch.stack([read_image(image) for image in images])
     for image, total in zip(images, running_sums(predictor, pixels), strict=True):
         print(f"{image}: {total:.2f}")
@@ -81,10 +81,9 @@ def _open_retrained(location: str) -> RunFolder:
     Raises:
         InputError: it is not such a run, or has another format.
     """
-    run = open_run(location)
-    from crnn_search.pipeline.manifest import Manifest
-
-    Manifest.read(run)  # refuses a run of another format
+    found = api.open_run(location)
+    found.check(force=True)
+    run = found.folder
     options.check_file(run, run.retrained, "its winner has not been retrained yet")
     if not is_retrained(run):
         raise InputError(

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,7 +20,8 @@ from rich.table import Table
 from crnn_search.cli import options
 from crnn_search.errors import InputError
 from crnn_search.storage.location import is_uri, join
-from crnn_search.storage.runs import DEFAULT_STORAGE, check_run_name, list_runs, open_run
+from crnn_search.storage.run_folder import LOG, TENSORBOARD, RunFolder
+from crnn_search.storage.runs import DEFAULT_STORAGE, check_run_name, open_run
 
 STOP_TIMEOUT_S = 90
 """How long `stop` waits for a run's process to end."""
@@ -37,9 +38,9 @@ def status(
             raise InputError("--json is for runs: it cannot be combined with --address")
         print(_job_status(run, address))
         return
-    from crnn_search.results.status import describe, plan, read_status
+    from crnn_search.results.status import FILES, describe, plan, read_status
 
-    folder = open_run(run)
+    folder = open_run(run, FILES)
     content = read_status(folder)
     if as_json:
         print(json.dumps(content, indent=2))
@@ -62,9 +63,7 @@ def list_(
     here = "run", "stage", "running", "trials ended", "best RMSE"
     for column in ("job", "status", "started", "run") if address else here:
         table.add_column(column, overflow="fold")
-    for row in (
-        _job_rows(address) if address else map(_run_row, list_runs(storage or DEFAULT_STORAGE))
-    ):
+    for row in _job_rows(address) if address else _run_rows(storage or DEFAULT_STORAGE):
         table.add_row(*row)
     Console().print(table)
 
@@ -89,7 +88,7 @@ def logs(
         return
     if follow:
         raise InputError("--follow needs --address: only a job's output can be followed")
-    folder = open_run(run)
+    folder = open_run(run, (LOG,))
     options.check_file(folder, folder.log, "the search has not started yet")
     print(folder.log.read_text(encoding="utf-8"), end="")
 
@@ -111,7 +110,7 @@ def stop(run: options.RunOrJob, address: options.Dashboard = None) -> None:
         return
     from crnn_search.storage import lease
 
-    folder = open_run(run)
+    folder = open_run(run, ())
     if not lease.stop(folder, STOP_TIMEOUT_S):
         raise InputError(
             f"no process runs {folder.location}, as far as this machine can see; to stop a "
@@ -173,7 +172,7 @@ def tensorboard(
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 6006,
 ) -> None:
     """Open TensorBoard on a run, on this machine only."""
-    folder = open_run(run)
+    folder = open_run(run, (TENSORBOARD,))
     if not folder.tensorboard.is_dir():
         raise InputError(
             f"{folder.location} has no TensorBoard files: no trial has finished an epoch yet"
@@ -209,13 +208,15 @@ def _job_rows(address: str) -> list[list[str]]:
     return rows
 
 
-def _run_row(location: str) -> list[str]:
-    from crnn_search.results.status import read_status
+def _run_rows(storage: str) -> list[list[str]]:
+    from crnn_search.results.status import list_status
 
-    try:
-        content = read_status(open_run(location))
-    except InputError as error:
-        return [location.rstrip("/").rpartition("/")[2], str(error), "", "", ""]
+    return [_run_row(run, content) for run, content in list_status(storage)]
+
+
+def _run_row(run: RunFolder, content: dict[str, Any] | InputError) -> list[str]:
+    if isinstance(content, InputError):
+        return [run.name, str(content), "", "", ""]
     trials, best = content["trials"], content["best"]
     ended = trials["completed"] + trials["stopped"] + trials["failed"]
     return [

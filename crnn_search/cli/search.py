@@ -1,26 +1,31 @@
 """The commands that check a space and run a search: check, launch, resume, extend.
 
-Ray, PyTorch and Optuna are imported inside the functions that need them.
+They are built on `crnn_search.api`; Ray, PyTorch and Optuna are imported by the functions that need
+them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from crnn_search import api
 from crnn_search.cli import options
-from crnn_search.errors import ConfigError, InputError, InterruptedRun, StorageError
+from crnn_search.errors import ConfigError, InterruptedRun, StorageError
 from crnn_search.storage.run_folder import RunFolder
-from crnn_search.storage.runs import DEFAULT_STORAGE, check_owner, create_run, open_run, remove_run
+from crnn_search.storage.runs import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from crnn_search.spaces.space import SearchSpace
@@ -35,9 +40,7 @@ def check(
     overrides: options.Overrides = None,
 ) -> None:
     """Validate a search space and show sampled configurations."""
-    from crnn_search.spaces.file import load_space
-
-    searched = load_space(space, list(overrides or []))
+    searched = api.load_space(space, overrides or [])
     print(f"{space} is valid.")
     Console().print(_sampled(searched, samples))
     share = searched.infeasible_share()
@@ -61,35 +64,24 @@ def launch(
     ] = None,
     overrides: options.Overrides = None,
     data_dir: options.DataDir = None,
+    on_trial_end: options.OnTrialEnd = None,
+    on_end: options.OnEnd = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Search a space, retrain the winner, report and export it."""
-    from crnn_search.spaces.file import load_space
-    from crnn_search.storage.journal import read_history
-    from crnn_search.tuning.budget import parse_budget
-
-    changes = list(overrides or [])
-    if trials is not None:
-        changes.append(f"search.trials={trials}")
-    searched = load_space(space, changes)
-    budget = parse_budget(time_budget, compute_budget)
-    warm_runs = [open_run(run).location for run in warm_start or []]
-    run = create_run(storage, name or options.default_name(space))
-
-    def work(progress: Progress) -> dict[str, Any]:
-        from crnn_search.pipeline import run as pipeline
-
-        settings = pipeline.Options(address, data_dir, verbose)
-        return pipeline.launch(
-            searched, run, progress, settings, budget=budget, warm_runs=warm_runs
-        )
-
-    try:
-        _execute(run, work, verbose=verbose)
-    except InputError:
-        if not read_history(run.journal, run.ledger).stages:  # no trial: keep not even the name
-            remove_run(run)
-        raise
+    session = _session(address, data_dir, on_trial_end, on_end, verbose)
+    session["command"] = shlex.join(["crnn-search", *sys.argv[1:]])
+    changes = [*(overrides or []), *([] if trials is None else [f"search.trials={trials}"])]
+    run = api.launch(
+        api.load_space(space, changes),
+        name=name or options.default_name(space),
+        storage=storage,
+        time_budget=time_budget,
+        compute_budget=compute_budget,
+        warm_start=warm_start or [],
+        **session,
+    )
+    _print_report(run)
 
 
 def resume(
@@ -97,28 +89,21 @@ def resume(
     address: options.Address = None,
     force: Annotated[bool, typer.Option("--force", help="Trust a run of another user.")] = False,
     data_dir: options.DataDir = None,
+    on_trial_end: options.OnTrialEnd = None,
+    on_end: options.OnEnd = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Continue a run that was stopped or crashed."""
-    folder = open_run(run)
-    if not force:
-        check_owner(folder)
-    from crnn_search.pipeline.manifest import Manifest
-    from crnn_search.results.status import describe, plan, read_status
+    session = _session(address, data_dir, on_trial_end, on_end, verbose)
+    found = api.open_run(run)
+    found.check(force=force)
+    from crnn_search.results.status import describe, plan
 
-    Manifest.read(folder)  # refuses a run of another format
-    status = read_status(folder)
+    status = found.status()
     print(describe(status))
     print(plan(status))
-    if status["stage"] == "finished":
-        return
-
-    def work(progress: Progress) -> dict[str, Any]:
-        from crnn_search.pipeline import run as pipeline
-
-        return pipeline.resume(folder, progress, pipeline.Options(address, data_dir, verbose))
-
-    _execute(folder, work, verbose=verbose)
+    if status["stage"] != "finished":
+        _print_report(api.resume(found, force=force, **session))
 
 
 def extend(
@@ -128,33 +113,47 @@ def extend(
     compute_budget: options.ComputeBudget = None,
     address: options.Address = None,
     data_dir: options.DataDir = None,
+    on_trial_end: options.OnTrialEnd = None,
+    on_end: options.OnEnd = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Add trials to a run's search, then report and export again."""
-    from crnn_search.tuning.budget import parse_budget
-
-    budget = parse_budget(time_budget, compute_budget)
-    folder = open_run(run)
-
-    def work(progress: Progress) -> dict[str, Any]:
-        from crnn_search.pipeline import run as pipeline
-
-        settings = pipeline.Options(address, data_dir, verbose)
-        return pipeline.extend(folder, trials, progress, settings, budget)
-
-    _execute(folder, work, verbose=verbose)
+    session = _session(address, data_dir, on_trial_end, on_end, verbose)
+    _print_report(
+        api.extend(run, trials, time_budget=time_budget, compute_budget=compute_budget, **session)
+    )
 
 
-def _execute(run: RunFolder, work: Callable[[Progress], dict[str, Any]], *, verbose: bool) -> None:
-    """Run the pipeline, show its progress and print its report; a second Ctrl-C ends it at once."""
+def _session(
+    address: str | None,
+    data_dir: Path | None,
+    on_trial_end: str | None,
+    on_end: str | None,
+    verbose: bool,
+) -> api.Session:
+    """The options that launch, resume and extend share, checked."""
+    from crnn_search.pipeline.hooks import Command
+
+    return {
+        "address": address,
+        "data_dir": data_dir,
+        "on_trial_end": None if on_trial_end is None else Command(on_trial_end, "--on-trial-end"),
+        "on_end": None if on_end is None else Command(on_end, "--on-end"),
+        "verbose": verbose,
+        "display": functools.partial(_display, verbose=verbose),
+    }
+
+
+@contextlib.contextmanager
+def _display(run: RunFolder, *, verbose: bool) -> Iterator[Progress]:
+    """Show a run's progress while it works, and log it; a second Ctrl-C ends it at once."""
     print(f"run: {run.location}")
     with log_to(run, verbose=verbose):
         from crnn_search.cli.display import show_on
-        from crnn_search.results.markdown import summary
 
         progress = show_on(Console())
         try:
-            report = work(progress)
+            yield progress
         except KeyboardInterrupt:
             progress.close()
             command = options.resume_command(run)
@@ -162,9 +161,16 @@ def _execute(run: RunFolder, work: Callable[[Progress], dict[str, Any]], *, verb
             os._exit(InterruptedRun.exit_code)  # without waiting for anything of Ray's
         finally:
             progress.close()
-    print(summary(report))
-    print(f"\nreport: {run.location_of(run.report_markdown)}")
-    print(f"model:  {run.location_of(run.model)}")
+
+
+def _print_report(run: api.Run) -> None:
+    """Print the summary of a finished run, and where its files are."""
+    from crnn_search.results.markdown import summary
+
+    folder = run.folder
+    print(summary(run.report()))
+    print(f"\nreport: {folder.location_of(folder.report_markdown)}")
+    print(f"model:  {folder.location_of(folder.model)}")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,9 @@ from crnn_search.errors import InputError
 from crnn_search.storage.lease import interrupt_on_sigterm
 
 SETTINGS = {
+    # glibc in trials keeps large blocks that are freed: a training step allocates them again.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever the verbosity
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -22,7 +25,8 @@ SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""Environment variables for Ray, where the user has not set them."""
+"""Environment variables for Ray and for the processes that a local Ray starts, where the user has
+not set them."""
 
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 CONNECT_TIMEOUT_S = 5.0

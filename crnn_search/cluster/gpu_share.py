@@ -1,57 +1,79 @@
-"""The share of a GPU that one trial gets: measured, before the search, on its largest network.
+"""The share of a GPU that one trial gets: measured, before the search, on its largest networks.
 
-The estimate of `training.footprint` only says which of some random configurations is largest.
+The estimate of `training.footprint` only says which of some random configurations are measured: it
+knows the training step's activations, but neither libraries' workspaces nor a validation. So the
+largest few by estimate are measured, and the highest figure counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
 
-from crnn_search.cluster.nodes import nodes, reason_of
-from crnn_search.data.sequences import Digits, shared_tensor, training_table
+from crnn_search.cluster.arithmetic import PROBE_GPUS, resolve_arithmetic
+from crnn_search.cluster.nodes import Node, NoResult, nodes, run_on_nodes
+from crnn_search.cluster.resources import Allocation, count_fitting
+from crnn_search.data.sequences import Digits, shared_tensor
 from crnn_search.errors import ConfigError, InputError
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.spaces.space import SearchSpace, sample
-from crnn_search.training import engine, memory, predict
-from crnn_search.training.device import supports_bfloat16
-from crnn_search.training.engine import TrainingData
+from crnn_search.text import first_line
+from crnn_search.training import memory
 from crnn_search.training.footprint import peak_memory_mb
+from crnn_search.training.probe import peak_of
 
-DRAWS = 200
+DRAWS, MEASURED = 200, 3
+"""Random configurations, and how many of them are measured."""
+
 MARGIN = 1.2
 MAX_PER_GPU = 16
 """Trials on one GPU: more would share too few of its processors."""
 
-PROBE_GPUS, PROBE_TIMEOUT_S = 0.01, 180.0
+PROBE_TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True)
 class GpuProbe:
-    """What was measured. peak_mb: of one trial, without CUDA's context. mps: whether it runs."""
+    """What was measured.
+
+    peak_mb: of one trial, without CUDA's context; None if it did not fit. mps: whether MPS runs.
+    """
 
     gpu: str
     total_mb: float
-    peak_mb: float
+    peak_mb: float | None
     mps: bool
 
     @property
     def share(self) -> float:
         """The share of the GPU that one trial gets, so that as many as fit run at once."""
-        return share_of(self.peak_mb, self.total_mb)
+        return 1.0 if self.peak_mb is None else share_of(self.peak_mb, self.total_mb)
 
     def describe(self) -> str:
         """The measurement and the share, as a sentence for the user."""
         mps = "runs" if self.mps else "does not run: trials take turns on the GPU"
+        largest = f"{self.gpu}: the largest of {DRAWS} random configurations"
+        if self.peak_mb is None:
+            return f"{largest} did not fit in its free memory, so a trial gets all of it; MPS {mps}"
         return (
-            f"{self.gpu}: the largest of {DRAWS} random configurations takes {self.peak_mb:,.0f} "
-            f"of {self.total_mb:,.0f} MB, so {1 / self.share:.0f} trials share it; MPS {mps}"
+            f"{largest} takes {self.peak_mb:,.0f} of {self.total_mb:,.0f} MB, so "
+            f"{1 / self.share:.0f} trials share it; MPS {mps}"
         )
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """What is measured. configs: the largest ones."""
+
+    configs: tuple[TrialConfig, ...]
+    epoch_sequences: int
+    max_digits: int
+    arithmetic: Arithmetic
 
 
 def probe_gpu(
@@ -59,40 +81,66 @@ def probe_gpu(
 ) -> GpuProbe | None:
     """Measure what a trial of this space takes of a GPU; None if no GPU can be measured.
 
-    Takes 1 % of a GPU, which other trials may use, and gives up if none has that much free.
+    Measures one GPU of each kind at once, and returns the measurement with the largest share: that
+    share fits on all of them. Takes 1 % of a GPU, which other trials may use, and gives up if none
+    has that much free.
 
-    on_note: called with the reason why none of the cluster's GPUs can be measured.
+    on_note: called with the reason why a GPU cannot be measured, and with what unlike GPUs gave.
 
     Raises:
         InputError: the measurement itself failed, as any trial would.
     """
-    config = largest(space)
-    if config is None or not any(node.gpus for node in nodes()):
+    configs, cpus = largest(space), space.resources.cpus_per_trial
+    targets = one_of_each_kind(nodes(), cpus)
+    if not configs or not targets:
         return None
-    task = ray.remote(_probe).options(num_cpus=0, num_gpus=PROBE_GPUS, max_retries=0)
-    images, labels = digits.images.numpy(), digits.labels.numpy()
-    answer = task.remote(config, space.resources.precision, images, labels, space.task.max_digits)
-    probe: GpuProbe | None = None
-    try:
-        probe = ray.get(answer, timeout=PROBE_TIMEOUT_S)
-        reason = "it has no CUDA, or too little free memory"
-    except ray.exceptions.RayTaskError as error:
-        raise InputError(
-            f"measuring what a trial takes of a GPU failed: {reason_of(error)}; repair it, or "
-            "state the share with --set resources.gpus_per_trial=SHARE, 0 to train on CPUs"
-        ) from error
-    except ray.exceptions.GetTimeoutError:
-        ray.cancel(answer, force=True)
-        reason = f"none is free within {PROBE_TIMEOUT_S:.0f} s"
-    except ray.exceptions.RayError as error:
-        reason = reason_of(error)
-    if probe is None:
-        on_note(f"no GPU could be measured: {reason}")
-    return probe
+    arithmetic = resolve_arithmetic(space.resources, Allocation(cpus, PROBE_GPUS, 1), _ignore)
+    task = ProbeTask(configs, space.search.epoch_sequences, space.task.max_digits, arithmetic)
+    images, labels = ray.put(digits.images.numpy()), ray.put(digits.labels.numpy())
+    found = []
+    for node, answer in run_on_nodes(
+        targets, _probe, task, images, labels, gpus=PROBE_GPUS, timeout_s=PROBE_TIMEOUT_S
+    ):
+        if isinstance(answer, str):
+            raise InputError(
+                f"measuring what a trial takes of a GPU of {node.name} failed: {answer}; repair "
+                "it, or state the share with --set resources.gpus_per_trial=SHARE, 0 to train on "
+                "CPUs"
+            )
+        if isinstance(answer, GpuProbe):
+            found.append(answer)
+        else:
+            reason = answer.reason if isinstance(answer, NoResult) else "it has no CUDA"
+            on_note(f"no GPU of {node.name} could be measured: {reason}")
+    return _deciding(found, on_note) if found else None
 
 
-def largest(space: SearchSpace) -> TrialConfig | None:
-    """The largest of some random configurations of a space; None if all are infeasible."""
+def _deciding(probes: Sequence[GpuProbe], on_note: Callable[[str], None]) -> GpuProbe:
+    """The measurement with the largest share; a note on each of the others."""
+    decides = max(probes, key=lambda probe: probe.share)
+    for probe in probes:
+        if probe is not decides:
+            on_note(f"{probe.describe()}. {decides.gpu} decides: the share must fit on all GPUs")
+    return decides
+
+
+def one_of_each_kind(alive: Sequence[Node], cpus: float) -> list[Node]:
+    """Of the nodes with a GPU that can run trials, one for each kind of GPU.
+
+    A GPU whose kind Ray does not know counts as a kind of its own.
+    """
+    found: dict[str, Node] = {}
+    for node in alive:
+        if node.gpus and count_fitting([node], cpus, PROBE_GPUS):
+            found.setdefault(node.gpu_kind or node.id, node)
+    return list(found.values())
+
+
+def largest(space: SearchSpace) -> tuple[TrialConfig, ...]:
+    """The largest of some random configurations of a space, by estimate, largest first.
+
+    Empty if all are infeasible.
+    """
     found: list[tuple[float, TrialConfig]] = []
     for values in sample(space, space.search.seed, DRAWS):
         try:
@@ -101,7 +149,9 @@ def largest(space: SearchSpace) -> TrialConfig | None:
             continue
         longest = min(config.training.max_sequence_length, space.task.max_digits)
         found.append((peak_memory_mb(config.model, config.training.batch_size, longest), config))
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    found.sort(key=lambda pair: pair[0], reverse=True)
+    configs: dict[TrialConfig, None] = {config: None for _, config in found}
+    return tuple(configs)[:MEASURED]
 
 
 def share_of(peak_mb: float, total_mb: float) -> float:
@@ -111,34 +161,23 @@ def share_of(peak_mb: float, total_mb: float) -> float:
     return math.floor(1e4 / fitting) / 1e4
 
 
-def peak_of(config: TrialConfig, digits: Digits, max_digits: int, arithmetic: Arithmetic) -> float:
-    """Memory in MB that a few training steps and a validation take on the device of `digits`."""
-    device = digits.images.device
-    labels, pool = digits.labels.cpu(), torch.arange(len(digits.labels))
-    table = training_table(pool, labels, predict.DECODE_CHUNK, max_digits, 0, 0)
-    data = TrainingData(digits, pool, table, 4 * config.training.batch_size, max_digits)
-    state = engine.start(config, seed=0, epochs=1, device=device, arithmetic=arithmetic)
-    engine.train_epoch(state, data)
-    return memory.reserved_mb(device)
-
-
-def _probe(
-    config: TrialConfig,
-    precision: Literal["auto", "float32", "bfloat16"],
-    images: Any,
-    labels: Any,
-    max_digits: int,
-) -> GpuProbe | None:
-    """Measure on this process's GPU; None without one, or if not even one trial fits."""
+def _probe(task: ProbeTask, images: Any, labels: Any) -> GpuProbe | str | None:
+    """Measure on this process's GPU; None without one, text if a trial would fail."""
     if not torch.cuda.is_available():
         return None
-    device = torch.device("cuda")
-    if precision == "auto":
-        precision = "bfloat16" if supports_bfloat16(device) else "float32"
-    digits = Digits(shared_tensor(images), shared_tensor(labels))
+    device = torch.device("cuda", torch.cuda.current_device())
+    digits = Digits(shared_tensor(images), shared_tensor(labels)).to(device)
+    sizes = task.epoch_sequences, task.max_digits
+    peak_mb: float | None
     try:
-        peak_mb = peak_of(config, digits.to(device), max_digits, Arithmetic(precision))
+        peak_mb = max(peak_of(config, digits, *sizes, task.arithmetic) for config in task.configs)
     except torch.OutOfMemoryError:
-        return None
+        peak_mb = None
+    except Exception as error:
+        return f"{type(error).__name__}: {first_line(error)}"
     properties = torch.cuda.get_device_properties(device)
     return GpuProbe(properties.name, properties.total_memory / 1e6, peak_mb, memory.mps_runs())
+
+
+def _ignore(note: str) -> None:
+    """The search resolves the arithmetic again, and then tells."""

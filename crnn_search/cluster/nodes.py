@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,16 +13,22 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from crnn_search.kernels.processor import cpu_model
 from crnn_search.text import first_line
 
+GPU_KIND = "accelerator_type:"
+
 
 @dataclass(frozen=True)
 class Node:
-    """A living node. id: Ray's. name: its host name. cpus: its cores."""
+    """A living node. id: Ray's. name: its host name. cpus: its cores.
+
+    gpu_kind: as Ray calls its GPUs, `H100` for example; None where it does not know.
+    """
 
     id: str
     name: str
     cpus: float
     gpus: float
     memory_gb: float
+    gpu_kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,17 @@ def nodes() -> list[Node]:
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
             memory_gb=round(node["Resources"].get("memory", 0.0) / 1e9, 1),
+            gpu_kind=_gpu_kind(node["Resources"]),
         )
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def _gpu_kind(resources: Iterable[str]) -> str | None:
+    """The kind that Ray declares as one more resource of a node."""
+    found = (name.removeprefix(GPU_KIND) for name in resources if name.startswith(GPU_KIND))
+    return next(found, None)
 
 
 def hardware() -> list[dict[str, Any]]:
@@ -66,14 +79,14 @@ def run_on_nodes(
 ) -> list[tuple[Node, Any]]:
     """Run a function on several nodes at once; returns each with its result or `NoResult`.
 
-    gpus: share of a GPU that each call holds, which makes CUDA visible to it. A node that left the
-    cluster meanwhile is left out.
+    gpus: share of a GPU that each call holds, which makes CUDA visible to it; its process ends with
+    the call, so that it keeps no memory of the GPU. A node that left the cluster meanwhile is left
+    out.
     """
-    task = ray.remote(function)
+    # Not by `options`: Ray ends a process that has used a GPU only if the function declares it.
+    task = ray.remote(num_cpus=0, num_gpus=gpus)(function)
     answers = [
         task.options(
-            num_cpus=0,
-            num_gpus=gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         ).remote(*arguments)
         for node in targets

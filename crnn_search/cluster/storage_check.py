@@ -20,12 +20,12 @@ def why_unusable(place: str, name: str, content: bytes) -> str | None:
     """Why this machine cannot use a folder or an object store that holds a file, or None."""
     try:
         if is_uri(place):
-            store = ObjectStore(place)
-            found = store.read(name, retry_for_s=0)
+            store = ObjectStore(place, retry_for_s=0)
+            found = store.read(name)
             if found == content:
                 mine = f".seen-{secrets.token_hex(4)}"
-                store.write(mine, b"", retry_for_s=0)
-                store.remove(mine, retry_for_s=0)
+                store.write(mine, b"")
+                store.remove(mine)
         else:
             found = (Path(place) / name).read_bytes()
             if found == content:

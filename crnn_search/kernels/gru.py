@@ -24,7 +24,7 @@ class KernelGRU(nn.Module):
     def __init__(self, gru: nn.GRU) -> None:
         super().__init__()
         # One dict: what replaces a parameter replaces it in both (`test_state_dict_round_trip`).
-        self._parameters = gru._parameters
+        self._parameters = gru._parameters  # noqa: SLF001
         self._plain = (gru,)  # in a tuple: registered, its parameters would be there twice
 
     def project(self, inputs: Tensor) -> Tensor:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
@@ -45,7 +43,7 @@ class RunBudget:
 class Manifest:
     """What is needed to repeat a run.
 
-    command: that launched it, ready for a shell. created: time of the launch, UTC, ISO 8601.
+    command: that launches it again, ready for a shell. created: time of the launch, UTC, ISO 8601.
     hardware: the cluster's nodes and what was measured of its GPU; None before a cluster is there.
     arithmetic: that of every trial; None before a cluster is there.
     warm_start: the runs whose trials its sampler started with. space: the sections of its space.
@@ -73,11 +71,12 @@ class Manifest:
         space: SearchSpace,
         limits: Budget = UNLIMITED,
         warm_runs: Sequence[str] = (),
+        command: str = "",
     ) -> Self:
-        """The manifest of a new run, launched by this process's command line."""
+        """The manifest of a new run."""
         return cls(
             name=run.name,
-            command=shlex.join(["crnn-search", *sys.argv[1:]]),
+            command=command,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             git_commit=git_commit(),
             versions={"python": platform.python_version(), "crnn-search": __version__}

@@ -19,6 +19,7 @@ from crnn_search.data.sequences import Digits
 from crnn_search.models.export import export_winner
 from crnn_search.models.folder import FORMATS
 from crnn_search.pipeline import finalists, retrain, search
+from crnn_search.pipeline.hooks import NO_HOOKS, HookRunner, Hooks
 from crnn_search.pipeline.manifest import UNLIMITED, Manifest, RunBudget
 from crnn_search.results import report
 from crnn_search.spaces.file import load_space
@@ -30,7 +31,7 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import is_retrained
 from crnn_search.tuning import warm_start
 from crnn_search.tuning.budget import Budget, Limit
-from crnn_search.tuning.context import Context
+from crnn_search.tuning.context import Context, OnTrialEnd
 from crnn_search.tuning.progress import Progress
 
 TIMED = ("start", SEARCH, "finalists", "retrain")
@@ -39,14 +40,18 @@ TIMED = ("start", SEARCH, "finalists", "retrain")
 
 @dataclass(frozen=True)
 class Options:
-    """Where a command runs a search, and what it prints.
+    """Where a session of a run works, and who hears of it.
 
     address: a Ray cluster, None for a local one. data_dir: MNIST's files, None for a download.
+    verbose: show the log of Ray's workers, too. command: for the manifest of a new run: launches
+    it again, ready for a shell.
     """
 
     address: str | None = None
     data_dir: Path | None = None
     verbose: bool = False
+    command: str = ""
+    hooks: Hooks = NO_HOOKS
 
 
 def launch(
@@ -73,7 +78,7 @@ def launch(
             if warm_runs:
                 progress.note(earlier.describe())
                 warm_start.write(earlier, run.warm_start)
-            manifest = Manifest.create(run, space, budget, warm_runs)
+            manifest = Manifest.create(run, space, budget, warm_runs, options.command)
             manifest.write(run)
         return _continue(run, space, manifest, progress, options)
 
@@ -132,6 +137,20 @@ def _continue(
     run: RunFolder, space: SearchSpace, manifest: Manifest, progress: Progress, options: Options
 ) -> dict[str, Any]:
     """Do what is left of a run whose lease this process holds; returns the report."""
+    hooks = HookRunner(run, options.hooks, progress.note)
+    with hooks.running():
+        return _finish(run, space, manifest, progress, options, hooks.trial_ended)
+
+
+def _finish(
+    run: RunFolder,
+    space: SearchSpace,
+    manifest: Manifest,
+    progress: Progress,
+    options: Options,
+    on_trial_end: OnTrialEnd,
+) -> dict[str, Any]:
+    """Train what is left to train, and write the report."""
     history = read_history(run.journal, run.ledger)
     journal = Journal(run, history.elapsed_s, progress.note)
     journal.start_session(os.environ.get(JOB_VARIABLE))
@@ -150,7 +169,15 @@ def _continue(
                 manifest = manifest.on_cluster(space, _hardware(probe), arithmetic)
                 manifest.write(run)
             context = Context(
-                run, space, history, journal, digits, allocation, arithmetic, progress
+                run,
+                space,
+                history,
+                journal,
+                digits,
+                allocation,
+                arithmetic,
+                progress,
+                on_trial_end,
             )
             _train(context, manifest.budget)
     journal.write("stage", stage="report")

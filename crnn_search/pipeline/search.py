@@ -13,7 +13,7 @@ from crnn_search.tuning import tuner, warm_start
 from crnn_search.tuning.budget import Limit
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
-from crnn_search.tuning.scheduler import FiniteAsha
+from crnn_search.tuning.scheduler import Asha
 from crnn_search.tuning.searcher import StudySearcher
 
 
@@ -32,7 +32,7 @@ def run_search(context: Context, limit: Limit) -> list[TrialRecord]:
     records = list(context.history.records(SEARCH).values())
     callback = RunCallback(SEARCH, context, records, limit)
     context.progress.stage(SEARCH, spec.trials, spec.max_epochs, records)
-    scheduler = FiniteAsha(
+    scheduler = Asha(
         spec.max_epochs,
         spec.grace_epochs,
         spec.reduction_factor,
@@ -53,7 +53,7 @@ def run_search(context: Context, limit: Limit) -> list[TrialRecord]:
     return finalists.select(callback.records.values(), context.space.retrain.finalists)
 
 
-def replay(records: Iterable[TrialRecord], scheduler: FiniteAsha, callback: RunCallback) -> None:
+def replay(records: Iterable[TrialRecord], scheduler: Asha, callback: RunCallback) -> None:
     """Fill the rungs with an earlier session's trials, and end those that only lack their end."""
     running = []
     for record in records:
@@ -72,11 +72,7 @@ def _copy_study(study: optuna.Study, context: Context) -> None:
     path = context.run.study
     try:
         path.unlink(missing_ok=True)
-        optuna.copy_study(
-            from_study_name=study.study_name,
-            from_storage=study._storage,
-            to_storage=f"sqlite:///{path}",
-            to_study_name=context.run.name,
-        )
+        copy = optuna.create_study(study_name=context.run.name, storage=f"sqlite:///{path}")
+        copy.add_trials(study.get_trials(deepcopy=False))
     except (OSError, optuna.exceptions.StorageInternalError) as error:
         context.progress.note(f"cannot write the copy for Optuna's dashboard, {path}: {error}")

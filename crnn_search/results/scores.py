@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +27,11 @@ from crnn_search.data.sequences import SequenceTable
 from crnn_search.errors import RunError
 from crnn_search.training import metrics
 
-NORMAL_QUANTILE = 1.96
-"""Half the width, in standard errors, of a 95 % interval."""
+T_QUANTILES = {
+    math.inf: 1.960, 60: 2.000, 30: 2.042, 15: 2.131, 10: 2.228, 8: 2.306, 6: 2.447, 5: 2.571,
+    4: 2.776, 3: 3.182, 2.5: 3.575, 2: 4.303, 1.6: 5.517, 1.3: 7.501, 1: 12.706,
+}  # fmt: skip
+"""Student's t by degrees of freedom: half the width, in standard errors, of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,7 @@ def paired_difference(a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceT
     first, second = _errors(a, table), _errors(b, table)
     rmse_a, rmse_b = (_rmse_by_seed(errors).mean().item() for errors in (first, second))
     by_image = _influence(first, table) - _influence(second, table)
-    variance = by_image.square().sum().item() + _seed_variance(first) + _seed_variance(second)
-    half = NORMAL_QUANTILE * math.sqrt(variance)
+    half = _half_width(by_image, first, second)
     difference = rmse_a - rmse_b
     return Difference(
         difference, [difference - half, difference + half], rmse_a / rmse_b if rmse_b else None
@@ -157,17 +160,40 @@ def _rmse_by_seed(errors: Tensor) -> Tensor:
 
 
 def _interval(errors: Tensor, table: SequenceTable) -> list[float] | None:
-    """95 % interval of the mean RMSE of errors `(K, S)`, symmetric on a log scale.
-
-    Adds the variances of images and of seeds. That seeds misread different images is in both, which
-    makes the interval too wide rather than too narrow.
-    """
+    """95 % interval of the mean RMSE of errors `(K, S)`, symmetric on a log scale."""
     rmse = _rmse_by_seed(errors).mean().item()
     if rmse == 0:
         return None
-    variance = _influence(errors, table).square().sum().item() + _seed_variance(errors)
-    factor = math.exp(NORMAL_QUANTILE * math.sqrt(variance) / rmse)
+    factor = math.exp(_half_width(_influence(errors, table), errors) / rmse)
     return [rmse / factor, rmse * factor]
+
+
+def _half_width(by_image: Tensor, *groups: Tensor) -> float:
+    """Half the width of a 95 % interval.
+
+    by_image: derivatives by image weights, `(I,)`. groups: errors `(K, S)`, each of its own seeds.
+
+    Adds the variances of images and of seeds. That seeds misread different images is in both, which
+    makes the interval too wide rather than too narrow. The variance of a few seeds is known badly:
+    the quantile is Student's, its degrees of freedom are Satterthwaite's (Biometrics Bulletin
+    1946). Images are many, so the more they decide the nearer it is to 1.96.
+    """
+    of_seeds = [_seed_variance(errors) for errors in groups]
+    variance = by_image.square().sum().item() + sum(of_seeds)
+    if variance == 0:
+        return 0.0
+    inverse_freedom = sum(
+        (of_group / variance) ** 2 / (len(errors) - 1)
+        for of_group, errors in zip(of_seeds, groups, strict=True)
+        if of_group
+    )
+    return _t_quantile(inverse_freedom) * math.sqrt(variance)
+
+
+def _t_quantile(inverse_freedom: float) -> float:
+    """Student's t at 97.5 % by 1 / degrees of freedom, 0 to 1: up to 4 % too large."""
+    inverse = [1 / freedom for freedom in T_QUANTILES]
+    return float(np.interp(inverse_freedom, inverse, list(T_QUANTILES.values())))
 
 
 def _seed_variance(errors: Tensor) -> float:

@@ -3,34 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from crnn_search.errors import InputError, StorageError
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import ledger
 from crnn_search.storage.journal import SEARCH, History, read_history
-from crnn_search.storage.lease import is_held
+from crnn_search.storage.lease import are_held, is_held
 from crnn_search.storage.ledger import Ledger, ranked
-from crnn_search.storage.run_folder import RunFolder
-from crnn_search.storage.runs import is_retrained
+from crnn_search.storage.run_folder import JOURNAL, LEDGER, RETRAINED, RunFolder
+from crnn_search.storage.runs import THREADS, is_retrained, list_runs
 from crnn_search.storage.trial import METRIC, TrialRecord, TrialState
 from crnn_search.text import duration, first_line
 
 STAGES = (SEARCH, "finalists", "retrain")
 """The stages that train."""
 
+FILES = (JOURNAL, LEDGER, RETRAINED)
+"""What `read_status` reads of a run in an object store, beside its space."""
+
 MAX_NAMES = 8
 """How many trials `plan` names; the others are counted."""
 
 
-def read_status(run: RunFolder) -> dict[str, Any]:
+def read_status(run: RunFolder, held: bool | None = None) -> dict[str, Any]:
     """All that is known of a run, ready for JSON.
 
-    `held`: a process is working on the run. `running_trials`: those that have not ended.
+    held: whether a process is working on the run; None to look. `running_trials` of the answer:
+    those that have not ended.
 
     Raises:
         InputError: one of its files cannot be read.
     """
+    try:
+        return _read_status(run, held)
+    except InputError as error:
+        if not run.mirror:
+            raise
+        raise InputError(run.with_locations(str(error))) from error
+
+
+def list_status(storage: str) -> list[tuple[RunFolder, dict[str, Any] | InputError]]:
+    """The status of each run in a folder or at a URI by name, or why it cannot be read.
+
+    Of runs in an object store little is read, and all heartbeats are waited for at once. Without
+    journals of retrained runs, `elapsed_s`, `sessions` and time of finalists may be missing.
+
+    Raises:
+        InputError: there is no such folder, or it cannot be read.
+    """
+    runs = list_runs(storage, (LEDGER, RETRAINED))
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(_listed, runs))
+    leased = [n for n, run in enumerate(runs) if run.mirror and run.mirror.was_leased]
+    for number, held in zip(leased, are_held([runs[n] for n in leased]), strict=True):
+        content = found[number]
+        if isinstance(content, dict):
+            content["held"] = held
+    return list(zip(runs, found, strict=True))
+
+
+def _listed(run: RunFolder) -> dict[str, Any] | InputError:
+    try:
+        if not run.has(run.best):
+            run.fetch(JOURNAL)  # says whether all trials have ended
+        return read_status(run, held=False if run.mirror else None)
+    except InputError as error:
+        return error
+    except StorageError as error:
+        return InputError(f"cannot read {run.location}: {error.reason}")
+
+
+def _read_status(run: RunFolder, held: bool | None) -> dict[str, Any]:
     space = load_space(run.space)
     history = read_history(run.journal, run.ledger)
     ended = [record for record in history.records(SEARCH).values() if record.ended]
@@ -38,7 +84,7 @@ def read_status(run: RunFolder) -> dict[str, Any]:
     return {
         "name": run.name,
         "location": run.location,
-        "held": is_held(run),
+        "held": is_held(run) if held is None else held,
         "stage": stage_of(run, history, space),
         "trials": {
             "requested": space.search.trials,
@@ -59,8 +105,8 @@ def read_status(run: RunFolder) -> dict[str, Any]:
 def stage_of(run: RunFolder, history: History, space: SearchSpace) -> str:
     """The stage that a run is in: search, finalists, retrain, report or finished."""
     if is_retrained(run):
-        return "finished" if run.report_json.is_file() and run.model.is_dir() else "report"
-    if run.best.is_file():
+        return "finished" if run.has(run.report_json) and run.has(run.model) else "report"
+    if run.has(run.best):
         return "retrain"
     trials = history.records(SEARCH).values()
     complete = len(trials) >= space.search.trials and all(record.ended for record in trials)

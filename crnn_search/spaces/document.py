@@ -19,6 +19,9 @@ from crnn_search.errors import SpaceError
 KeyPath = tuple[str | int, ...]
 """The keys and list indices that lead to a value."""
 
+MAX_DEPTH = 100
+"""Mappings and lists inside each other; PyYAML composes them recursively."""
+
 
 class Document:
     """A YAML document with the line of each value; it collects the problems found in it.
@@ -129,9 +132,8 @@ def dotted(path: KeyPath) -> str:
 def _compose(text: str, name: str) -> yaml.Node | None:
     """The root node, None for an empty text; raises `SpaceError` if the text is not YAML."""
     try:
+        _check_events(text, name)
         return yaml.compose(text, Loader=_Loader)
-    except RecursionError:
-        raise SpaceError([f"{name}: not YAML that can be read: nested too deeply"]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         origin = f"{name}:{mark.line + 1}" if mark else name
@@ -139,6 +141,21 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         raise SpaceError([f"{origin}: not YAML: {words}"]) from None
     except yaml.YAMLError as error:  # a character that YAML forbids; the error has no line
         raise SpaceError([f"{name}: not YAML: {' '.join(str(error).split())}"]) from None
+
+
+def _check_events(text: str, name: str) -> None:
+    """Refuse anchors, aliases, tags and deep nesting before anything is composed."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise SpaceError([f"{name}: not YAML that can be read: nested too deeply"])
+        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+            mark = event.start_mark
+            assert isinstance(mark, yaml.Mark)  # not the C loader's
+            rule = "anchors, aliases and tags are not supported"
+            raise yaml.MarkedYAMLError(problem=rule, problem_mark=mark)
 
 
 def _tag(kind: str) -> str:
@@ -162,15 +179,9 @@ _PATTERNS: Mapping[str, str] = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own name and kind of attribute)
-        None: [(_tag(kind), re.compile(pattern)) for kind, pattern in _PATTERNS.items()]
-    }
+class _Loader(yaml.BaseLoader):
+    """A loader without PyYAML's own rules for scalars."""
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if getattr(event, "anchor", None) or getattr(event, "tag", None):
-            raise yaml.composer.ComposerError(
-                None, None, "anchors, aliases and tags are not supported", event.start_mark
-            )
-        return super().compose_node(parent, index)
+
+for _kind, _pattern in _PATTERNS.items():
+    _Loader.add_implicit_resolver(_tag(_kind), re.compile(_pattern), None)

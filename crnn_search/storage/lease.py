@@ -14,11 +14,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from crnn_search.errors import RunError, RunFolderError, StorageError
+from crnn_search.errors import LeaseLostError, RunError, RunFolderError, StorageError
 from crnn_search.storage import file_lock, store_lease
-from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.retry import OnRetry
 from crnn_search.storage.run_folder import STOP, RunFolder
 from crnn_search.storage.store_lease import StoreLease
@@ -39,8 +38,10 @@ def acquire(run: RunFolder, on_retry: OnRetry) -> Iterator[None]:
         yield
 
 
-def is_held(run: RunFolder) -> bool:
-    """Whether a process has the lease; in an object store the answer may take `STALE_S`.
+def is_held(run: RunFolder, wait_s: float | None = None) -> bool:
+    """Whether a process has the lease; in an object store the answer may take `wait_s`.
+
+    wait_s: how long to wait for a heartbeat; by default `LOOK_S`.
 
     False for a process of another host in a folder whose locks are not shared.
 
@@ -48,20 +49,15 @@ def is_held(run: RunFolder) -> bool:
         RunFolderError: the folder cannot be read or has no locks.
         StorageError: the object store cannot be read.
     """
-    if run.mirror:
-        return store_lease.has_heartbeat(run.mirror.store)
-    try:
-        handle = os.open(run.journal, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise RunFolderError(f"cannot read {run.journal}: {error.strerror}") from error
-    try:
-        return file_lock.is_locked(handle)
-    except OSError as error:
-        raise _no_locks(run, error) from error
-    finally:
-        os.close(handle)
+    return are_held([run], wait_s)[0]
+
+
+def are_held(runs: Sequence[RunFolder], wait_s: float | None = None) -> list[bool]:
+    """`is_held` of several runs, whose leases in object stores are watched at the same time."""
+    wait_s = store_lease.LOOK_S if wait_s is None else wait_s
+    stores = [run.mirror.store for run in runs if run.mirror]
+    in_stores = iter(store_lease.have_heartbeat(stores, wait_s) if stores else [])
+    return [next(in_stores) if run.mirror else _is_locked(run) for run in runs]
 
 
 def stop(run: RunFolder, timeout_s: float) -> bool:
@@ -72,7 +68,7 @@ def stop(run: RunFolder, timeout_s: float) -> bool:
         StorageError: the object store cannot be written.
         RunError: the process does not stop in time.
     """
-    if not is_held(run):
+    if not is_held(run, store_lease.STALE_S):
         return False
     try:
         if run.mirror:
@@ -82,7 +78,7 @@ def stop(run: RunFolder, timeout_s: float) -> bool:
     except OSError as error:
         raise RunFolderError(f"cannot write {run.stop}: {error.strerror}") from error
     deadline = time.monotonic() + timeout_s
-    while is_held(run):
+    while is_held(run, store_lease.STALE_S):
         if time.monotonic() > deadline:
             raise RunError(
                 f"{run.location} was asked to stop, but still runs after {timeout_s:.0f} s"
@@ -98,6 +94,21 @@ def interrupt_on_sigterm() -> None:
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _is_locked(run: RunFolder) -> bool:
+    try:
+        handle = os.open(run.journal, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RunFolderError(f"cannot read {run.journal}: {error.strerror}") from error
+    try:
+        return file_lock.is_locked(handle)
+    except OSError as error:
+        raise _no_locks(run, error) from error
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -131,17 +142,16 @@ def _interrupt_if_asked(run: RunFolder) -> None:
 @contextlib.contextmanager
 def _leased(run: RunFolder, on_retry: OnRetry) -> Iterator[None]:
     assert run.mirror
-    run.mirror.store.on_retry = on_retry
-    store = ObjectStore(run.location, on_retry)
-    if store_lease.owner(store):
-        on_retry(
-            f"{run.location} has been in use: waiting up to {store_lease.STALE_S:.0f} s for a "
-            "heartbeat of its process"
-        )
-        if store_lease.has_heartbeat(store):
-            raise _in_use(run)
+    store = run.mirror.store = run.mirror.store.copy(on_retry)
     lease = StoreLease(store)
-    lease.acquire()
+    waiting = (
+        f"{run.location} has been in use: waiting up to {store_lease.STALE_S:.0f} s for a "
+        "heartbeat of its process"
+    )
+    try:
+        lease.acquire(lambda: on_retry(waiting))
+    except LeaseLostError as error:
+        raise _in_use(run) from error
     store.remove(STOP)
     if run.space.is_file() and run.journal.is_file():
         run.mirror.pull()  # the last lines of a process that died after this folder was filled

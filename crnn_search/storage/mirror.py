@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crnn_search.storage.jsonl import Record
-from crnn_search.storage.object_store import ObjectStore
-from crnn_search.storage.retry import RETRY_FOR_S
-from crnn_search.storage.run_folder import APPENDED, NOT_PUSHED
+from crnn_search.storage.object_store import Found, ObjectStore
+from crnn_search.storage.retry import READ_RETRY_FOR_S
+from crnn_search.storage.run_folder import APPENDED, LEASE, NOT_PUSHED
+from crnn_search.storage.store_lease import FREE
+
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
 
 SEGMENT_LINES = 64
 """Lines of an append-only file in one object."""
@@ -31,11 +36,16 @@ class Mirror:
 
     The store is the authority: the local folder is filled from it once and never trusted
     afterwards. check_lease: called before each write; raises if this process may not write.
+
+    Until a process has the lease, requests are retried for `READ_RETRY_FOR_S` only.
     """
 
     def __init__(self, uri: str, root: Path) -> None:
-        self.store = ObjectStore(uri)
+        self.store = ObjectStore(uri, retry_for_s=READ_RETRY_FOR_S)
         self.root = root
+        self._listed: dict[str, Found] = {}
+        self._fetched: dict[str, UpdateVersion] = {}
+        self._segment_bytes: dict[str, bytes] = {}
         self.check_lease: Callable[[], None] = lambda: None
         self._pushed: dict[str, tuple[int, int]] = {}
         self._session = _session(0)
@@ -45,26 +55,34 @@ class Mirror:
     def uri(self) -> str:
         return self.store.uri
 
-    def pull(self, retry_for_s: float = RETRY_FOR_S) -> None:
+    def pull(self, wanted: Collection[str] | None = None) -> None:
         """Fill the local folder, without checkpoints; segments are joined to whole files.
 
-        retry_for_s: how long to wait for a store that cannot be reached.
+        What has been fetched before and has not changed is not fetched again.
+
+        wanted: files and folders, such as `space.yaml` or `model`; None for all.
 
         Raises:
             StorageError: the store cannot be read.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        found = self.store.names(retry_for_s=retry_for_s)
-        names = [name for name in found if name.split("/")[0] not in NOT_PUSHED]
-        segments = [name for name in names if _appended(name)]
-        files = [name for name in names if not _appended(name)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: self.store.fetch(name, self.root / name), files))
-            contents = list(pool.map(self.store.read, segments))
-        for file in {_appended(name) for name in segments}:
-            parts = [c for n, c in zip(segments, contents, strict=True) if _appended(n) == file]
-            (self.root / str(file)).write_bytes(b"".join(part or b"" for part in parts))
-        self._pushed = self._files()
+        self._listed = self.store.find()
+        self._fetch(wanted)
+
+    def pull_more(self, wanted: Collection[str]) -> None:
+        """Fetch more of what the last `pull` has listed. Raises as `pull` does."""
+        self._fetch(wanted)
+
+    def has(self, name: str) -> bool:
+        """Whether the store had a file or a folder at the last `pull` that was not fetched."""
+        return any(
+            listed == name or listed.startswith(f"{name}/")
+            for listed in self._listed.keys() - self._fetched.keys()
+        )
+
+    @property
+    def was_leased(self) -> bool:
+        """Whether the lease had an owner, dead or alive, at the last `pull`."""
+        return LEASE in self._listed and self._listed[LEASE].size > len(FREE)
 
     def start_session(self) -> None:
         """Start a session, whose segments come after all that exist.
@@ -117,8 +135,29 @@ class Mirror:
         Raises:
             StorageError: the store cannot be written.
         """
-        for name in self.store.names():
-            self.store.remove(name)
+        self.store.remove(*self.store.names())
+
+    def _fetch(self, wanted: Collection[str] | None) -> None:
+        names = [name for name in self._listed if _is_wanted(name, wanted)]
+        new = [name for name in names if self._fetched.get(name) != self._listed[name].version]
+        if not new:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(min(THREADS, len(new))) as pool:
+            contents = dict(zip(new, pool.map(self.store.read, new), strict=True))
+        for name, content in contents.items():
+            if content is None:  # removed since
+                continue
+            self._fetched[name] = self._listed[name].version
+            if _appended(name):
+                self._segment_bytes[name] = content
+            else:
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.root / name).write_bytes(content)
+        for file in {_appended(name) for name in new} - {None}:
+            parts = [c for n, c in sorted(self._segment_bytes.items()) if _appended(n) == file]
+            (self.root / str(file)).write_bytes(b"".join(parts))
+        self._pushed = self._files()
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Time and size of each local file that is pushed, by name."""
@@ -135,6 +174,14 @@ class Mirror:
 def _session(number: int) -> str:
     """The prefix of a session's segments: they sort by number; two processes never share one."""
     return f"{number:06d}-{secrets.token_hex(4)}"
+
+
+def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
+    """Whether an object is fetched: one that is asked for, or all but what trials and lease own."""
+    top = _appended(name) or name.split("/")[0]
+    if wanted is None:
+        return top in APPENDED or top not in NOT_PUSHED
+    return top in wanted
 
 
 def _appended(name: str) -> str | None:

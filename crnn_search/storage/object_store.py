@@ -1,147 +1,175 @@
-"""`ObjectStore`: the objects below a URI that pyarrow knows.
+"""`ObjectStore`: the objects below a URI, by obstore.
 
 An object store has neither locks nor a way to append; an object is written whole or not at all.
-Failed requests are retried, with growing pauses, for `RETRY_FOR_S`.
+obstore retries requests that fail, with growing pauses.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
-from pyarrow import fs
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 
-from crnn_search.errors import Action, InputError, StorageError
+from crnn_search.errors import Action, StorageError
 from crnn_search.storage.location import join
 from crnn_search.storage.retry import RETRY_FOR_S, OnRetry
+from crnn_search.storage.store_uri import connect
 
-READ_RETRY_FOR_S = 10.0
-"""The same for commands that only read runs: somebody waits for their output."""
-
-FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 20.0
+if TYPE_CHECKING:
+    from obstore import PutMode, UpdateVersion
 
 SLOW_S = 8.0
-"""After so long without an answer `on_retry` is called: AWS's client itself retries for longer."""
-
-TIMEOUT_S = 10.0
-"""How long AWS's client waits for a connection, and for an answer, in each of three tries."""
-
-S3_OPTIONS = ("region", "endpoint_override", "scheme")
-
-NO_BUCKET = "NO_SUCH_BUCKET"
-
-PERMANENT = (NO_BUCKET, "ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "does not exist")
-"""Parts of the messages of errors that do not pass."""
+"""After so long without an answer `on_retry` is called."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+class ChangedError(Exception):
+    """An object is not what a conditional write expects."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object in a listing. version: changes whenever it is written (an ETag); size: in bytes."""
+
+    version: UpdateVersion
+    size: int
 
 
 class ObjectStore:
     """The objects below a URI, named by their paths relative to it.
 
     uri: as `s3://bucket/prefix?endpoint_override=HOST:PORT&scheme=http`. on_retry: called with a
-    message while the store cannot be reached.
+    message while the store cannot be reached. retry_for_s: how long a failed request is retried.
 
     Raises:
-        InputError: pyarrow does not know the URI, or it holds a password.
+        InputError: the URI is of no object store, or it holds a password.
     """
 
-    def __init__(self, uri: str, on_retry: OnRetry = _log.warning) -> None:
-        parts = urlsplit(uri)
-        if parts.username or parts.password:
-            raise InputError(
-                f"a storage may not name its credentials, which logs would repeat: "
-                f"{parts.scheme}://…@{parts.hostname}; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or give the machine a role"
-            )
-        self.uri, self.on_retry = uri, on_retry
-        try:
-            self._system, root = _s3(uri) if parts.scheme == "s3" else fs.FileSystem.from_uri(uri)
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{uri!r} is not a storage that pyarrow knows: {error}") from error
-        self._root = root.strip("/")
-        self._bucket = self._root.partition("/")[0]
+    def __init__(
+        self, uri: str, on_retry: OnRetry = _log.warning, retry_for_s: float = RETRY_FOR_S
+    ) -> None:
+        self.uri, self.on_retry, self.retry_for_s = uri, on_retry, retry_for_s
+        self._bucket, path = urlsplit(uri).netloc, urlsplit(uri).path.strip("/")
+        self._prefix = f"{path}/" if path else ""
+        self._store = connect(uri, retry_for_s)
 
-    def read(self, name: str, retry_for_s: float = RETRY_FOR_S) -> bytes | None:
+    def copy(self, on_retry: OnRetry, retry_for_s: float = RETRY_FOR_S) -> ObjectStore:
+        """The same store with another `on_retry` and time for retries."""
+        return ObjectStore(self.uri, on_retry, retry_for_s)
+
+    def read(self, name: str) -> bytes | None:
         """An object's content; None if there is no such object.
 
         Raises:
             StorageError: the store cannot be read.
         """
+        found = self.read_version(name)
+        return found[0] if found else None
 
-        def read() -> bytes | None:
+    def read_version(self, name: str) -> tuple[bytes, UpdateVersion] | None:
+        """An object's content and its version, for `replace`; None if there is no such object.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+
+        def read() -> tuple[bytes, UpdateVersion] | None:
             try:
-                with self._system.open_input_stream(self._path(name)) as file:
-                    return bytes(file.read())
-            except FileNotFoundError:
+                found = obstore.get(self._store, self._prefix + name)
+                return bytes(found.bytes()), _version(found.meta)
+            except (FileNotFoundError, NotFoundError) as error:
+                if _is_no_bucket(error):
+                    raise
                 return None
 
-        return self._with_retries("read", name, read, retry_for_s)
+        return self._request("read", name, read)
 
-    def write(self, name: str, content: bytes, retry_for_s: float = RETRY_FOR_S) -> None:
+    def write(self, name: str, content: bytes) -> None:
         """Write an object, whole or not at all.
 
         Raises:
             StorageError: the store cannot be written.
         """
+        path = self._prefix + name
+        self._request("write", name, lambda: obstore.put(self._store, path, content))
 
-        def write() -> None:
-            with self._system.open_output_stream(self._path(name)) as file:
-                file.write(content)
+    def replace(self, name: str, content: bytes, version: UpdateVersion | None) -> UpdateVersion:
+        """Write an object if it still has this version, or does not exist if None; its new version.
 
-        self._with_retries("write", name, write, retry_for_s)
+        Raises:
+            ChangedError: it has another, maybe as a write before succeeded whose answer was lost.
+            StorageError: the store cannot be written.
+        """
+        path, mode = self._prefix + name, _mode(version)
+        try:
+            put = self._request(
+                "write", name, lambda: obstore.put(self._store, path, content, mode=mode)
+            )
+        except (AlreadyExistsError, PreconditionError, FileExistsError) as error:
+            raise ChangedError(join(self.uri, name)) from error
+        return _version(put)
 
-    def remove(self, name: str, retry_for_s: float = RETRY_FOR_S) -> None:
-        """Remove an object, if it exists.
+    def remove(self, *names: str) -> None:
+        """Remove objects, if they exist.
 
         Raises:
             StorageError: the store cannot be written.
         """
 
         def remove() -> None:
-            if self._system.get_file_info(self._path(name)).type == fs.FileType.File:
-                self._system.delete_file(self._path(name))
+            try:
+                obstore.delete(self._store, [self._prefix + name for name in names])
+            except (FileNotFoundError, NotFoundError) as error:
+                if _is_no_bucket(error):
+                    raise
 
-        self._with_retries("write", name, remove, retry_for_s)
+        if names:
+            self._request("write", names[0], remove)
 
-    def names(self, below: str = "", retry_for_s: float = RETRY_FOR_S) -> list[str]:
+    def find(self, below: str = "") -> dict[str, Found]:
+        """All objects below a folder by name, sorted.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+
+        def find() -> dict[str, Found]:
+            chunks = obstore.list(self._store, (self._prefix + below).rstrip("/") or None)
+            found = {meta["path"][len(self._prefix) :]: meta for chunk in chunks for meta in chunk}
+            return {
+                name: Found(_version(meta), meta["size"]) for name, meta in sorted(found.items())
+            }
+
+        return self._request("read", below, find)
+
+    def names(self, below: str = "") -> list[str]:
         """The names of all objects below a folder, sorted.
 
         Raises:
             StorageError: the store cannot be read.
         """
+        return list(self.find(below))
 
-        def names() -> list[str]:
-            selector = fs.FileSelector(self._path(below), recursive=True, allow_not_found=True)
-            found = self._system.get_file_info(selector)
-            files = [info.path for info in found if info.type == fs.FileType.File]
-            self._check_bucket(files)
-            return sorted(path[len(self._root) + 1 :] for path in files)
-
-        return self._with_retries("read", below, names, retry_for_s)
-
-    def folders_with(self, name: str, retry_for_s: float = READ_RETRY_FOR_S) -> list[str]:
-        """The names of the folders directly below the URI that have an object of this name.
+    def folders(self) -> list[str]:
+        """The names of the folders directly below the URI, sorted, by one request.
 
         Raises:
             StorageError: the store cannot be read.
         """
-
-        def folders() -> list[str]:
-            found = self._system.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
-            names = sorted(i.base_name for i in found if i.type == fs.FileType.Directory)
-            self._check_bucket(names)
-            objects = self._system.get_file_info([self._path(f"{n}/{name}") for n in names])
-            return [n for n, i in zip(names, objects, strict=True) if i.type == fs.FileType.File]
-
-        return self._with_retries("read", "", folders, retry_for_s)
+        prefix = self._prefix.rstrip("/") or None
+        listed = self._request("read", "", lambda: obstore.list_with_delimiter(self._store, prefix))
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in listed["common_prefixes"])
 
     def fetch(self, name: str, path: Path) -> None:
         """Copy an object to a file, if it exists.
@@ -154,74 +182,52 @@ class ObjectStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}".rstrip("/")
+    def _request(self, action: Action, name: str, request: Callable[[], T]) -> T:
+        """Return what `request` returns; call `on_retry` if that takes longer than `SLOW_S`.
 
-    def _with_retries(
-        self, action: Action, name: str, request: Callable[[], T], retry_for_s: float
-    ) -> T:
-        """Return what `request` returns; retry it until it succeeds or `retry_for_s` are over."""
-        location, start, pause = join(self.uri, name), time.monotonic(), FIRST_PAUSE_S
-        with self._report_if_slow(location):
-            while True:
-                try:
-                    result = request()
-                    break
-                except OSError as error:
-                    passed = time.monotonic() - start
-                    if passed >= retry_for_s or any(word in str(error) for word in PERMANENT):
-                        raise StorageError(location, self._reason(error), action) from error
-                    if pause == FIRST_PAUSE_S:
-                        self.on_retry(
-                            f"storage: {location} cannot be reached, retrying for "
-                            f"{retry_for_s - passed:.0f} s; trials wait, none is lost: {error}"
-                        )
-                    time.sleep(pause)
-                    pause = min(2 * pause, MAX_PAUSE_S)
-        passed = time.monotonic() - start
-        if pause > FIRST_PAUSE_S or passed > SLOW_S:
-            self.on_retry(f"storage: reachable again after {passed:.0f} s")
+        It runs in a thread, since Ctrl-C cannot interrupt obstore.
+        """
+        location, start, future = join(self.uri, name), monotonic(), Future[T]()
+        threading.Thread(target=_run, args=[request, future], daemon=True).start()
+        report = self.on_retry if self.retry_for_s else _log.debug
+        slow = not wait([future], SLOW_S).done
+        if slow:
+            report(f"storage: no answer from {location} yet; trials wait, none is lost")
+        try:
+            result = future.result()
+        except (AlreadyExistsError, PreconditionError, FileExistsError):
+            raise
+        except (BaseError, OSError) as error:
+            raise StorageError(location, self._reason(error), action) from error
+        if slow:
+            report(f"storage: reachable again after {monotonic() - start:.0f} s")
         return result
 
-    @contextlib.contextmanager
-    def _report_if_slow(self, location: str) -> Iterator[None]:
-        """Call `on_retry` if the block takes longer than `SLOW_S`."""
-        message = f"storage: no answer from {location} yet; trials wait, none is lost"
-        timer = threading.Timer(SLOW_S, self.on_retry, [message])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def _check_bucket(self, found: list[str]) -> None:
-        """Raise if nothing was found as there is no bucket: to pyarrow that is an empty folder."""
-        if not found and self._system.get_file_info(self._bucket).type == fs.FileType.NotFound:
-            raise OSError(NO_BUCKET)
-
-    def _reason(self, error: OSError) -> str:
-        if NO_BUCKET in str(error):
+    def _reason(self, error: Exception) -> str:
+        if _is_no_bucket(error):
             return f"there is no bucket {self._bucket!r}"
-        return str(error)
+        return str(error).partition("\n")[0]
 
 
-def _s3(uri: str) -> tuple[fs.FileSystem, str]:
-    """An S3 file system with timeouts, which pyarrow's own reading of URIs cannot set, and a path.
+def _run(request: Callable[[], T], future: Future[T]) -> None:
+    try:
+        future.set_result(request())
+    except BaseException as error:  # raised where the result is asked for
+        future.set_exception(error)
 
-    Raises:
-        InputError: the URI has an unknown option.
-    """
-    parts = urlsplit(uri)
-    options = dict(parse_qsl(parts.query))
-    unknown = sorted(set(options) - set(S3_OPTIONS))
-    if unknown:
-        raise InputError(
-            f"an s3:// storage takes the options {', '.join(S3_OPTIONS)}, got {unknown[0]!r}"
-        )
-    if not options.keys() & {"region", "endpoint_override"}:
-        options["region"] = fs.resolve_s3_region(parts.netloc)
-    system = fs.S3FileSystem(
-        connect_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S, allow_delayed_open=True, **options
-    )
-    return system, f"{parts.netloc}{parts.path}"
+
+def _version(meta: obstore.ObjectMeta | obstore.PutResult) -> UpdateVersion:
+    """What a conditional write expects. obstore refuses a version of None."""
+    version: UpdateVersion = {"e_tag": meta["e_tag"]}
+    if meta["version"] is not None:
+        version["version"] = meta["version"]
+    return version
+
+
+def _mode(version: UpdateVersion | None) -> PutMode:
+    return version or "create"
+
+
+def _is_no_bucket(error: Exception) -> bool:
+    """Whether an error has S3's code for that; obstore's classes do not tell it from no object."""
+    return "NoSuchBucket" in str(error)

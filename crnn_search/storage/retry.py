@@ -11,6 +11,9 @@ from typing import TypeVar
 RETRY_FOR_S = 600.0
 """How long an action on a storage that cannot be reached is retried before the run stops."""
 
+READ_RETRY_FOR_S = 10.0
+"""The same for commands that only read runs: somebody waits for their output."""
+
 PAUSE_S = 1.0
 
 TRANSIENT = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 SPACE = "space.yaml"
 """The file that makes a folder the folder of a run."""
 
-JOURNAL, LEDGER = "journal.jsonl", "trials.jsonl"
+JOURNAL, LEDGER, RETRAINED = "journal.jsonl", "trials.jsonl", "retrained.json"
+LOG, TENSORBOARD = "search.log", "tensorboard"
 CHECKPOINTS, STOP, LEASE = "checkpoints", "stop", "lease.json"
 
 APPENDED = (JOURNAL, LEDGER)
@@ -51,7 +53,29 @@ class RunFolder:
 
     def location_of(self, path: Path) -> str:
         """Where a file of the run is stored, as a user names it."""
-        return join(self.location, str(path.relative_to(self.root)))
+        return join(self.location, *path.relative_to(self.root).parts)
+
+    def with_locations(self, text: str) -> str:
+        """A text whose local paths are replaced by locations as a user names them."""
+        if not self.mirror:
+            return text
+        paths = re.escape(str(self.root)) + r"[^\s:;,]*"
+        return re.sub(paths, lambda found: self.location_of(Path(found[0])), text)
+
+    def has(self, path: Path) -> bool:
+        """Whether the run has a file or a folder, fetched or not."""
+        if path.exists():
+            return True
+        return self.mirror is not None and self.mirror.has(path.relative_to(self.root).as_posix())
+
+    def fetch(self, *names: str) -> None:
+        """Fetch more files of a run that was opened for some only; in a folder nothing is to do.
+
+        Raises:
+            StorageError: the object store cannot be read.
+        """
+        if self.mirror:
+            self.mirror.pull_more(names)
 
     @contextlib.contextmanager
     def changes(self) -> Iterator[None]:
@@ -110,7 +134,7 @@ class RunFolder:
 
     @property
     def tensorboard(self) -> Path:
-        return self.root / "tensorboard"
+        return self.root / TENSORBOARD
 
     @property
     def study(self) -> Path:
@@ -126,7 +150,7 @@ class RunFolder:
 
     @property
     def retrained(self) -> Path:
-        return self.root / "retrained.json"
+        return self.root / RETRAINED
 
     @property
     def retrained_models(self) -> Path:
@@ -160,4 +184,4 @@ class RunFolder:
     @property
     def log(self) -> Path:
         """Output of Ray and the libraries, kept out of the terminal."""
-        return self.root / "search.log"
+        return self.root / LOG

@@ -6,17 +6,24 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from crnn_search.errors import InputError, RunFolderError, StorageError
 from crnn_search.storage.files import read_json
 from crnn_search.storage.location import is_uri, join
 from crnn_search.storage.mirror import Mirror
-from crnn_search.storage.object_store import READ_RETRY_FOR_S, ObjectStore
+from crnn_search.storage.object_store import ChangedError, ObjectStore
+from crnn_search.storage.retry import READ_RETRY_FOR_S
 from crnn_search.storage.run_folder import LEASE, SPACE, RunFolder
+from crnn_search.storage.store_lease import FREE
 
 DEFAULT_STORAGE = "runs"
 """The folder of runs where none is named."""
+
+THREADS = 16
+"""Runs of an object store that are read at a time."""
 
 
 def check_run_name(name: str) -> None:
@@ -53,18 +60,16 @@ def create_run(storage: str, name: str) -> RunFolder:
     return run
 
 
-def open_run(location: str) -> RunFolder:
+def open_run(location: str, wanted: Collection[str] | None = None) -> RunFolder:
     """The run in an existing folder, or at a URI.
+
+    wanted: files and folders to fetch from an object store; by default all but checkpoints. The
+    space is always fetched.
 
     Raises:
         RunFolderError: there is no run, or it cannot be read.
     """
-    run = _mirrored(location) if is_uri(location) else RunFolder(Path(location))
-    if run.mirror:
-        try:
-            run.mirror.pull(READ_RETRY_FOR_S)
-        except StorageError as error:
-            raise RunFolderError(f"cannot read {location}: {error.reason}") from error
+    run = _opened(location, wanted)
     if not run.space.is_file():
         raise RunFolderError(
             f"{location} is not the folder of a run: it has no {SPACE}; give a folder that "
@@ -73,23 +78,28 @@ def open_run(location: str) -> RunFolder:
     return run
 
 
-def list_runs(storage: str) -> list[str]:
-    """The locations of the runs in a folder or at a URI, sorted by name.
+def list_runs(storage: str, wanted: Collection[str] = ()) -> list[RunFolder]:
+    """The runs in a folder or at a URI, sorted by name; `wanted` as in `open_run`.
 
     Raises:
         InputError: there is no such folder, or it cannot be read.
     """
     if is_uri(storage):
         try:
-            names = ObjectStore(storage).folders_with(SPACE)
+            store = ObjectStore(storage, retry_for_s=READ_RETRY_FOR_S)
+            locations = [join(storage, name) for name in store.folders()]
         except StorageError as error:
             raise InputError(f"cannot read {storage}: {error.reason}") from error
-        return [join(storage, name) for name in names]
-    folder = Path(storage)
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {storage}; name the folder of runs with --storage")
-    found = [RunFolder(path) for path in sorted(folder.iterdir())]
-    return [run.location for run in found if run.space.is_file()]
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(lambda location: _opened(location, wanted), locations))
+    else:
+        folder = Path(storage)
+        if not folder.is_dir():
+            raise InputError(
+                f"there is no folder {storage}; name the folder of runs with --storage"
+            )
+        found = [RunFolder(path) for path in sorted(folder.iterdir())]
+    return [run for run in found if run.space.is_file()]
 
 
 def remove_run(run: RunFolder) -> None:
@@ -120,7 +130,7 @@ def is_retrained(run: RunFolder) -> bool:
     Raises:
         InputError: the file that lists them cannot be read.
     """
-    return run.retrained.is_file() and all(path.is_file() for path in retrained_files(run))
+    return run.retrained.is_file() and all(run.has(path) for path in retrained_files(run))
 
 
 def retrained_files(run: RunFolder) -> list[Path]:
@@ -145,14 +155,29 @@ def _create_in_store(storage: str, name: str) -> RunFolder:
     assert run.mirror
     store = run.mirror.store
     try:
-        if store.names(retry_for_s=0):
+        if store.names():
             raise _exists(name, storage, run.location)
-        store.write(LEASE, b"{}", retry_for_s=0)
+        store.replace(LEASE, FREE, None)
+    except ChangedError as error:
+        raise _exists(name, storage, run.location) from error
     except StorageError as error:
         raise RunFolderError(
             f"cannot use {storage}: {error.reason}; choose another storage with --storage"
         ) from error
     run.root.mkdir()
+    return run
+
+
+def _opened(location: str, wanted: Collection[str] | None) -> RunFolder:
+    """The run at a location, with what is wanted and its space; it may have none."""
+    if not is_uri(location):
+        return RunFolder(Path(location))
+    run = _mirrored(location)
+    assert run.mirror
+    try:
+        run.mirror.pull(None if wanted is None else {SPACE, *wanted})
+    except StorageError as error:
+        raise RunFolderError(f"cannot read {location}: {error.reason}") from error
     return run
 
 

@@ -1,26 +1,29 @@
 """Training steps as CUDA graphs: a whole step is captured once and replayed with one launch.
 
 A training's batches have few shapes (see `data.sequences.training_table`); each shape has a graph
-of its own, so that nothing is padded. If a capture fails, all later steps run eagerly, and `note`
-says why. Not measured: no GPU was available (`docs/benchmarks.md`).
+of its own, so that nothing is padded. The graphs share one memory pool: a step's loss is read
+before the next step begins. If a capture fails, all later steps run eagerly, and `note` says why.
+Not measured: no GPU was available (`docs/decisions/0022`).
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crnn_search.text import first_line
 
 MAX_GRAPHS = 16
-"""Shapes that are captured; each keeps the memory of one step."""
+"""Shapes that are captured."""
 
 WARM_UP_STEPS = 3
-"""Steps before a capture, in which libraries choose kernels and allocate their workspaces."""
+"""Steps of a shape before its capture, in which libraries choose kernels and allocate memory."""
 
 CAPTURE_ERRORS = range(900, 909)
 """CUDA's error codes of a capture that failed: they leave the process usable."""
@@ -42,79 +45,86 @@ class CapturedGraph:
 class GraphedStep:
     """The training step of one training, captured once for each shape of batch.
 
+    step: must refer neither to this object nor to what refers to it: the graphs' memory is freed
+    with this object.
     note: why steps run eagerly, if they do.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step) -> None:
-        self._model, self._optimizer, self._step = model, optimizer, step
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._steps: Counter[tuple[int, ...]] = Counter()
         self._graphs: dict[tuple[int, ...], CapturedGraph] = {}
         self.note: str | None = None
 
     def __call__(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-        """Train on a batch. Returns its loss, which the next step overwrites.
+        """Train on a batch. Returns its loss, which the next step may overwrite.
 
         Raises:
             torch.OutOfMemoryError: the GPU's memory does not suffice for the step or its graph.
             torch.AcceleratorError: a CUDA error that leaves the process unusable.
         """
         shape = tuple(batch_sizes.tolist())
-        if shape not in self._graphs and self.note is None and len(self._graphs) < MAX_GRAPHS:
+        if shape not in self._graphs:
+            if self.note is not None or len(self._graphs) >= MAX_GRAPHS:
+                return self._step(images, targets, batch_sizes)
+            self._steps[shape] += 1
+            if self._steps[shape] <= WARM_UP_STEPS:
+                return self._warm_up(images, targets, batch_sizes)
             try:
                 self._graphs[shape] = self._capture(images, targets, batch_sizes)
             except RuntimeError as error:
                 if not _is_capture_error(error):
                     raise
                 self.note = f"steps run without CUDA graphs: {first_line(error)}"
-        if self.note is not None or shape not in self._graphs:
-            return self._step(images, targets, batch_sizes)
+                self._graphs.clear()
+                return self._step(images, targets, batch_sizes)
         captured = self._graphs[shape]
         captured.images.copy_(images)
         captured.targets.copy_(targets)
         captured.graph.replay()
         return captured.loss
 
+    @functools.cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream()
+
+    @functools.cached_property
+    def _pool(self) -> Any:
+        return torch.cuda.graph_pool_handle()
+
+    def _warm_up(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
+        """A step on the stream of the captures, as PyTorch asks for."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            loss = self._step(images, targets, batch_sizes)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return loss
+
     def _capture(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> CapturedGraph:
         graph = torch.cuda.CUDAGraph()
         images, targets = images.clone(), targets.clone()
-        with restored(self._model, self._optimizer):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP_STEPS):
-                    self._step(images, targets, batch_sizes)
-            torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
-            loss = self._step(images, targets, batch_sizes)
+        random_state = torch.cuda.get_rng_state()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                loss = self._step(images, targets, batch_sizes)
+        except BaseException:
+            _renew_generator(random_state)
+            raise
         return CapturedGraph(graph, images, targets, loss)
 
 
-def _is_capture_error(error: RuntimeError) -> bool:
+def _renew_generator(random_state: Tensor) -> None:
+    """Let the GPU's generator draw again: a capture that fails leaves it in a state of its own."""
+    renewed = torch.Generator("cuda")
+    renewed.set_state(random_state)
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    generator.graphsafe_set_state(renewed.graphsafe_get_state())
+
+
+def _is_capture_error(error: BaseException) -> bool:
+    """Whether only the capture failed; ending it may raise a second error, after the true one."""
+    if isinstance(error.__context__, RuntimeError) and not _is_capture_error(error.__context__):
+        return False
     if isinstance(error, torch.AcceleratorError):
         return getattr(error, "error_code", None) in CAPTURE_ERRORS
     return not isinstance(error, torch.OutOfMemoryError)
-
-
-@contextlib.contextmanager
-def restored(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """On leaving, restore in place what was trained inside, and the state of random generators.
-
-    Moments that the optimizer allocates inside stay allocated, as the zeros that they start from.
-    """
-    saved = [(tensor, tensor.clone()) for tensor in _state_tensors(model, optimizer)]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        with torch.no_grad():
-            known = {id(tensor) for tensor, _ in saved}
-            for tensor in _state_tensors(model, optimizer):
-                if id(tensor) not in known:
-                    tensor.zero_()
-            for tensor, value in saved:
-                tensor.copy_(value)
-
-
-def _state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    moments = [v for values in optimizer.state.values() for v in values.values()]
-    return [*model.parameters(), *model.buffers(), *(v for v in moments if torch.is_tensor(v))]

@@ -161,22 +161,23 @@ def _train_table(state: TrainState, digits: Digits, table: SequenceTable) -> flo
 
 def _make_step(state: TrainState, digits: Digits) -> Step:
     """The function that trains on one batch; on CUDA it is captured as graphs."""
+    # Not `state` itself, which has the graphs: they would be freed by a garbage collection only.
+    spec, model, optimizer = state.config.training, state.model, state.optimizer
 
     def step(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-        spec = state.config.training
         pixels = digits.images.index_select(0, images)
         if spec.augmentation:
             pixels = augment(pixels, spec.augmentation)
-        loss = F.mse_loss(state.model(pixels, batch_sizes), targets)
-        state.optimizer.zero_grad()
+        loss = F.mse_loss(model(pixels, batch_sizes), targets)
+        optimizer.zero_grad()
         loss.backward()
-        optimizers.step(state.optimizer, spec.gradient_clip)
+        optimizers.step(optimizer, spec.gradient_clip)
         return loss.detach()
 
     if digits.images.device.type != "cuda":
         return step
     if state.graphed is None:
-        state.graphed = GraphedStep(state.model, state.optimizer, step)
+        state.graphed = GraphedStep(step)
     return state.graphed
 
 

@@ -1,35 +1,18 @@
-"""Memory of a training process: kept after it is freed, limited on a GPU, measured."""
+"""Memory of a training process: limited on a GPU, measured."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import resource
 import sys
 from pathlib import Path
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT_BYTES = 2**30
-
 GPU_CONTEXT_MB = 600.0
 """What CUDA and its libraries allocate on a GPU for each process, besides PyTorch's memory."""
 
 MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108  (NVIDIA's default)
-
-
-def keep_freed() -> bool:
-    """Let the process keep large blocks that are freed. Returns whether its C library can.
-
-    A training step frees and allocates the same blocks again; from the kernel, each page would cost
-    a fault, 3 to 10 % of a step of a large network on a CPU (`docs/experiments.md`).
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    library = ctypes.CDLL(None)
-    return all(library.mallopt(name, KEPT_BYTES) for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))
 
 
 def limit_to(share: float, device: torch.device) -> None:
@@ -39,7 +22,8 @@ def limit_to(share: float, device: torch.device) -> None:
     """
     if device.type == "cuda" and 0 < share < 1:
         total_mb = torch.cuda.get_device_properties(device).total_memory / 1e6
-        torch.cuda.set_per_process_memory_fraction(own_share(share, total_mb), device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_per_process_memory_fraction(own_share(share, total_mb), index)
 
 
 def own_share(share: float, total_mb: float) -> float:

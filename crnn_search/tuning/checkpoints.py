@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from crnn_search.errors import ConfigError, ModelFileError, StorageError
-from crnn_search.storage.location import is_uri
+from crnn_search.storage.location import is_uri, join
 from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.retry import OnRetry, with_retries
 from crnn_search.storage.trial import METRIC, Trial
@@ -48,7 +48,8 @@ class CheckpointFolder:
 
         on_retry: called with a message while the storage cannot be reached.
         """
-        self.path = Path(place)
+        self.path = Path(place)  # of a folder
+        self._place = str(place)
         self._on_retry = on_retry
         self._store = ObjectStore(str(place), on_retry) if is_uri(str(place)) else None
 
@@ -75,9 +76,9 @@ class CheckpointFolder:
             best = best_epoch([epoch.get(METRIC) for epoch in history])
             self.keep({state.epoch, state.epoch - 1, best})
         except OSError as error:
-            raise StorageError(path, error) from error
+            raise StorageError(join(self._place, path.name), error) from error
         except SafetensorError as error:
-            raise StorageError(path, str(error)) from error
+            raise StorageError(join(self._place, path.name), str(error)) from error
 
     def load(self, trial: Trial, device: torch.device) -> Resumed:
         """The newest valid checkpoint of the same training as `trial`'s.
@@ -89,17 +90,19 @@ class CheckpointFolder:
         try:
             epochs = self._with_retries(self._epochs)
         except OSError as error:
-            raise StorageError(self.path, error, "read") from error
+            raise StorageError(self._place, error, "read") from error
         for epoch in sorted(epochs, reverse=True):
+            location = join(self._place, self.name(epoch))
             with self._local(self.name(epoch)) as path:
                 try:
                     found = load_state(path, device, trial.arithmetic)
                 except ModelFileError as error:
-                    problems.append(f"checkpoint not used: {error}")
+                    reason = str(error).replace(str(path), location)
+                    problems.append(f"checkpoint not used: {reason}")
                     continue
             if _is_of(trial, found.trial):
                 return Resumed(found.state, found.history, problems)
-            problems.append(f"checkpoint not used: {path} is of another training")
+            problems.append(f"checkpoint not used: {location} is of another training")
         return Resumed(None, [], problems)
 
     def keep(self, epochs: Iterable[int | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from crnn_search.cluster.resources import Allocation
@@ -10,7 +11,11 @@ from crnn_search.hyperparameters import Arithmetic
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import InfeasibleTrial, TrialRecord
 from crnn_search.tuning.progress import Progress
+
+OnTrialEnd = Callable[[str, TrialRecord | InfeasibleTrial], None]
+"""Hears of each trial that ended, and of its stage, after its end was recorded."""
 
 
 @dataclass(frozen=True)
@@ -29,3 +34,4 @@ class Context:
     allocation: Allocation
     arithmetic: Arithmetic
     progress: Progress
+    on_trial_end: OnTrialEnd = lambda _stage, _trial: None

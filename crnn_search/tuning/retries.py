@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import ray.exceptions
-from ray import cloudpickle
+import torch
+from ray.exceptions import RayActorError, RayTaskError
 
 from crnn_search.storage.trial import DIED, OUT_OF_MEMORY, PREEMPTED, Trial, TrialRecord
 from crnn_search.text import first_line
 from crnn_search.tuning.epoch_result import last_result
-from crnn_search.tuning.tune_trial import TuneTrial
+from crnn_search.tuning.tune_trial import TuneTrial, error_of
 
 MAX_RETRIES = {OUT_OF_MEMORY: 1, DIED: 3, PREEMPTED: math.inf}
 """How often a trial is retried, by cause. That a spot node is taken away is no fault of it."""
@@ -31,25 +30,22 @@ class Interruption:
 
 
 def interruption_of(trial: TuneTrial) -> Interruption:
-    """What interrupted a trial of Tune's that reported no memory or raised an error.
+    """What interrupted a trial of Tune's that reported no memory or ended by an error.
 
-    Ray stores the error in the trial's folder: pickled if it came from the trial's process or
-    from that process's death, else, as for a node that ran out of memory, as text only.
+    A trial's process reports all that it can itself: a lack of memory is in its last result. It
+    raises only what makes the process unusable. Whatever else ended it is a death: of the process
+    or of its node, taken away or lost, or killed by Ray since the node's memory ran low.
     """
-    if trial.error_file is None:
-        last = last_result(trial.last_result)
-        return Interruption(OUT_OF_MEMORY, (last and last.out_of_memory) or "")
-    if trial.pickled_error_file is None:
-        text = first_line(Path(trial.error_file).read_text().partition("\n")[2])
-        return Interruption(OUT_OF_MEMORY if "memory" in text else DIED, text)
-    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    if isinstance(error, ray.exceptions.RayTaskError):
-        error = error.cause
-        text = f"{type(error).__name__}: {first_line(error)}"
-        return Interruption(DIED if type(error).__name__ == "AcceleratorError" else None, text)
-    if getattr(error, "preempted", False):
-        return Interruption(PREEMPTED, first_line(error))
-    return Interruption(DIED, first_line(error))
+    last = last_result(trial.last_result)
+    if last is not None and last.out_of_memory is not None:
+        return Interruption(OUT_OF_MEMORY, last.out_of_memory)
+    error = error_of(trial)
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        text = f"{type(cause).__name__}: {first_line(cause)}"
+        return Interruption(DIED if isinstance(cause, torch.AcceleratorError) else None, text)
+    preempted = isinstance(error, RayActorError) and error.preempted
+    return Interruption(PREEMPTED if preempted else DIED, first_line(error))
 
 
 def retry_of(record: TrialRecord, interruption: Interruption, gpus: float) -> Trial | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from crnn_search.data.sequences import derive_seed
 from crnn_search.errors import ConfigError, RunError
@@ -25,7 +24,7 @@ from crnn_search.storage.trial import (
     trial_name,
 )
 from crnn_search.tuning.epoch_result import EpochResult, ending_state, last_result
-from crnn_search.tuning.sampler import make_sampler
+from crnn_search.tuning.sampler import bounded, make_sampler
 from crnn_search.tuning.stage_callback import NoCallback, StageCallback
 from crnn_search.tuning.tune_trial import tune_config
 
@@ -33,14 +32,14 @@ MAX_INFEASIBLE_IN_A_ROW = 1000
 RANDOM_AFTER_INFEASIBLE = 10
 
 
-class StudySearcher(OptunaSearch):  # type: ignore[misc]
-    """`OptunaSearch` with true trial states, repeatable suggestions and a resumable study.
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """An Optuna study as Ray Tune's searcher: true trial states, repeatable, resumable.
 
-    What is wrong in Ray 2.60's `OptunaSearch`, and corrected here:
+    Not Ray's `OptunaSearch`, which has these faults in Ray 2.60 (docs/decisions/0020):
 
-    - `on_trial_complete` tells a trial that the scheduler stopped as `COMPLETE` with its last
-      value. TPE and `best_trial` then compare an epoch-1 value with full-budget ones. Here it is
-      `PRUNED`, with every intermediate value at its epoch, the last one too.
+    - It tells a trial that the scheduler stopped as `COMPLETE` with its last value. TPE and
+      `best_trial` then compare an epoch-1 value with full-budget ones. Here it is `PRUNED`, with
+      every intermediate value at its epoch, the last one too.
     - NaN makes `study.tell` raise, which is only logged; the Optuna trial stays `RUNNING` for ever
       and the constant liar penalises its surroundings. Here it is `FAIL`.
     - Its sampler is a running random generator, so suggestions depend on how many were drawn in
@@ -76,29 +75,22 @@ class StudySearcher(OptunaSearch):  # type: ignore[misc]
         self._arithmetic = arithmetic
         self._callback = callback or NoCallback()
         self._asked = self._feasible = self._infeasible_in_a_row = 0
-        self._trials: dict[str, Trial] = {}
+        self._running: dict[str, tuple[Trial, optuna.Trial]] = {}
         self._waiting: deque[tuple[Trial, optuna.Trial]] = deque()
         self._reported: dict[str, int] = {}
         self.finished = False
         self.capacity: Callable[[], int] = lambda: sys.maxsize
-        super().__init__(
-            space=space.suggest,
-            metric=METRIC,
-            mode="min",
-            sampler=make_sampler(space.search.seed),
-        )
-        self._ot_study.add_trials(earlier)
+        super().__init__(metric=METRIC, mode="min")
+        self._study = optuna.create_study()
+        self._study.add_trials(earlier)
         self._earlier = len(earlier)
         for trial in sorted(past, key=_number):
             self._add_past(trial)
-        for config in space.first[self._asked :]:
-            self._ot_study.enqueue_trial(space.to_params(config))
 
     @property
     def study(self) -> optuna.Study:
         """The study, in memory."""
-        study: optuna.Study = self._ot_study
-        return study
+        return self._study
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial: one to run again, or a new one. None: wait; FINISHED: no more.
@@ -106,45 +98,45 @@ class StudySearcher(OptunaSearch):  # type: ignore[misc]
         Raises:
             RunError: a thousand suggestions in a row were infeasible.
         """
-        if len(self._trials) >= self.capacity():
+        if len(self._running) >= self.capacity():
             return None
         if self._waiting:
-            self._trials[trial_id], self._ot_trials[trial_id] = self._waiting.popleft()
+            self._running[trial_id] = self._waiting.popleft()
         elif self._feasible < self._search_space.search.trials and self._callback.may_start():
-            self._trials[trial_id], self._ot_trials[trial_id] = self._new()
-        elif self._trials:
+            self._running[trial_id] = self._new()
+        elif self._running:
             return None  # one of the running trials may have to run again
         else:
             self.finished = True
             return str(Searcher.FINISHED)
-        return tune_config(self._trials[trial_id])
+        return tune_config(self._running[trial_id][0])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an epoch's value to Optuna."""
-        if trial_id in self._trials:
-            self._report(trial_id, EpochResult.from_dict(result))
+        if trial_id in self._running:
+            self._report(*self._running[trial_id], EpochResult.from_dict(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell Optuna the state that the trial truly ended in, unless it is retried."""
-        if trial_id not in self._trials:
+        if trial_id not in self._running:
             return
+        trial, optuna_trial = self._running.pop(trial_id)
         last = last_result(result)
         if error or (last and last.out_of_memory is not None):
             again = self._callback.retry(trial_id)
             if again is not None:
-                self._waiting.append((again, self._ot_trials.pop(trial_id)))
-                del self._trials[trial_id]
+                self._waiting.append((again, optuna_trial))
                 return
         state, value = TrialState.FAIL, None
         if last is not None:
-            self._report(trial_id, last)
-            failed, max_epochs = error or last.failed, self._trials[trial_id].epochs
-            state = ending_state(last.epoch, last.validation_rmse, max_epochs, failed=failed)
+            self._report(trial, optuna_trial, last)
+            failed = error or last.failed
+            state = ending_state(last.epoch, last.validation_rmse, trial.epochs, failed=failed)
             value = last.validation_rmse if state == TrialState.COMPLETE else None
-        self._reported.pop(self._trials.pop(trial_id).name, None)
-        self._ot_study.tell(self._ot_trials.pop(trial_id), value, state=_optuna_state(state))
+        self._reported.pop(trial.name, None)
+        self._study.tell(optuna_trial, value, state=_optuna_state(state))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the run's journal has all of it."""
@@ -155,9 +147,7 @@ class StudySearcher(OptunaSearch):  # type: ignore[misc]
     def _new(self) -> tuple[Trial, optuna.Trial]:
         """A new feasible trial; infeasible ones before it are recorded as such."""
         while self._infeasible_in_a_row < MAX_INFEASIBLE_IN_A_ROW:
-            self._seed_sampler()
-            self._asked += 1
-            optuna_trial = self._ot_study.ask()
+            optuna_trial = self._ask()
             number = optuna_trial.number - self._earlier
             sampled = self._search_space.suggest(optuna_trial)
             try:
@@ -170,7 +160,7 @@ class StudySearcher(OptunaSearch):  # type: ignore[misc]
                 trial = self._trial(number, config)
                 self._callback.on_trial_created(trial)
                 return trial, optuna_trial
-            self._ot_study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
+            self._study.tell(optuna_trial, state=_optuna_state(TrialState.FAIL))
             self._infeasible_in_a_row += 1
             self._callback.on_trial_infeasible(InfeasibleTrial(number, sampled, reason))
         raise RunError(
@@ -178,18 +168,30 @@ class StudySearcher(OptunaSearch):  # type: ignore[misc]
             f"because {reason}; make the space's kernels, poolings or depth smaller"
         )
 
-    def _seed_sampler(self) -> None:
-        seed = derive_seed("sampler", self._search_space.search.seed, self._asked) % 2**32
-        self._ot_study.sampler = make_sampler(
-            seed, random=self._infeasible_in_a_row >= RANDOM_AFTER_INFEASIBLE
-        )
+    def _ask(self) -> optuna.Trial:
+        """The study's next trial; its parameters are fixed if a smaller study was asked."""
+        first, drawn = self._search_space.first, self._asked
+        self._asked += 1
+        random = self._infeasible_in_a_row >= RANDOM_AFTER_INFEASIBLE
+        seed = derive_seed("sampler", self._search_space.search.seed, drawn) % 2**32
+        asked = self._study if random else bounded(self._study)
+        asked.sampler = make_sampler(seed, random=random)
+        if drawn < len(first):
+            asked.enqueue_trial(self._search_space.to_params(first[drawn]))
+        trial = asked.ask()
+        if asked is self._study:
+            return trial
+        self._search_space.suggest(trial)
+        self._study.sampler = make_sampler(seed, random=True)  # has nothing left to draw
+        self._study.enqueue_trial(trial.params)
+        return self._study.ask()
 
-    def _report(self, trial_id: str, step: EpochResult) -> None:
+    def _report(self, trial: Trial, optuna_trial: optuna.Trial, step: EpochResult) -> None:
         """Report a finite value, once for each epoch: a restarted process repeats some."""
-        name, value = self._trials[trial_id].name, finite(step.validation_rmse)
-        if value is not None and step.epoch > self._reported.get(name, 0):
-            self._ot_trials[trial_id].report(value, step.epoch)
-            self._reported[name] = step.epoch
+        value = finite(step.validation_rmse)
+        if value is not None and step.epoch > self._reported.get(trial.name, 0):
+            optuna_trial.report(value, step.epoch)
+            self._reported[trial.name] = step.epoch
 
     def _add_past(self, past: TrialRecord | InfeasibleTrial) -> None:
         """Add a trial of an earlier session to the study."""
@@ -205,8 +207,8 @@ class StudySearcher(OptunaSearch):  # type: ignore[misc]
         if past.ended:
             self._add_ended(config, past.state, values)
             return
-        self._ot_study.enqueue_trial(self._search_space.to_params(self._searched(config)))
-        optuna_trial = self._ot_study.ask()
+        self._study.enqueue_trial(self._search_space.to_params(self._searched(config)))
+        optuna_trial = self._study.ask()
         self._search_space.suggest(optuna_trial)
         for epoch, value in enumerate(values, start=1):
             if value is not None:
@@ -226,7 +228,7 @@ class StudySearcher(OptunaSearch):  # type: ignore[misc]
             distributions=self._search_space.distributions(searched),
             intermediate_values={e: v for e, v in enumerate(values, start=1) if v is not None},
         )
-        self._ot_study.add_trial(trial)
+        self._study.add_trial(trial)
 
     def _searched(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The part of a whole configuration that the space names."""

@@ -38,6 +38,7 @@ class StageLog:
         self._run = context.run
         self._journal = context.journal
         self._progress = context.progress
+        self._on_trial_end = context.on_trial_end
         self._tensorboard = TensorBoard(context.run.tensorboard / stage)
         self._other_arithmetics: set[tuple[str, str]] = set()
 
@@ -53,6 +54,8 @@ class StageLog:
     def infeasible(self, trial: InfeasibleTrial) -> None:
         """A sampled network cannot be built."""
         self._write_ended(trial)
+        if not self.error:
+            self._on_trial_end(self._stage, trial)
 
     def started(self, name: str) -> None:
         """A trial got its actor, for the first time or again."""
@@ -121,6 +124,7 @@ class StageLog:
         except StorageError as error:
             self._stop(error)
         self._progress.ended(record.trial.name, state, reason)
+        self._on_trial_end(self._stage, record)
 
     def _report(self, record: TrialRecord, step: EpochResult) -> None:
         """Show a step's notes, and what else the user should know of it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard import FileWriter
+from torch.utils.tensorboard.summary import hparams, scalar
 
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.storage.trial import METRIC, Trial
@@ -22,21 +22,22 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, FileWriter] = {}
 
     def write(self, trial: Trial, metrics: EpochMetrics) -> None:
         """Write an epoch of a trial."""
         if trial.name not in self._writers:
-            self._writers[trial.name] = writer = SummaryWriter(str(self._folder / trial.name))
-            if metrics.epoch == 1 and writer.file_writer:
-                # Not by `add_hparams`: it writes them to a second file, and once TensorBoard has
-                # seen the newer file of a folder it no longer reads what the older one gets.
+            self._writers[trial.name] = writer = FileWriter(str(self._folder / trial.name))
+            if metrics.epoch == 1:
+                # Not by `SummaryWriter.add_hparams`: it writes them to a second file, and once
+                # TensorBoard has seen the newer file of a folder it no longer reads what the older
+                # one gets.
                 for summary in hparams(_flat(trial.config), {METRIC: 0.0}):
-                    writer.file_writer.add_summary(summary)
+                    writer.add_summary(summary)
         writer, values = self._writers[trial.name], metrics.to_dict()
         for name in SCALARS:
             if values[name] is not None:
-                writer.add_scalar(name, values[name], metrics.epoch)
+                writer.add_summary(scalar(name, values[name]), metrics.epoch)
         writer.flush()  # a crash loses nothing that was displayed
 
     def close(self, name: str) -> None:

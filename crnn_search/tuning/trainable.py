@@ -32,7 +32,6 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         granted = self.trial_resources.required_resources
         device = trial_device(granted.get("GPU", 0.0))
         memory.limit_to(granted.get("GPU", 0.0), device)
-        memory.keep_freed()
         if device.type == "cpu":
             torch.set_num_threads(max(1, int(granted["CPU"])))
         digits = Digits(shared_tensor(images), shared_tensor(labels)).to(device)

@@ -16,7 +16,7 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
-from crnn_search.tuning.scheduler import FiniteAsha
+from crnn_search.tuning.scheduler import Asha
 from crnn_search.tuning.searcher import StudySearcher
 from crnn_search.tuning.trainable import TrialTrainable
 from crnn_search.tuning.trial_queue import TrialQueue
@@ -24,7 +24,7 @@ from crnn_search.tuning.tune_trial import name_of
 
 
 def run_search(
-    context: Context, searcher: StudySearcher, scheduler: FiniteAsha, callback: RunCallback
+    context: Context, searcher: StudySearcher, scheduler: Asha, callback: RunCallback
 ) -> None:
     """Let the searcher suggest and the scheduler stop trials until the searcher has finished.
 

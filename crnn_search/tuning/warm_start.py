@@ -23,6 +23,7 @@ from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import jsonl, ledger
 from crnn_search.storage.files import write_text
 from crnn_search.storage.jsonl import Record
+from crnn_search.storage.run_folder import LEDGER
 from crnn_search.storage.runs import open_run
 from crnn_search.storage.trial import METRIC, TrialRecord, TrialState
 
@@ -66,7 +67,7 @@ def fit(space: SearchSpace, runs: Sequence[str]) -> Fitted:
     left_out: Counter[str] = Counter()
     unusable = 0
     for folder in runs:
-        run = open_run(folder)
+        run = open_run(folder, (LEDGER,))
         earlier = load_space(run.space)
         if earlier.task != space.task:
             raise InputError(

@@ -171,7 +171,6 @@ def failure_reason(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch has an exception for devices, but none for the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    """PyTorch has an exception for devices, but none for the CPU: only its allocator's message."""
+    message = "DefaultCPUAllocator: can't allocate memory"
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or message in str(error)

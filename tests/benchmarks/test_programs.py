@@ -24,20 +24,31 @@ def root(tmp_path: Path, digits: Digits) -> Path:
 
 @pytest.mark.slow
 def test_gpu_benchmark_needs_pytorch_only(root: Path) -> None:
-    words = "--device cpu --sequences 300 --repeats 1 --trials 1 2 --workers 0"
-    done = run(
-        root,
-        "benchmarks.gpu",
-        *words.split(),
-        *("--data-dir", "data", "--output", "found.json"),
-        blocked=("ray", "pydantic", "optuna", "pyarrow", "obstore", "yaml"),
-    )
+    words = "--device cpu --sequences 512 --trials 1 2 --workers 0 --output found.json"
+    blocked = ("ray", "pydantic", "optuna", "pyarrow", "obstore", "yaml", "torchvision")
+    done = run(root, "benchmarks.gpu", *words.split(), blocked=blocked)
     assert done.returncode == 0, done.stderr
-    found = json.loads((root / "found.json").read_text())
-    assert [row["trials"] for row in found["together"]] == [1, 2]
-    assert found["ratio"] == found["one_trial"][0] / found["recipe"]["0"][0]
-    assert f"one trial: {found['ratio']:.1f} times the recipe" in done.stdout
-    assert "2 trials without MPS: " in done.stdout
+    results = json.loads((root / "found.json").read_text())
+    found = results["found"]
+    assert not results["left_out"]
+    assert not [name for name, value in found.items() if "error" in str(value)], found
+    assert {found[f"{count} trials"]["trials"] for count in (1, 2)} == {1, 2}
+    for network, ratio in results["times_the_recipe"].items():
+        rate = found[f"{network}, graphs"]["sequences_per_s"]
+        assert ratio == rate / found[f"{network}, recipe, 0 workers"]
+        assert f"{network}: {ratio:.1f} times the recipe" in done.stdout
+        assert found[f"{network}, graphs"]["probed_mb"] > 0
+    assert "Python 3" in done.stdout.splitlines()[0]
+
+
+def test_gpu_benchmark_leaves_out_what_has_no_time() -> None:
+    found = gpu.Measurements(limit_s=60)
+    found.measure("one", lambda: 5.0)
+    found.measure("two", lambda: 1 / 0)
+    late = gpu.Measurements(limit_s=-1)
+    late.measure("three", pytest.fail)
+    assert found.found == {"one": 5.0, "two": {"error": "ZeroDivisionError: division by zero"}}
+    assert (late.found, late.left_out) == ({}, ["three"])
 
 
 def test_gpu_benchmark_needs_a_gpu(

@@ -58,10 +58,13 @@ def test_missing_model_in_a_bucket_is_named_by_the_bucket(
     class Mirror:
         uri = "s3://bucket/demo?region=eu-central-1"
 
+        def has(self, _: str) -> bool:
+            return False
+
     mirror: Any = Mirror()
     mirrored = RunFolder(run.root, mirror)
     run.retrained.write_text('{"winner": [{"file": "retrained/missing"}]}')
-    monkeypatch.setattr("crnn_search.cli.results.open_run", lambda _: mirrored)
+    monkeypatch.setattr("crnn_search.storage.runs.open_run", lambda _: mirrored)
     done = crnn_search("report", Mirror.uri)
     assert done.code == 2
     assert "missing in s3://bucket/demo/retrained?region=eu-central-1" in done.err

@@ -58,6 +58,9 @@ class FakeMirror:
 
     uri = BUCKET
 
+    def has(self, name: str) -> bool:
+        return False
+
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunFolder:
@@ -65,7 +68,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunFolder:
     (tmp_path / "space.yaml").write_text(SPACE)
     mirror: Any = FakeMirror()
     run = RunFolder(tmp_path, mirror)
-    monkeypatch.setattr("crnn_search.cli.runs.open_run", lambda location: run)
+    monkeypatch.setattr("crnn_search.cli.runs.open_run", lambda *_: run)
     monkeypatch.setattr("crnn_search.results.status.is_held", lambda run: False)
     return run
 

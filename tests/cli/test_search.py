@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,22 @@ def test_options_reach_the_pipeline(
     assert searched.space["dropout"].high == 0.25
     assert (options.address, options.data_dir, options.verbose) == ("auto", None, False)
     assert more["budget"].time_s == 7200
+    assert shlex.split(options.command) == sys.argv
     assert "WARNING library: a warning" in run.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("", "got ''"), ("no-such-program -x", "program can be found"), ("a 'b", "No closing quot")],
+)
+def test_hook_that_is_no_command_is_refused(
+    crnn_search: CommandLine, space: Path, tmp_path: Path, command: str, message: str
+) -> None:
+    done = crnn_search("launch", str(space), "--storage", str(tmp_path / "x"), "--on-end", command)
+    assert done.code == 2
+    assert "--on-end must be a command" in done.err
+    assert message in done.err
+    assert not (tmp_path / "x").exists()
 
 
 def test_interrupted_run_names_the_command_that_resumes_it(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,16 +28,6 @@ def space() -> SearchSpace:
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path)
-
-
-def test_command_can_be_pasted_into_a_shell(
-    monkeypatch: pytest.MonkeyPatch, run: RunFolder, space: SearchSpace
-) -> None:
-    words = ["launch", "my space.yaml", "--set", "space.dropout={float: [0, 0.5]}"]
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/crnn-search", *words])
-    command = Manifest.create(run, space).command
-    assert command == ("crnn-search launch 'my space.yaml' --set 'space.dropout={float: [0, 0.5]}'")
-    assert shlex.split(command)[1:] == words
 
 
 def test_manifest_is_read_as_it_was_written(run: RunFolder, space: SearchSpace) -> None:

@@ -96,19 +96,6 @@ def damage_checkpoints_of_running_trials(run: Path) -> None:
             path.write_bytes(path.read_bytes()[:-7])
 
 
-def test_a_missing_model_is_named_and_written_again(root: Path, finished: FinishedRun) -> None:
-    run = root / "runs" / "demo"
-    shutil.copytree(finished.folder, run)
-    next((run / "retrained").iterdir()).unlink()
-    done = run_here(root, "report", "runs/demo", "--data-dir", "data")
-    assert done.returncode == 2
-    assert "runs/demo/retrained" in done.stderr
-    assert "crnn-search resume runs/demo" in done.stderr
-    done = command(root, *RESUME)
-    assert done.returncode == 0, done.stderr
-    assert results(run) == results(finished.folder)
-
-
 def test_budget_and_warm_start(root: Path, finished: FinishedRun) -> None:
     shutil.copytree(finished.folder, root / "runs" / "demo")
     words = (

@@ -88,9 +88,12 @@ def test_interval_is_computed_from_derivatives_by_image_weights(seeds: int) -> N
     predictions = [noisy(table, seed, 1.0 + seed) for seed in range(seeds)]
     score = scores.score(predictions, table)
     variance = sum(derivative**2 for derivative in derivatives(predictions, table, 12))
+    quantile = 1.96
     if seeds > 1:
-        variance += statistics.variance(score.rmse_by_seed) / seeds
-    half = 1.96 * math.sqrt(variance) / score.rmse
+        of_seeds = statistics.variance(score.rmse_by_seed) / seeds
+        variance += of_seeds
+        quantile = scores._t_quantile((of_seeds / variance) ** 2 / (seeds - 1))
+    half = quantile * math.sqrt(variance) / score.rmse
     expected = [score.rmse * math.exp(-half), score.rmse * math.exp(half)]
     assert score.rmse_interval == pytest.approx(expected, rel=1e-6)
 
@@ -101,11 +104,12 @@ def test_paired_difference_is_computed_from_derivatives_by_image_weights() -> No
     result = scores.paired_difference(a, b, table)
     rmse_a = [plain_rmse(p, table) for p in a]
     expected = statistics.fmean(rmse_a) - plain_rmse(b[0], table)
-    variance = statistics.variance(rmse_a) / 2 + sum(
+    of_seeds = statistics.variance(rmse_a) / 2
+    variance = of_seeds + sum(
         (x - y) ** 2
         for x, y in zip(derivatives(a, table, 12), derivatives(b, table, 12), strict=True)
     )
-    half = 1.96 * math.sqrt(variance)
+    half = scores._t_quantile((of_seeds / variance) ** 2) * math.sqrt(variance)
     assert result.difference == pytest.approx(expected)
     assert result.interval == pytest.approx([expected - half, expected + half], rel=1e-6)
     assert result.ratio == pytest.approx(statistics.fmean(rmse_a) / plain_rmse(b[0], table))
@@ -130,8 +134,8 @@ class World:
 
     misread, noise = 0.01, 0.05
 
-    def __init__(self) -> None:
-        self.table = make_table(IMAGES, SEQUENCES, LONGEST)
+    def __init__(self, sequences: int = SEQUENCES) -> None:
+        self.table = make_table(IMAGES, sequences, LONGEST)
         self.real = torch.arange(LONGEST)[None, :] < self.table.lengths[:, None]
         self.generator = torch.Generator().manual_seed(11)
 
@@ -176,6 +180,42 @@ def test_interval_covers_the_true_rmse_and_the_naive_one_does_not(draws: int) ->
         naive += low <= truth <= high
     assert 0.88 <= ours / draws <= 0.995
     assert naive / draws < 0.5
+
+
+@pytest.mark.parametrize("draws", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_interval_of_three_seeds_covers_the_true_rmse_where_their_spread_is_large(
+    draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(sequences=4000)
+    world.misread = 0.0
+    truth = world.true_rmse(world.noise)
+    samples = []
+    for _ in range(draws):
+        errors = world.image_errors()
+        factors = 1 + 0.2 * torch.randn(3, generator=world.generator)
+        samples.append([world.predictions(factor * errors) for factor in factors])
+
+    def coverage() -> float:
+        intervals = [scores.score(sample, world.table).rmse_interval for sample in samples]
+        return statistics.fmean(low <= truth <= high for low, high in filter(None, intervals))
+
+    with_t = coverage()
+    monkeypatch.setattr(scores, "_t_quantile", lambda _: 1.96)
+    assert coverage() + 0.04 < with_t
+    assert with_t > 0.9
+
+
+@pytest.mark.parametrize("freedom", [1, 1.15, 1.45, 1.8, 2, 2.2, 2.7, 3, 5, 7, 12, 40, 1e6])
+def test_t_quantile_covers_95_percent_or_a_little_more(freedom: float) -> None:
+    """The density is integrated by Simpson's rule."""
+    quantile = scores._t_quantile(1 / freedom)
+    x = torch.linspace(0, quantile, 2001, dtype=torch.float64)
+    weights = torch.tensor([1.0] + [4.0, 2.0] * 999 + [4.0, 1.0], dtype=torch.float64)
+    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
+    top = math.exp(log_scale) / math.sqrt(freedom * math.pi)
+    density = top * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+    covered = 2 * (weights @ density).item() * quantile / 6000
+    assert 0.9499 <= covered <= 0.9525
 
 
 @pytest.mark.parametrize("draws", [30, pytest.param(150, marks=pytest.mark.slow)])

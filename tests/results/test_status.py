@@ -138,7 +138,7 @@ def test_a_run_in_an_object_store_has_its_uri_as_location(
     run: RunFolder, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "is_held", lambda run: False)
-    mirror = cast(Mirror, SimpleNamespace(uri="s3://bucket/runs/demo"))
+    mirror = cast(Mirror, SimpleNamespace(uri="s3://bucket/runs/demo", has=lambda _: False))
     known = read_status(RunFolder(run.root, mirror))
     assert known["location"] == "s3://bucket/runs/demo"
     assert str(run.root.parent) not in json.dumps(known) + describe(known) + plan(known)

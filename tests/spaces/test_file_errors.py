@@ -42,6 +42,8 @@ def test_errors_of_the_document(text: str, problem: str) -> None:
         ("space: {dropout: \x00}", "space.yaml: not YAML: unacceptable character"),
         ("[" * 3000, "space.yaml: not YAML that can be read: nested too deeply"),
         ("a: &x 1\n", "space.yaml:1: not YAML: anchors, aliases and tags are not supported"),
+        ("a: 1\n? [&x 1]\n: 2\n", "space.yaml:2: not YAML: anchors, aliases and tags are not"),
+        ("a: 1\nb: !x {}\n", "space.yaml:2: not YAML: anchors, aliases and tags are not"),
         ("a: 1\nb: *x\n", "space.yaml:2: not YAML: anchors, aliases and tags are not supported"),
         ("a: !!python/name:os.system\n", "space.yaml:1: not YAML: anchors, aliases and tags"),
     ],

@@ -36,6 +36,6 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease in an object store that is stale after 1.5 s."""
-    lengths = {"HEARTBEAT_S": 0.1, "VALID_S": 0.3, "STALE_S": 1.5, "CONFIRM_S": 0.05}
+    lengths = {"HEARTBEAT_S": 0.1, "VALID_S": 0.3, "STALE_S": 1.5, "LOOK_S": 1.0}
     for name, seconds in lengths.items():
         monkeypatch.setattr(store_lease, name, seconds)

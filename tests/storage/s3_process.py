@@ -37,12 +37,21 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(log: Path) -> Iterator[Server]:
-    """Start a server that prints to `log`; this process and its children may use it."""
+def serve(log: Path, threaded: bool = True) -> Iterator[Server]:
+    """Start a server that prints to `log`; this process and its children may use it.
+
+    threaded: answer several requests at a time. moto checks the condition of a write before it
+    writes, without a lock: only one thread makes that atomic, as it is in S3.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    program = (
+        "from moto.server import DomainDispatcherApplication, create_backend_app\n"
+        "from werkzeug.serving import run_simple\n"
+        "app = DomainDispatcherApplication(create_backend_app)\n"
+        f"run_simple('127.0.0.1', {port}, app, threaded={threaded})"
+    )
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-c", program], stdout=output, stderr=output)
     try:

@@ -10,6 +10,7 @@ from crnn_search.errors import StorageError
 from crnn_search.storage import journal, jsonl
 from crnn_search.storage.files import write_json
 from crnn_search.storage.mirror import SEGMENT_LINES, Mirror
+from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import create_run, open_run
 
@@ -96,6 +97,45 @@ def test_a_file_only_in_the_store_is_fetched(s3: str) -> None:
     assert not again.checkpoints.exists()
     assert again.file("checkpoints/trial-0000/a").read_bytes() == b"state"
     assert not again.file("checkpoints/trial-0000/b").exists()
+
+
+def test_only_what_is_wanted_is_fetched(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, mirror = new_run(s3, "wanted")
+    with run.changes():
+        write_json(run.best, {})
+        run.model.mkdir()
+        (run.model / "model.onnx").write_bytes(bytes(1000))
+    mirror.start_session()
+    journal.append(run, run.journal, {"event": "epoch"})
+    read: list[str] = []
+    original = ObjectStore.read
+
+    def reading(store: ObjectStore, name: str) -> bytes | None:
+        read.append(name)
+        return original(store, name)
+
+    monkeypatch.setattr(ObjectStore, "read", reading)
+    again = open_run(run.location, ())
+    assert read == ["space.yaml"]
+    assert again.has(again.best)
+    assert again.has(again.model)
+    assert not again.has(again.report_json)
+    assert not again.best.exists()
+    again.fetch("journal.jsonl")
+    assert jsonl.read(again.journal) == [{"event": "epoch"}]
+    assert len(read) == 2
+    assert again.mirror
+    again.mirror.pull()
+    assert sorted(read[2:]) == ["best.json", "model/model.onnx"]
+    again.mirror.pull()
+    assert len(read) == 4
+
+
+def test_errors_name_files_as_the_user_does(s3: str) -> None:
+    run, _ = new_run(s3, "named")
+    text = f"line 3 of {run.root}/journal.jsonl is wrong; see {run.root}: x"
+    place = run.location_of(run.journal)
+    assert run.with_locations(text) == f"line 3 of {place} is wrong; see {run.location}: x"
 
 
 def test_appended_lines_of_all_sessions_are_read_in_order(s3: str) -> None:

@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import obstore
 import pytest
 
 from crnn_search.errors import InputError, StorageError
-from crnn_search.storage import object_store
+from crnn_search.storage import object_store, store_uri
 from crnn_search.storage.location import join
-from crnn_search.storage.object_store import MAX_PAUSE_S, ObjectStore
-
-
-class Clock:
-    """Stands in for `time` in `object_store`: sleeping takes no time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.pauses: list[float] = []
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.pauses.append(seconds)
-
-
-class FailingSystem:
-    """A file system whose requests fail some times, then succeed."""
-
-    def __init__(self, message: str, failures: float) -> None:
-        self.message, self.failures = message, failures
-
-    def open_input_stream(self, path: str) -> Any:
-        self.failures -= 1
-        if self.failures >= 0:
-            raise OSError(self.message)
-        raise FileNotFoundError(path)
-
-    open_output_stream = open_input_stream
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(object_store, "time", clock)
-    return clock
-
-
-def failing_store(message: str, failures: float, messages: list[str]) -> ObjectStore:
-    store = ObjectStore("s3://bucket/runs?region=us-east-1", messages.append)
-    store._system = FailingSystem(message, failures)
-    return store
+from crnn_search.storage.object_store import ChangedError, Found, ObjectStore
 
 
 def test_an_object_that_was_written_is_read(s3: str) -> None:
@@ -79,12 +39,44 @@ def test_names_are_listed_recursively_and_sorted(s3: str) -> None:
     assert store.names("b") == ["b/a", "b/c/d"]
 
 
-def test_folders_with_an_object_are_listed(s3: str) -> None:
+def test_folders_are_listed(s3: str) -> None:
     store = ObjectStore(join(s3, "folders"), pytest.fail)
-    assert store.folders_with("space.yaml") == []
-    for name in ("b/space.yaml", "a/space.yaml", "half/lease.json", "space.yaml"):
+    assert store.folders() == []
+    for name in ("b/space.yaml", "a/deep/x", "space.yaml"):
         store.write(name, b"")
-    assert store.folders_with("space.yaml") == ["a", "b"]
+    assert store.folders() == ["a", "b"]
+
+
+def test_names_may_have_spaces(s3: str) -> None:
+    store = ObjectStore(join(s3, "my runs"), pytest.fail)
+    store.write("a b/c", b"content")
+    assert store.read("a b/c") == b"content"
+    assert ObjectStore(s3).names() == ["my runs/a b/c"]
+
+
+def test_a_conditional_write_expects_a_version(s3: str) -> None:
+    store = ObjectStore(join(s3, "versions"), pytest.fail)
+    first = store.replace("a", b"1", None)
+    with pytest.raises(ChangedError, match="versions/a"):
+        store.replace("a", b"2", None)
+    found = store.read_version("a")
+    assert found == (b"1", first)
+    second = store.replace("a", b"2", first)
+    with pytest.raises(ChangedError, match="versions/a"):
+        store.replace("a", b"3", first)
+    assert store.read_version("a") == (b"2", second)
+    assert store.find()["a"] == Found(second, 1)
+    with pytest.raises(ChangedError, match="versions/none"):
+        store.replace("none", b"3", first)
+
+
+def test_several_objects_are_removed(s3: str) -> None:
+    store = ObjectStore(join(s3, "removed"), pytest.fail)
+    for name in ("a", "b/c", "d"):
+        store.write(name, b"")
+    store.remove("a", "b/c", "missing")
+    assert store.names() == ["d"]
+    store.remove()
 
 
 def test_fetch_copies_an_object_to_a_file(s3: str, tmp_path: Path) -> None:
@@ -96,89 +88,102 @@ def test_fetch_copies_an_object_to_a_file(s3: str, tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
-def test_a_failed_request_is_retried_with_growing_pauses(clock: Clock) -> None:
-    messages: list[str] = []
-    store = failing_store("timeout", 8, messages)
-    assert store.read("a", retry_for_s=600) is None
-    assert clock.pauses == [0.5, 1, 2, 4, 8, 16, MAX_PAUSE_S, MAX_PAUSE_S]
-    assert messages == [
-        "storage: s3://bucket/runs/a?region=us-east-1 cannot be reached, retrying for 600 s; "
-        "trials wait, none is lost: timeout",
-        f"storage: reachable again after {sum(clock.pauses):.0f} s",
-    ]
+class Failing(http.server.BaseHTTPRequestHandler):
+    """Answers with these codes, one after another, then with the content "late"."""
+
+    codes: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        code = self.codes.pop() if self.codes else 200
+        content = b"late" if code == 200 else b""
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Last-Modified", "Thu, 01 Oct 2026 00:00:00 GMT")
+        self.send_header("ETag", "x")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
-def test_retries_end(clock: Clock) -> None:
-    store = failing_store("timeout", float("inf"), [])
-    with pytest.raises(StorageError, match=r"cannot read s3://bucket/runs/a.*: timeout; what"):
-        store.read("a", retry_for_s=10)
-    assert 10 <= clock.now < 10 + 8
+@pytest.fixture
+def failing(s3: str) -> Iterator[str]:
+    """The URI of a store that fails with `Failing.codes` before it answers."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing)
+    threading.Thread(target=server.serve_forever, args=[0.02]).start()
+    address = f"127.0.0.1:{server.server_port}"
+    yield f"s3://bucket/runs?endpoint_override={address}&scheme=http"
+    server.shutdown()
+    server.server_close()
+    Failing.codes.clear()
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        "AWS Error ACCESS_DENIED during HeadObject",
-        "AWS Error INVALID_ACCESS_KEY_ID",
-        "AWS Error SIGNATURE_DOES_NOT_MATCH",
-    ],
-)
-def test_permanent_errors_are_not_retried(clock: Clock, message: str) -> None:
-    messages: list[str] = []
-    with pytest.raises(StorageError, match=message):
-        failing_store(message, 1, messages).write("a", b"")
-    assert clock.pauses == []
-    assert messages == []
+def test_a_failed_request_is_retried(failing: str) -> None:
+    Failing.codes[:] = [503, 500]
+    assert ObjectStore(failing, pytest.fail).read("a") == b"late"
+
+
+def test_no_retries_if_there_is_no_time_for_them(failing: str) -> None:
+    Failing.codes[:] = [200, 503]
+    with pytest.raises(StorageError, match=r"cannot read s3://bucket/runs/a.*: .*503"):
+        ObjectStore(failing, pytest.fail, retry_for_s=0).read("a")
+    assert Failing.codes == [200]
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_missing_rights_are_not_retried(failing: str, code: int) -> None:
+    Failing.codes[:] = [200, code]
+    with pytest.raises(StorageError, match=r"cannot read s3://bucket/runs/a.*: "):
+        ObjectStore(failing, pytest.fail).read("a")
+    assert Failing.codes == [200]
 
 
 def test_a_slow_answer_is_reported(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
     store = ObjectStore(join(s3, "slow"), messages.append)
     monkeypatch.setattr(object_store, "SLOW_S", 0.05)
-    system = store._system
+    get = obstore.get
 
-    class SlowSystem:
-        def open_input_stream(self, path: str) -> Any:
-            time.sleep(0.3)
-            return system.open_input_stream(path)
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return get(*arguments)
 
-    store._system = SlowSystem()
+    monkeypatch.setattr(obstore, "get", slow)
     assert store.read("a") is None
-    slow, over = messages
-    assert slow == f"storage: no answer from {store.uri.replace('slow', 'slow/a')} yet; " + (
-        "trials wait, none is lost"
-    )
-    assert over == "storage: reachable again after 0 s"
+    assert messages == [
+        f"storage: no answer from {join(s3, 'slow', 'a')} yet; trials wait, none is lost",
+        "storage: reachable again after 0 s",
+    ]
 
 
 READS: list[Callable[[ObjectStore], object]] = [
     lambda store: store.names(),
-    lambda store: store.folders_with("space.yaml"),
+    lambda store: store.folders(),
+    lambda store: store.read("a"),
 ]
 
 
-@pytest.mark.parametrize("read", READS, ids=["names", "folders_with"])
-def test_listing_a_missing_bucket_says_so(
-    s3: str, read: Callable[[ObjectStore], object], clock: Clock
-) -> None:
+@pytest.mark.parametrize("read", READS, ids=["names", "folders", "read"])
+def test_reading_a_missing_bucket_says_so(s3: str, read: Callable[[ObjectStore], object]) -> None:
     store = ObjectStore(s3.replace("bucket", "nobucket"), pytest.fail)
     with pytest.raises(StorageError, match=r"cannot read s3://nobucket/.*: there is no bucket"):
         read(store)
-    assert clock.pauses == []
 
 
-def test_writing_to_a_missing_bucket_says_so(s3: str, clock: Clock) -> None:
+def test_writing_to_a_missing_bucket_says_so(s3: str) -> None:
     store = ObjectStore(s3.replace("bucket", "nobucket"), pytest.fail)
     with pytest.raises(StorageError, match=r"cannot write s3://nobucket/.*: there is no bucket"):
         store.write("a", b"")
-    assert clock.pauses == []
 
 
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
         ("s3://key:secret@bucket/runs", "may not name its credentials"),
-        ("nosuch://bucket/runs", "is not a storage that pyarrow knows"),
+        ("nosuch://bucket/runs", "must be a folder or a URI that starts with s3://, gs://, az://"),
+        ("file:///runs", "must be a folder or a URI that starts with s3://, gs://, az://"),
+        ("gs://bucket/runs?region=1", r"gs:// storage takes the options \(none\), got 'region'"),
         ("s3://bucket/runs?acess=1", "takes the options region, endpoint_override, scheme, got"),
     ],
 )
@@ -186,3 +191,24 @@ def test_a_wrong_uri_is_refused_without_its_secrets(uri: str, message: str) -> N
     with pytest.raises(InputError, match=message) as caught:
         ObjectStore(uri)
     assert "secret" not in str(caught.value)
+
+
+def test_keys_of_the_shared_credentials_file_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "credentials"
+    file.write_text("[default]\naws_access_key_id = a\n[two]\naws_access_key_id = b\nx = y\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.setenv("AWS_PROFILE", "two")
+    assert store_uri._shared_credentials() == {"aws_access_key_id": "b"}
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "c")
+    assert store_uri._shared_credentials() == {}
+
+
+def test_a_region_that_is_not_known_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("http.client.HTTPSConnection.request", refuse)
+    assert store_uri._region_of("bucket") == "us-east-1"

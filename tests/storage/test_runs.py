@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crnn_search.errors import InputError, RunFolderError
-from crnn_search.storage import runs
+from crnn_search.storage import mirror
 from crnn_search.storage.files import write_json
 from crnn_search.storage.location import join
 from crnn_search.storage.run_folder import RunFolder
@@ -39,13 +39,17 @@ def new_run(storage: str, name: str) -> RunFolder:
     return run
 
 
+def locations(storage: str) -> list[str]:
+    return [run.location for run in list_runs(storage)]
+
+
 def test_a_created_run_can_be_opened_listed_and_removed(storage: str) -> None:
     first, second = new_run(storage, "b"), new_run(storage, "a")
     assert first.location == join(storage, "b")
     assert open_run(first.location).space.read_text() == "space: {}"
-    assert list_runs(storage) == [second.location, first.location]
+    assert locations(storage) == [second.location, first.location]
     remove_run(first)
-    assert list_runs(storage) == [second.location]
+    assert locations(storage) == [second.location]
     with pytest.raises(RunFolderError, match="is not the folder of a run: it has no space"):
         open_run(first.location)
 
@@ -60,7 +64,7 @@ def test_a_run_that_exists_is_not_created_again(storage: str) -> None:
 def test_only_folders_with_a_space_file_are_listed(storage: str) -> None:
     create_run(storage, "empty")
     run = new_run(storage, "demo")
-    assert list_runs(storage) == [run.location]
+    assert locations(storage) == [run.location]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a/"])
@@ -103,11 +107,11 @@ def test_a_missing_bucket_says_so(s3: str) -> None:
 
 
 def test_a_store_that_cannot_be_reached_is_not_waited_for_long(
-    monkeypatch: pytest.MonkeyPatch,
+    s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "READ_RETRY_FOR_S", 0)
+    monkeypatch.setattr(mirror, "READ_RETRY_FOR_S", 0)
     nobody = "s3://bucket/runs?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1"
-    with pytest.raises(RunFolderError, match=r"cannot read s3://bucket/runs.*: When listing"):
+    with pytest.raises(RunFolderError, match=r"cannot read s3://bucket/runs.*: Generic S3 error"):
         open_run(nobody)
 
 

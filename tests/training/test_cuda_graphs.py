@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,44 +15,61 @@ from torch import Tensor
 
 from crnn_search.data.sequences import Batch
 from crnn_search.hyperparameters import TrialConfig
-from crnn_search.training import cuda_graphs, engine
-from crnn_search.training.cuda_graphs import CapturedGraph, GraphedStep
+from crnn_search.training import cuda_graphs, engine, memory
+from crnn_search.training.cuda_graphs import WARM_UP_STEPS, CapturedGraph, GraphedStep
 from crnn_search.training.engine import TrainingData, TrainState
 from tests.training.test_engine import CPU, SMALL, changed, reproducible
 
 CONFIGS = [SMALL, changed(SMALL, optimizer="rmsprop", gru_sizes=[7, 5], dropout=0.3)]
+SHAPE = torch.tensor([2, 1])
+BATCH = (torch.arange(3), torch.ones(2), SHAPE)
 
 
 def start(config: TrialConfig) -> TrainState:
     return engine.start(config, seed=0, epochs=2, device=CPU)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_restored_steps_change_nothing(
-    config: TrialConfig, epochs: int, training_data: TrainingData
-) -> None:
-    data, found = dataclasses.replace(training_data, epoch_sequences=128), []
-    for interrupted in (False, True):
-        state = start(config)
-        metrics = [engine.train_epoch(state, data) for _ in range(epochs)]
-        if interrupted:
-            step = engine._make_step(state, data.digits)
-            with cuda_graphs.restored(state.model, state.optimizer):
-                step(torch.arange(9), torch.ones(5), torch.tensor([5, 3, 1]))
-        metrics += [engine.train_epoch(state, data) for _ in range(2 - epochs)]
-        found.append([reproducible(epoch) for epoch in metrics])
-    assert found[0] == found[1]
+@dataclasses.dataclass
+class FakeGraph:
+    """Like CUDA's, it computes on the tensors that were captured."""
+
+    run: Callable[[], None]
+
+    def replay(self) -> None:
+        self.run()
 
 
-def test_restored_random_state_repeats_its_draws() -> None:
-    state = start(SMALL)
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    with cuda_graphs.restored(state.model, state.optimizer):
-        torch.rand(5)
-    assert torch.equal(torch.rand(3), expected)
+class FakeStep(GraphedStep):
+    """Graphs without CUDA."""
+
+    def __init__(self, step: cuda_graphs.Step) -> None:
+        super().__init__(step)
+        self.captured: list[tuple[int, ...]] = []
+        self.replayed: list[float] = []
+
+    def _warm_up(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
+        return self._step(images, targets, batch_sizes)
+
+    def _capture(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> CapturedGraph:
+        self.captured.append(tuple(batch_sizes.tolist()))
+        images, targets, loss = images.clone(), targets.clone(), torch.zeros(())
+
+        def run() -> None:
+            self.replayed.append(float(images.sum()))
+            loss.copy_(self._step(images, targets, batch_sizes))
+
+        return CapturedGraph(FakeGraph(run), images, targets, loss)  # type: ignore[arg-type]
+
+
+class FailingStep(FakeStep):
+    """A step whose capture of the shape `(2, 1)` raises `error`."""
+
+    error: RuntimeError
+
+    def _capture(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> CapturedGraph:
+        if tuple(batch_sizes.tolist()) == (2, 1):
+            raise self.error
+        return super()._capture(images, targets, batch_sizes)
 
 
 def accelerator_error(code: int) -> RuntimeError:
@@ -57,81 +78,146 @@ def accelerator_error(code: int) -> RuntimeError:
     return error
 
 
-class FailingStep(GraphedStep):
-    """A step whose capture raises `error`."""
+def out_of_memory(context: BaseException | None = None) -> RuntimeError:
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    error.__context__ = context
+    return error
 
-    error: RuntimeError
 
-    def _capture(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> CapturedGraph:
-        raise self.error
+def followed_by(first: RuntimeError, second: RuntimeError) -> RuntimeError:
+    """The second error, raised while the first one was handled."""
+    second.__context__ = first
+    return second
+
+
+def sums(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
+    return images.sum() + targets.sum()
+
+
+def test_each_shape_is_captured_after_its_warm_up_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
+    graphed = FakeStep(sums)
+    for number in range(WARM_UP_STEPS + 2):
+        for sizes in ([2, 1], [2, 2], [2, 2, 2]):
+            images = torch.full((sum(sizes),), number)
+            loss = graphed(images, torch.ones(2), torch.tensor(sizes))
+            assert loss == number * sum(sizes) + 2
+    assert graphed.captured == [(2, 1), (2, 2)]
+    last = WARM_UP_STEPS, WARM_UP_STEPS + 1
+    assert graphed.replayed == [number * images for number in last for images in (3, 4)]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_captured_training_is_the_eager_one(
+    config: TrialConfig, training_data: TrainingData
+) -> None:
+    data = dataclasses.replace(training_data, epoch_sequences=5 * 32)  # of one shape
+    eager, graphed = start(config), start(config)
+    graphed.graphed = FakeStep(engine._make_step(graphed, data.digits))
+    for _ in range(2):
+        expected = reproducible(engine.train_epoch(eager, data))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "_make_step", lambda state, digits: state.graphed)
+            assert reproducible(engine.train_epoch(graphed, data)) == expected
+    assert graphed.graphed.captured
+    assert graphed.graphed.replayed
 
 
 @pytest.mark.parametrize("error", [accelerator_error(900), RuntimeError("CUDA error: operation")])
-def test_capture_error_continues_eagerly(error: RuntimeError, training_data: TrainingData) -> None:
-    state, plain = start(SMALL), start(SMALL)
-    step = engine._make_step(state, training_data.digits)
-    expected = engine._make_step(plain, training_data.digits)
-    state.graphed = FailingStep(state.model, state.optimizer, step)
-    state.graphed.error = error
-    assert training_data.validation is not None
-    for batch in training_data.validation.batches(32):
-        arguments = (batch.images, batch.targets, batch.batch_sizes)
-        assert torch.equal(state.graphed(*arguments), expected(*arguments))
-    assert state.note is not None
-    assert state.note.startswith("steps run without CUDA graphs: CUDA error: operation")
-    assert "\n" not in state.note
+def test_capture_error_continues_eagerly(error: RuntimeError) -> None:
+    graphed = FailingStep(sums)
+    graphed.error = error
+    four = torch.arange(4), torch.ones(2), torch.tensor([2, 2])
+    for _ in range(WARM_UP_STEPS + 1):
+        assert graphed(*four) == 8
+        assert graphed(*BATCH) == 5
+    replayed = len(graphed.replayed)
+    assert graphed(*four) == 8
+    assert len(graphed.replayed) == replayed == 1
+    assert graphed.note is not None
+    assert graphed.note.startswith("steps run without CUDA graphs: CUDA error: operation")
+    assert "\n" not in graphed.note
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), accelerator_error(700)]
+    "error",
+    [
+        out_of_memory(),
+        accelerator_error(700),
+        followed_by(out_of_memory(), accelerator_error(901)),
+        followed_by(accelerator_error(700), RuntimeError("CUDA error: invalidated")),
+    ],
 )
 def test_memory_and_device_errors_of_a_capture_are_raised(error: RuntimeError) -> None:
-    state = start(SMALL)
-    graphed = FailingStep(state.model, state.optimizer, lambda *_: torch.zeros(()))
+    graphed = FailingStep(sums)
     graphed.error = error
+    for _ in range(WARM_UP_STEPS):
+        graphed(*BATCH)
     with pytest.raises(type(error), match="CUDA"):
-        graphed(torch.arange(3), torch.ones(2), torch.tensor([2, 1]))
+        graphed(*BATCH)
     assert graphed.note is None
 
 
-def test_each_shape_is_captured_once_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
+def test_error_of_a_warm_up_is_raised() -> None:
+    def step(*_: Tensor) -> Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        FakeStep(step)(*BATCH)
+
+
+class FakeCuda:
+    """Records how `torch.cuda` captures. failing: raised by the end of a capture."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: Exception | None = None) -> None:
+        self.captures: list[tuple[Any, Any]] = []
+        self.renewed: list[Tensor] = []
+        self.failing = failing
+        for name in ("Stream", "CUDAGraph", "graph_pool_handle"):
+            monkeypatch.setattr(torch.cuda, name, object)
+        monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7]))
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+        monkeypatch.setattr(cuda_graphs, "_renew_generator", self.renewed.append)
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, pool: Any, stream: Any) -> Iterator[None]:
+        self.captures.append((pool, stream))
+        yield
+        if self.failing:
+            raise self.failing
+
+
+def test_all_graphs_share_one_pool_and_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, graphed = FakeCuda(monkeypatch), GraphedStep(sums)
+    for sizes in ([2, 1], [2, 2], [2, 2, 2]):
+        graphed._capture(torch.arange(sum(sizes)), torch.ones(2), torch.tensor(sizes))
+    assert len(cuda.captures) == 3
+    assert len(set(cuda.captures)) == 1
+    assert not cuda.renewed
+
+
+def test_failed_capture_renews_the_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch, RuntimeError("CUDA error: invalidated"))
+    with pytest.raises(RuntimeError, match="invalidated"):
+        GraphedStep(sums)._capture(*BATCH)
+    assert cuda.renewed == [torch.tensor([7])]
+
+
+def test_graphs_are_freed_with_their_training(training_data: TrainingData) -> None:
+    """Without a garbage collection: an actor captures its next trial at once."""
     state = start(SMALL)
-    captured: list[tuple[int, ...]] = []
-    replayed: list[float] = []
-
-    @dataclasses.dataclass
-    class FakeGraph:
-        """Like CUDA's, it computes on the tensors that were captured."""
-
-        run: Callable[[], None]
-
-        def replay(self) -> None:
-            self.run()
-
-    class FakeStep(GraphedStep):
-        def _capture(self, images: Tensor, targets: Tensor, sizes: Tensor) -> CapturedGraph:
-            captured.append(tuple(sizes.tolist()))
-            images, targets, loss = images.clone(), targets.clone(), torch.zeros(())
-
-            def run() -> None:
-                replayed.append(float(images.sum()))
-                loss.copy_(self._step(images, targets, sizes))
-
-            graph = FakeGraph(run)
-            return CapturedGraph(graph, images, targets, loss)  # type: ignore[arg-type]
-
-    def step(images: Tensor, targets: Tensor, sizes: Tensor) -> Tensor:
-        return images.sum() + targets.sum()
-
-    graphed = FakeStep(state.model, state.optimizer, step)
-    losses: list[float] = []
-    for sizes in ([2, 1], [2, 2], [2, 1], [2, 2, 2], [2, 1]):
-        images = torch.full((sum(sizes),), len(losses) + 1)
-        losses.append(float(graphed(images, torch.ones(2), torch.tensor(sizes))))
-    assert captured == [(2, 1), (2, 2)]
-    assert replayed == [3, 8, 9, 15]
-    assert losses == [3 + 2, 8 + 2, 9 + 2, 24 + 2, 15 + 2]
+    state.graphed = FakeStep(engine._make_step(state, training_data.digits))
+    state.graphed(torch.arange(3), torch.ones(2), SHAPE)
+    alive: list[weakref.ref[Any]] = [weakref.ref(state.graphed), weakref.ref(state.model)]
+    gc.collect()
+    gc.disable()
+    try:
+        del state
+        assert [reference() for reference in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_batches_on_a_device_keep_shapes_and_dtypes(training_data: TrainingData) -> None:
@@ -148,21 +234,98 @@ def layout(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:
     return [(t.shape, t.dtype) for t in (batch.images, batch.targets, batch.batch_sizes)]
 
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def on_cuda(data: TrainingData) -> TrainingData:
+    return dataclasses.replace(data, digits=data.digits.to(torch.device("cuda")))
+
+
+def start_on_cuda(config: TrialConfig) -> TrainState:
+    return engine.start(config, seed=0, epochs=4, device=torch.device("cuda"))
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 @pytest.mark.parametrize("config", CONFIGS)
 def test_graphed_losses_match_eager_losses(
     config: TrialConfig, training_data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = torch.device("cuda")
-    moved = dataclasses.replace(training_data, digits=training_data.digits.to(device))
-    config = changed(config, dropout=0.0)
+    data, config = on_cuda(training_data), changed(config, dropout=0.0)
 
     def losses(max_graphs: int) -> list[float]:
         monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", max_graphs)
-        state = engine.start(config, seed=0, epochs=2, device=device)
-        found = [engine.train_epoch(state, moved).train_loss for _ in range(2)]
+        state = start_on_cuda(config)
+        found = [engine.train_epoch(state, data).train_loss for _ in range(4)]
         assert state.note is None
+        assert state.graphed is not None
+        assert len(state.graphed._graphs) == min(max_graphs, 1)  # batches of 32 have one shape
         return found
 
     assert losses(16) == pytest.approx(losses(0), rel=0.02)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_graphs_of_a_trial_share_their_memory_on_cuda(training_data: TrainingData) -> None:
+    """Eight shapes take little more than one; without a shared pool they would take eight times."""
+    config = changed(SMALL, batch_size=129, conv_channels=[32, 32])
+    data = dataclasses.replace(on_cuda(training_data), epoch_sequences=8 * 129)
+
+    def reserved(shapes: int) -> float:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_reserved()
+        state = start_on_cuda(config)
+        epoch = dataclasses.replace(data, epoch_sequences=shapes * 129, validation=None)
+        for _ in range(WARM_UP_STEPS + 1):
+            engine.train_epoch(state, epoch)
+        assert state.note is None
+        assert state.graphed is not None
+        assert len(state.graphed._graphs) == shapes
+        assert len({captured.graph.pool() for captured in state.graphed._graphs.values()}) == 1
+        return torch.cuda.max_memory_reserved() - before
+
+    reserved(1)  # libraries' own workspaces
+    assert reserved(8) < 2.5 * reserved(1)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_failed_capture_trains_on_eagerly_on_cuda(training_data: TrainingData) -> None:
+    """A step that waits for the GPU cannot be captured; dropout then draws as before."""
+    data = on_cuda(training_data)
+    state = start_on_cuda(changed(SMALL, dropout=0.3, augmentation=0.3))
+    plain = engine._make_step(state, data.digits)
+    assert isinstance(plain, GraphedStep)
+    step = plain._step
+
+    def waiting(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
+        loss = step(images, targets, batch_sizes)
+        loss.item()
+        return loss
+
+    state.graphed = GraphedStep(waiting)
+    metrics = [engine.train_epoch(state, data) for _ in range(2)]
+    assert state.note is not None
+    assert "without CUDA graphs" in state.note
+    assert metrics[1].train_loss < metrics[0].train_loss
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_out_of_memory_of_a_step_is_raised_on_cuda(training_data: TrainingData) -> None:
+    data = on_cuda(training_data)
+    config = changed(SMALL, batch_size=512, conv_channels=[64, 64])
+    device = data.digits.images.device
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    fraction = (torch.cuda.memory_reserved() + 2**28) / total
+    torch.cuda.set_per_process_memory_fraction(fraction, device)
+    try:
+        with pytest.raises(torch.OutOfMemoryError, match="memory"):
+            engine.train_epoch(start_on_cuda(config), data)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    assert memory.peak_mb(device) > 0
+    engine.train_epoch(start_on_cuda(SMALL), data)  # the process is usable

@@ -1,37 +1,11 @@
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from crnn_search.training import memory
-
-PROGRAM = """
-import resource, sys, torch
-from crnn_search.training import memory
-if sys.argv[1] == "keep":
-    assert memory.keep_freed()
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(2**24)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_freed_memory_is_kept() -> None:
-    def faults(mode: str) -> int:
-        command = [sys.executable, "-c", PROGRAM, mode]
-        return int(subprocess.run(command, capture_output=True, check=True).stdout)
-
-    assert faults("keep") < faults("default") / 10
 
 
 @pytest.mark.parametrize(
@@ -49,6 +23,23 @@ def test_cpu_has_a_peak_and_no_limit() -> None:
     assert memory.peak_mb(cpu) > 50
 
 
+def test_limit_names_a_gpu_by_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch refuses `cuda` without an index."""
+    limits: list[tuple[float, int]] = []
+    properties = SimpleNamespace(total_memory=60e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda fraction, device: limits.append((fraction, device)),
+    )
+    for name in ("cuda", "cuda:1"):
+        memory.limit_to(0.25, torch.device(name))
+    assert [index for _, index in limits] == [2, 1]
+    assert [fraction for fraction, _ in limits] == pytest.approx([0.24, 0.24])
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_allocation_beyond_the_gpu_share_fails() -> None:
@@ -59,4 +50,4 @@ def test_allocation_beyond_the_gpu_share_fails() -> None:
         with pytest.raises(torch.OutOfMemoryError, match="memory"):
             torch.empty(int(total * 0.2), dtype=torch.uint8, device=device)
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
+from torch import Tensor
 
 from crnn_search.data.sequences import Digits
 from crnn_search.hyperparameters import MNIST_CRNN_2016
 from crnn_search.training import engine
-from crnn_search.training.predict import predict
+from crnn_search.training.predict import GPU_CHUNKS, predict
 from tests.conftest import small_table
 from tests.training.test_engine import CPU, SMALL
 
@@ -43,3 +46,37 @@ def test_failed_prediction_restores_training_mode(
         predict(model, digits, small_table(digits, 10))
     assert model.training
     assert model.grus.training
+
+
+def test_features_are_held_once(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No chunk is alive when the next one is encoded."""
+    model = engine.start(SMALL, seed=0, epochs=1, device=CPU).model
+    encode, chunks = model.encode, list[weakref.ref[Tensor]]()
+
+    def encode_once(images: Tensor) -> Tensor:
+        assert all(chunk() is None for chunk in chunks)
+        gates = encode(images)
+        chunks.append(weakref.ref(gates))
+        return gates
+
+    monkeypatch.setattr(model, "encode", encode_once)
+    monkeypatch.setattr("crnn_search.training.predict.CPU_CHUNKS", (64, 64))
+    predict(model, digits, small_table(digits, 100))
+    assert len(chunks) > 2
+
+
+def test_chunks_do_not_change_predictions(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, table = engine.start(SMALL, seed=0, epochs=1, device=CPU).model, small_table(digits, 200)
+    expected = predict(model, digits, table)
+    monkeypatch.setattr("crnn_search.training.predict.CPU_CHUNKS", GPU_CHUNKS)
+    torch.testing.assert_close(predict(model, digits, table), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_predictions_on_cuda_match_those_of_the_cpu(digits: Digits) -> None:
+    model, table = engine.start(SMALL, seed=0, epochs=1, device=CPU).model, small_table(digits, 200)
+    expected = predict(model, digits, table)
+    cuda = torch.device("cuda")
+    found = predict(model.to(cuda), digits.to(cuda), table)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)

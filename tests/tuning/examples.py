@@ -62,7 +62,7 @@ def result(epoch: int, validation_rmse: float | None = None, **fields: Any) -> d
 
 
 def tune_trial(own: Trial = TRIAL, trial_id: str = "tune-0", gpus: float = 0.0) -> Any:
-    """A trial as Tune has it, with what this package reads of it."""
+    """A trial as Tune has it, with what this package reads of it; it has no error."""
     return SimpleNamespace(
         trial_id=trial_id,
         config=tune_config(own),

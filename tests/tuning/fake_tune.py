@@ -15,9 +15,9 @@ from typing import Any
 
 import ray.exceptions
 from ray import cloudpickle, tune
-from ray._private.dict import flatten_dict
 from ray.tune import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.utils import flatten_dict
 
 from crnn_search.storage.trial import Trial
 from crnn_search.training.metrics import EpochMetrics

@@ -11,16 +11,17 @@ from ray.tune.schedulers import TrialScheduler
 
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.trial import InfeasibleTrial, Trial, TrialRecord
+from crnn_search.tuning import sampler
 from crnn_search.tuning.epoch_result import ending_state
-from crnn_search.tuning.scheduler import FiniteAsha
+from crnn_search.tuning.scheduler import Asha
 from crnn_search.tuning.searcher import StudySearcher
 from tests.tuning.examples import result, tune_trial
-from tests.tuning.test_scheduler import asha, rungs
+from tests.tuning.test_scheduler import asha
 from tests.tuning.test_searcher import DEEP, TEXT, Records
 
 
 def play(
-    searcher: StudySearcher, scheduler: FiniteAsha, callback: Records, steps: int
+    searcher: StudySearcher, scheduler: Asha, callback: Records, steps: int
 ) -> list[tuple[str, int]]:
     """Run trials one at a time under ASHA on a simple objective, `steps` epochs in all."""
     seen: list[tuple[str, int]] = []
@@ -55,7 +56,13 @@ def frozen(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("text", [TEXT, DEEP])
 @pytest.mark.parametrize("steps", [1, 8])
-def test_resumed_search_equals_an_uninterrupted_one(text: str, steps: int) -> None:
+@pytest.mark.parametrize("max_trials", [300, 3])
+def test_resumed_search_equals_an_uninterrupted_one(
+    text: str, steps: int, max_trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the sampler sees only some trials."""
+    monkeypatch.setattr(sampler, "MAX_TRIALS", max_trials)
+    monkeypatch.setattr(sampler, "BEST", 1)
     space, whole, cut = parse_space(text), Records(), Records()
     max_epochs = space.search.max_epochs
     searcher, scheduler = StudySearcher(space, callback=whole), asha(max_epochs)
@@ -69,5 +76,5 @@ def test_resumed_search_equals_an_uninterrupted_one(text: str, steps: int) -> No
     assert [r.trial for r in cut.records.values()] == [r.trial for r in whole.records.values()]
     assert cut.infeasible == whole.infeasible
     assert frozen(again.study.trials) == frozen(searcher.study.trials)
-    assert rungs(rebuilt) == rungs(scheduler)
+    assert rebuilt.rungs == scheduler.rungs
     assert TrialState.RUNNING not in {trial.state for trial in again.study.trials}

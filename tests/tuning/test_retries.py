@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray.exceptions
-from ray import cloudpickle
+import torch
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
+from ray.tune.experiment import Trial
 
 from crnn_search.storage.trial import DIED, OUT_OF_MEMORY, PREEMPTED
 from crnn_search.tuning.retries import Interruption, interruption_of, retry_of
-from tests.tuning.examples import TRIAL, record, result, tune_trial
+from crnn_search.tuning.tune_trial import error_of, free_memory
+from tests.tuning.examples import TRIAL, record, result
 
 GONE = "The actor died unexpectedly before finishing this task."
+LOW = "Task was killed due to the node running low on memory."
 
 
 class AcceleratorError(RuntimeError):
-    """As PyTorch calls a CUDA error."""
+    """Not PyTorch's."""
+
+
+@pytest.fixture
+def in_tune(tmp_path: Path) -> Trial:
+    """A trial of Tune's own class."""
+    storage = SimpleNamespace(trial_driver_staging_path=str(tmp_path))
+    return Trial("trainable", stub=True, storage=storage)
 
 
 def raised(error: Exception) -> ray.exceptions.RayTaskError:
@@ -35,40 +46,52 @@ def preempted() -> ray.exceptions.ActorDiedError:
     return error
 
 
+def tune_result(**fields: Any) -> dict[str, Any]:
+    """A result as Tune completes it."""
+    return {**result(1, 3.0, **fields), "time_total_s": 1.0, "done": False}
+
+
 @pytest.mark.parametrize(
     ("error", "cause", "reason"),
     [
         (raised(ValueError("a bug\nin two lines")), None, "ValueError: a bug"),
-        (raised(AcceleratorError("misaligned")), DIED, "AcceleratorError: misaligned"),
+        (raised(ValueError("too little memory")), None, "ValueError: too little memory"),
+        (raised(torch.AcceleratorError("misaligned")), DIED, "AcceleratorError: misaligned"),
+        (raised(AcceleratorError("a name")), None, "AcceleratorError: a name"),
         (ray.exceptions.ActorDiedError(), DIED, GONE),
         (preempted(), PREEMPTED, GONE),
+        (ray.exceptions.OutOfMemoryError(LOW), DIED, LOW),
+        (ray.exceptions.NodeDiedError("its memory is gone"), DIED, "its memory is gone"),
     ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_cause_of_a_pickled_error(
-    tmp_path: Path, error: Exception, cause: str | None, reason: str
+def test_cause_of_an_error(
+    in_tune: Trial, error: Exception, cause: str | None, reason: str
 ) -> None:
-    trial = tune_trial()
-    trial.error_file = trial.pickled_error_file = str(tmp_path / "error")
-    (tmp_path / "error").write_bytes(cloudpickle.dumps(error))
-    assert interruption_of(trial) == Interruption(cause, reason)
+    """From Tune's own files: a new Ray that writes others fails here."""
+    in_tune.handle_error(error)
+    assert interruption_of(in_tune) == Interruption(cause, reason)
 
 
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [("Task was killed due to the node running low on memory.", OUT_OF_MEMORY), ("gone", DIED)],
-)
-def test_cause_of_an_error_that_is_text(tmp_path: Path, text: str, cause: str) -> None:
-    trial = tune_trial()
-    trial.error_file = str(tmp_path / "error")
-    (tmp_path / "error").write_text(f"Failure # 1\n{text}\n")
-    assert interruption_of(trial) == Interruption(cause, text)
+def test_error_that_tune_does_not_keep_is_a_death() -> None:
+    trial: Any = SimpleNamespace(last_result=None)
+    assert error_of(trial) == "unknown error"
+    assert interruption_of(trial) == Interruption(DIED, "unknown error")
 
 
-def test_cause_of_a_lack_of_memory_that_the_trial_reported() -> None:
-    trial = tune_trial()
-    trial.last_result = result(1, out_of_memory="MemoryError: 3 GB")
-    interruption = interruption_of(trial)
-    assert str(interruption) == "out of memory: MemoryError: 3 GB"
+def test_cause_of_a_lack_of_memory_that_the_trial_reported(in_tune: Trial) -> None:
+    in_tune.update_last_result(tune_result(out_of_memory="MemoryError: 3 GB"))
+    assert str(interruption_of(in_tune)) == "out of memory: MemoryError: 3 GB"
+
+
+def test_memory_of_an_ended_trial_is_freed(in_tune: Trial) -> None:
+    in_tune.update_last_result(tune_result())
+    assert in_tune.metric_analysis
+    assert in_tune.run_metadata.metric_n_steps
+    free_memory(in_tune)
+    assert in_tune.metric_analysis == in_tune.run_metadata.metric_n_steps == {}
+    lacking: Any = SimpleNamespace()
+    free_memory(lacking)
 
 
 @pytest.mark.parametrize(

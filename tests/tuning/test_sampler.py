@@ -1,46 +1,72 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
-from crnn_search.tuning.sampler import BoundedSampler
+from crnn_search.tuning import sampler
+from crnn_search.tuning.sampler import bounded, make_sampler
 
-OPTIONS: dict[str, Any] = {"multivariate": True, "group": True, "constant_liar": True, "seed": 3}
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def objective(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1) + trial.suggest_int("n", 1, 9)
 
 
 def random_study(trials: int) -> optuna.Study:
-    def objective(trial: optuna.Trial) -> float:
-        return trial.suggest_float("x", 0, 1) + trial.suggest_int("n", 1, 9)
-
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     study.optimize(objective, trials)
     return study
 
 
-def ask(study: optuna.Study, sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
-    study.sampler = sampler
+def ask(study: optuna.Study) -> dict[str, Any]:
+    study.sampler = make_sampler(3)
     trial = study.ask()
-    trial.suggest_float("x", 0, 1)
-    trial.suggest_int("n", 1, 9)
+    objective(trial)
     return dict(trial.params)
 
 
-def test_sampler_is_tpe_below_its_bound() -> None:
-    ours = ask(random_study(60), BoundedSampler(**OPTIONS))
-    assert ours == ask(random_study(60), optuna.samplers.TPESampler(**OPTIONS))
-
-
-def test_sampler_uses_the_best_and_the_newest_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BoundedSampler, "MAX_TRIALS", 20)
-    monkeypatch.setattr(BoundedSampler, "BEST", 5)
+def test_study_is_asked_itself_below_the_bound() -> None:
     study = random_study(60)
-    running = study.ask()
-    sampler = BoundedSampler(**OPTIONS)
-    used = {trial.number for trial in sampler._used(study)}
+    assert bounded(study) is study
+
+
+def test_best_and_newest_and_running_trials_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "MAX_TRIALS", 20)
+    monkeypatch.setattr(sampler, "BEST", 5)
+    study = random_study(60)
+    objective(study.ask())
     best = sorted(study.trials[:60], key=lambda trial: trial.value or 0.0)[:5]
-    assert used == {*(t.number for t in best), *range(45, 60), running.number}
-    assert 0 <= ask(study, sampler)["x"] <= 1
+    used = sorted({*(t.number for t in best), *range(45, 60)})
+    seen = bounded(study).trials
+    assert [t.params for t in seen] == [study.trials[n].params for n in (*used, 60)]
+    assert seen[-1].state == TrialState.RUNNING
+
+
+def test_suggestion_is_that_of_a_study_of_the_seen_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = random_study(60)
+    alone = optuna.create_study()
+    alone.add_trials(study.trials[40:])
+    monkeypatch.setattr(sampler, "MAX_TRIALS", 20)
+    monkeypatch.setattr(sampler, "BEST", 0)
+    assert ask(bounded(study)) == ask(alone)
+
+
+def test_level_of_the_log_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "MAX_TRIALS", 2)
+    before = optuna.logging.get_verbosity()
+    bounded(random_study(4))
+    assert optuna.logging.get_verbosity() == before
+
+
+@pytest.mark.slow
+def test_cost_of_a_suggestion_does_not_grow() -> None:
+    def seconds(study: optuna.Study) -> float:
+        started = time.perf_counter()
+        for _ in range(5):
+            ask(bounded(study))
+        return time.perf_counter() - started
+
+    assert seconds(random_study(2_000)) < 3 * seconds(random_study(320))

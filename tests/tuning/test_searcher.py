@@ -18,6 +18,7 @@ from crnn_search.spaces.file import parse_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import trial as storage
 from crnn_search.storage.trial import METRIC, InfeasibleTrial, Trial, TrialRecord
+from crnn_search.tuning import sampler
 from crnn_search.tuning.epoch_result import ending_state
 from crnn_search.tuning.searcher import StudySearcher
 from crnn_search.tuning.stage_callback import NoCallback
@@ -87,7 +88,8 @@ def run_one(
         searcher.on_trial_complete(trial_id, error=True)
     else:
         searcher.on_trial_complete(trial_id, result=results[-1])
-    trial: FrozenTrial = searcher._ot_study.trials[-1]
+    study = searcher._ot_study if isinstance(searcher, OptunaSearch) else searcher.study
+    trial: FrozenTrial = study.trials[-1]
     return trial
 
 
@@ -180,6 +182,21 @@ def test_first_configuration_is_tried_first_and_once(space: SearchSpace) -> None
     assert sum(config["dropout"] == 0.125 for config in configs) == 1
 
 
+def test_configuration_is_tried_first_where_the_sampler_sees_only_some_trials(
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = StudySearcher(space)
+    play(earlier, 6)
+    monkeypatch.setattr(sampler, "MAX_TRIALS", 3)
+    monkeypatch.setattr(sampler, "BEST", 1)
+    searcher = StudySearcher(space, earlier=earlier.study.trials)
+    configs = play(searcher, 3)
+    assert [config["dropout"] == 0.125 for config in configs] == [True, False, False]
+    assert [trial.number for trial in searcher.study.trials] == list(range(9))
+    sampled = searcher.study.trials[6:]
+    assert [trial.params["dropout"] for trial in sampled] == [c["dropout"] for c in configs]
+
+
 def test_stock_searcher_tries_the_first_configurations_again_when_created_again() -> None:
     points = [{"x": 0.25}]
 
@@ -247,7 +264,7 @@ def test_retried_trial_is_the_same_trial_of_the_study(space: SearchSpace) -> Non
     assert suggested(searcher, "again") == trial
     searcher.on_trial_result("again", result(1, 5.0))  # repeated by the new process
     searcher.on_trial_complete("again", result(4, 1.0))
-    (frozen,) = [t for t in searcher.study.trials if t.state != TrialState.WAITING]
+    (frozen,) = searcher.study.trials
     assert frozen.state == TrialState.COMPLETE
     assert frozen.intermediate_values == {1: 5.0, 4: 1.0}
 

@@ -1,0 +1,318 @@
+"""The Python API: what `crnn_search` exports, and what the command line is built on.
+
+Heavy libraries are imported by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from crnn_search.errors import InputError
+from crnn_search.hyperparameters import PARAMETERS
+from crnn_search.models.model import Model as Model
+from crnn_search.storage import runs
+from crnn_search.storage.location import is_uri
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.runs import DEFAULT_STORAGE
+
+if TYPE_CHECKING:
+    from crnn_search.pipeline.hooks import Hook
+    from crnn_search.pipeline.run import Options
+    from crnn_search.spaces.space import SearchSpace
+    from crnn_search.storage.trial import TrialRecord
+    from crnn_search.tuning.progress import Progress
+
+COLUMNS = (
+    "number", "name", "state", "reason", "epochs", "validation_rmse", "train_loss",
+    "validation_rmse_by_epoch", "seconds", "core_seconds", "gpu_seconds", "node", "device", "seed",
+)  # fmt: skip
+"""Keys of a row of `Run.trials`, before those of the hyperparameters."""
+
+
+class Session(TypedDict, total=False):
+    """Keywords of `launch`, `resume` and `extend`: where the work runs, and who hears of it.
+
+    address: a Ray cluster, `auto` or HOST:6379; by default a local Ray starts.
+    data_dir: a folder with MNIST's four files; by default a download.
+    on_trial_end: called with each trial that ended: its line of the ledger and its `stage`.
+    on_end: called once, with `run`, `name`, `state`, `error`, `test_rmse` and `report`.
+    verbose: let Ray print its workers' log.
+    command: what the report of a new run names to launch it again; by default `crnn-search launch`
+    with the run's own copy of the space.
+    display: shows the run while it works: a function from its folder to a context manager of a
+    `Progress`. By default stages, trials and notes are lines of the logger `crnn_search`.
+    """
+
+    address: str | None
+    data_dir: str | Path | None
+    on_trial_end: Hook | None
+    on_end: Hook | None
+    verbose: bool
+    command: str
+    display: Callable[[RunFolder], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run. One in an object store is as it was when it was opened: `open_run(run)` reads it anew.
+
+    folder: the names of its files.
+    """
+
+    folder: RunFolder
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def location(self) -> str:
+        """Its folder or URI."""
+        return self.folder.location
+
+    def check(self, *, force: bool = False) -> None:
+        """Check that the run may be continued. force: although it belongs to another user.
+
+        Raises:
+            InputError: this version cannot continue it.
+            RunFolderError: another user owns it.
+        """
+        if not force:
+            runs.check_owner(self.folder)
+        from crnn_search.pipeline.manifest import Manifest
+
+        Manifest.read(self.folder)
+
+    def status(self) -> dict[str, Any]:
+        """Its state: the content of `crnn-search status --json`.
+
+        Raises:
+            InputError: one of its files cannot be read.
+        """
+        from crnn_search.results.status import read_status
+
+        return read_status(self.folder)
+
+    def trials(self) -> list[dict[str, Any]]:
+        """The trials of its search by number, running and infeasible ones too: rows of a table.
+
+        All rows have the same keys: `number`, `name`, `state`, `reason`, `epochs`,
+        `validation_rmse` and `train_loss` (the last), `validation_rmse_by_epoch`, `seconds`,
+        `core_seconds`, `gpu_seconds`, `node`, `device`, `seed`, and each hyperparameter. What a
+        trial does not have is None.
+
+        Raises:
+            InputError: the journal or the ledger cannot be read.
+        """
+        from crnn_search.storage.journal import SEARCH, read_history
+
+        history = read_history(self.folder.journal, self.folder.ledger)
+        rows = [_row(record) for record in history.records(SEARCH).values()]
+        for trial in history.infeasible:
+            row = {"number": trial.number, "state": "INFEASIBLE", "reason": trial.reason}
+            rows.append(dict.fromkeys((*COLUMNS, *PARAMETERS)) | row | trial.config)
+        return sorted(rows, key=lambda row: row["number"])
+
+    def report(self) -> dict[str, Any]:
+        """The report of a finished run, the content of `report.json`.
+
+        Raises:
+            InputError: it has not been written yet, or cannot be read.
+        """
+        from crnn_search.storage.files import read_json
+
+        path = self.folder.report_json
+        if not path.is_file():
+            raise InputError(f"{self.location} has no {path.name}: the run is not finished")
+        report: dict[str, Any] = read_json(path)
+        return report
+
+    def model(self) -> Model:
+        """The exported winner of a finished run, on the CPU.
+
+        Raises:
+            ModelFileError: the run has no model, or it was altered.
+        """
+        return load_model(self.folder.root)
+
+
+def load_space(path_or_text: str | Path, overrides: Sequence[str] = ()) -> SearchSpace:
+    """A search space from a YAML file, or from YAML text: a str with a line break or `: `.
+
+    overrides: `key=value` texts, such as `search.trials=16`, as `--set` takes them.
+
+    Raises:
+        SpaceError: the file cannot be read or the space is wrong; every problem, one line each.
+    """
+    from crnn_search.spaces import file
+
+    if isinstance(path_or_text, str) and ("\n" in path_or_text or ": " in path_or_text):
+        return file.parse_space(path_or_text, list(overrides))
+    return file.load_space(Path(path_or_text), list(overrides))
+
+
+def launch(
+    space: SearchSpace | str | Path,
+    *,
+    name: str | None = None,
+    storage: str | Path = DEFAULT_STORAGE,
+    time_budget: str | None = None,
+    compute_budget: str | None = None,
+    warm_start: Sequence[Run | str | Path] = (),
+    **session: Unpack[Session],
+) -> Run:
+    """Search a space, retrain the winner, report and export it; returns when all is done.
+
+    space: as `load_space` gives or takes it. name: of the run; by default `search-` and the time.
+    storage: the folder of runs, or a URI: s3://BUCKET/PREFIX. time_budget: of the whole run, such
+    as `2h`. compute_budget: `20gpuh` or `20corehours`. warm_start: earlier runs to learn from.
+
+    Raises:
+        InputError: something that was given is wrong; no run is left.
+        InterruptedRun: Ctrl-C or `crnn-search stop`; `resume` continues the run.
+        CrnnSearchError: the run failed.
+    """
+    from crnn_search.storage.journal import read_history
+    from crnn_search.tuning.budget import parse_budget
+
+    _check_keywords(session)
+    if isinstance(space, str | Path):
+        space = load_space(space)
+    budget = parse_budget(time_budget, compute_budget)
+    places = [run.location if isinstance(run, Run) else str(run) for run in warm_start]
+    warm_runs = [runs.open_run(place, ()).location for place in places]
+    name = name or f"search-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = runs.create_run(str(storage), name)
+    if "command" not in session:
+        budgets = {"--time-budget": time_budget, "--compute-budget": compute_budget}
+        words = ["crnn-search", "launch", folder.location_of(folder.space)]
+        for option, value in budgets.items():
+            words += [] if value is None else [option, value]
+        for run in warm_runs:
+            words += ["--warm-start", run]
+        session["command"] = shlex.join(words)
+    try:
+        with _session(folder, session) as (pipeline, progress, settings):
+            pipeline.launch(space, folder, progress, settings, budget=budget, warm_runs=warm_runs)
+    except InputError:
+        if not read_history(folder.journal, folder.ledger).stages:
+            runs.remove_run(folder)  # no trial started: not even the name is kept
+        raise
+    return Run(folder)
+
+
+def resume(run: Run | str | Path, *, force: bool = False, **session: Unpack[Session]) -> Run:
+    """Continue a run that was stopped or crashed; nothing is done if it is finished.
+
+    force: trust a run of another user, whose files decide what is trained. Raises as `launch`.
+    """
+    _check_keywords(session)
+    run = open_run(run)
+    run.check(force=force)
+    if run.status()["stage"] != "finished":
+        with _session(run.folder, session) as (pipeline, progress, settings):
+            pipeline.resume(run.folder, progress, settings)
+    return run
+
+
+def extend(
+    run: Run | str | Path,
+    trials: int,
+    *,
+    time_budget: str | None = None,
+    compute_budget: str | None = None,
+    **session: Unpack[Session],
+) -> Run:
+    """Add trials to a run's search, then report and export again. Raises as `launch`."""
+    from crnn_search.tuning.budget import parse_budget
+
+    _check_keywords(session)
+    if trials < 1:
+        raise InputError(f"trials must be a whole number from 1 on, got {trials}")
+    budget = parse_budget(time_budget, compute_budget)
+    run = open_run(run)
+    with _session(run.folder, session) as (pipeline, progress, settings):
+        pipeline.extend(run.folder, trials, progress, settings, budget)
+    return run
+
+
+def open_run(place: Run | str | Path) -> Run:
+    """The run in an existing folder, or at a URI.
+
+    Raises:
+        RunFolderError: there is no run, or it cannot be read.
+    """
+    return Run(runs.open_run(place.location if isinstance(place, Run) else str(place)))
+
+
+def load_model(path: str | Path) -> Model:
+    """The model in a file, a model's folder, a run's folder, or a run at a URI.
+
+    Raises:
+        ModelFileError: the file is missing, or is not a model of this package.
+        RunFolderError: there is no run at the URI.
+    """
+    from crnn_search.models import predictor
+
+    return Model(predictor.load(runs.open_run(str(path)).root if is_uri(str(path)) else Path(path)))
+
+
+def _check_keywords(session: Session) -> None:
+    if unknown := session.keys() - Session.__annotations__.keys():
+        raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
+
+
+@contextlib.contextmanager
+def _session(folder: RunFolder, session: Session) -> Iterator[tuple[ModuleType, Progress, Options]]:
+    """The pipeline, a display that runs, and the options for it."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+    with session.get("display", _log)(folder) as progress:
+        from crnn_search.pipeline import run as pipeline
+        from crnn_search.pipeline.hooks import Hooks
+
+        data_dir = session.get("data_dir")
+        options = pipeline.Options(
+            address=session.get("address"),
+            data_dir=None if data_dir is None else Path(data_dir),
+            verbose=session.get("verbose", False),
+            command=session.get("command", ""),
+            hooks=Hooks(session.get("on_trial_end"), session.get("on_end")),
+        )
+        yield pipeline, progress, options
+
+
+@contextlib.contextmanager
+def _log(_: RunFolder) -> Iterator[Progress]:
+    from crnn_search.pipeline.log_progress import LogProgress
+
+    yield LogProgress()
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    """A row of `Run.trials`, without the hyperparameters."""
+    trial = record.trial
+    return {
+        "number": trial.number,
+        "name": trial.name,
+        "state": str(record.state),
+        "reason": record.reason,
+        "epochs": record.epochs,
+        "validation_rmse": record.last_rmse,
+        "train_loss": record.train_loss[-1] if record.train_loss else None,
+        "validation_rmse_by_epoch": list(record.validation_rmse),
+        "seconds": record.seconds,
+        "core_seconds": record.core_seconds,
+        "gpu_seconds": record.gpu_seconds,
+        "node": record.node,
+        "device": record.device,
+        "seed": trial.seed,
+    } | trial.config.to_dict()

@@ -1,0 +1,76 @@
+"""An exported model as a function from NumPy's arrays to sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crnn_search.errors import InputError
+from crnn_search.hyperparameters import IMAGE_SIZE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from crnn_search.models.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported model, on the CPU. predictor: the same for tensors of PyTorch."""
+
+    predictor: Predictor
+
+    def predict(self, images: ArrayLike, lengths: ArrayLike | None = None) -> NDArray[np.float32]:
+        """The predicted sum of each sequence, float32 `(B,)`.
+
+        images: `(B, T, 28, 28)` or `(B, T, 1, 28, 28)`, white on black; uint8, or floats in [0, 1].
+        lengths: real images of each sequence, whole numbers from 1 to T, `(B,)`; images beyond
+        have no effect. By default T.
+
+        Raises:
+            InputError: a shape, dtype or value is not valid.
+        """
+        import torch
+
+        pixels = _pixels(images)
+        counts = _lengths(lengths, len(pixels), pixels.shape[1])
+        sums = self.predictor(torch.from_numpy(pixels), torch.from_numpy(counts))
+        result: NDArray[np.float32] = sums.numpy()
+        return result
+
+
+def _pixels(images: ArrayLike) -> NDArray[np.float32]:
+    """Images as models take them: float32 `(B, T, 1, 28, 28)` in [0, 1]."""
+    import numpy as np
+
+    pixels = np.asarray(images)
+    if pixels.ndim == 4:
+        pixels = pixels[:, :, None]
+    size = (1, IMAGE_SIZE, IMAGE_SIZE)
+    if pixels.ndim != 5 or pixels.shape[2:] != size or 0 in pixels.shape:
+        raise InputError(
+            f"images must have the shape (B, T, {IMAGE_SIZE}, {IMAGE_SIZE}) or "
+            f"(B, T, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), got {np.shape(images)}"
+        )
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / np.float32(255)
+    if pixels.dtype.kind != "f" or not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise InputError(
+            f"images must be uint8, or floats from 0 to 1, got {pixels.dtype} from "
+            f"{pixels.min()} to {pixels.max()}"
+        )
+    return np.array(pixels, dtype=np.float32)
+
+
+def _lengths(lengths: ArrayLike | None, count: int, longest: int) -> NDArray[np.int64]:
+    """Lengths as models take them: int64 `(B,)`."""
+    import numpy as np
+
+    found = np.full(count, longest) if lengths is None else np.asarray(lengths)
+    whole = found.dtype.kind in "iu"
+    if not whole or found.shape != (count,) or found.min() < 1 or found.max() > longest:
+        raise InputError(
+            f"lengths must be {count} whole numbers from 1 to {longest}, got {lengths!r}"
+        )
+    return found.astype(np.int64)

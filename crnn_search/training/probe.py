@@ -1,0 +1,54 @@
+"""What a training takes of a device's memory, measured by a short one that takes as much."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from crnn_search.data.sequences import Digits, split_images, validation_table
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.training import engine, memory
+from crnn_search.training.cuda_graphs import WARM_UP_STEPS
+from crnn_search.training.engine import TrainingData
+
+
+def peak_of(
+    config: TrialConfig,
+    digits: Digits,
+    epoch_sequences: int,
+    max_digits: int,
+    arithmetic: Arithmetic,
+) -> float:
+    """Peak memory in MB of a trial of a search, on the device of `digits`.
+
+    Runs each shape of batch that an epoch has until it is captured, and validates as a search does.
+
+    digits: all training images. epoch_sequences: of an epoch of the search.
+    """
+    device, labels = digits.images.device, digits.labels.cpu()
+    longest = min(config.training.max_sequence_length, max_digits)
+    sequences = shortest_epoch(epoch_sequences, config.training.batch_size, longest)
+    validation = validation_table(labels, max_digits)
+    data = TrainingData(digits, split_images(labels)[0], validation, sequences, max_digits)
+    epochs = 1
+    if device.type == "cuda":
+        epochs += WARM_UP_STEPS
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    state = engine.start(config, seed=0, epochs=epochs, device=device, arithmetic=arithmetic)
+    for _ in range(epochs):
+        engine.train_epoch(state, data)
+    return memory.reserved_mb(device)
+
+
+def shortest_epoch(sequences: int, batch_size: int, longest: int) -> int:
+    """The sequences of a short epoch whose batches have all shapes of a longer one, in its order.
+
+    Lengths cycle through 1..`longest`, so shapes repeat; the last batch may be smaller.
+    """
+    full, rest = divmod(sequences, batch_size)
+    cycle = longest // math.gcd(longest, batch_size)
+    if full > cycle:
+        full = cycle + full % cycle
+    return full * batch_size + rest

@@ -1,0 +1,144 @@
+"""Every block of docs/python.md and every example runs, on synthetic digits in place of MNIST.
+
+The notebook's code cells run as one program: that needs neither Jupyter nor a kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import crnn_search
+from crnn_search.data.sequences import Digits
+from tests.small_run import REPOSITORY, FinishedRun, command, prepare
+
+ROOT = Path(REPOSITORY)
+TEXT = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+READING = re.findall(r"```python\n(.*?)```", TEXT.split("## Read a run")[1], flags=re.DOTALL)
+COMMANDS = re.findall(r"^\$ crnn-search (.*)$", TEXT, flags=re.MULTILINE)
+
+PRELUDE = """
+import hashlib, pathlib
+from crnn_search.data import mnist
+folder = pathlib.Path("data").absolute()
+mnist.FILES = {
+    name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in mnist.FILES
+}
+load = mnist.load
+mnist.load = lambda data_dir=None, **more: load(data_dir or folder, **more)
+"""
+
+
+def run_program(root: Path, program: str, *arguments: str, **variables: str) -> str:
+    """Run a program on synthetic digits in a process of its own; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + program, *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([REPOSITORY, *_inherited()]), **variables},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _inherited() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def example(name: str) -> str:
+    """A program that runs an example as a script."""
+    return f"import runpy; runpy.run_path({str(ROOT / 'examples' / name)!r}, run_name='__main__')"
+
+
+def test_every_example_has_a_test() -> None:
+    names = sorted(path.name for path in (ROOT / "examples").iterdir() if path.is_file())
+    assert names == ["mlflow_callback.py", "search.ipynb", "search.py"]
+    assert len(BLOCKS) == len(READING) + 3
+    assert len(COMMANDS) == 1
+
+
+def test_blocks_that_read_a_run(finished: FinishedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    with contextlib.chdir(finished.root):
+        for block in READING:
+            exec(block, names)
+    printed = capsys.readouterr().out
+    assert printed.startswith("finished ")
+    assert "validation_rmse" in printed
+    assert "dropout" in printed
+
+
+@pytest.mark.slow
+def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
+    prepare(tmp_path / "x", digits)
+    printed = run_program(tmp_path / "x", "\n".join(BLOCKS))
+    assert len(re.findall(r"^search \d [A-Z]+$", printed, flags=re.MULTILINE)) == 5
+    assert len(crnn_search.open_run(tmp_path / "x" / "runs" / "demo").trials()) == 7
+    assert "finalists 0 COMPLETE" in printed
+    assert "retrain 0 COMPLETE" in printed
+
+
+@pytest.mark.slow
+def test_command_with_a_hook(tmp_path: Path, digits: Digits) -> None:
+    root = tmp_path / "x"
+    prepare(root, digits)
+    log = "sh -c 'cat >> trials.txt; echo >> trials.txt'"
+    done = command(root, *shlex.split(COMMANDS[0]), "--on-trial-end", log, "--data-dir", "data")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((root / "summary.json").read_text())
+    report = crnn_search.open_run(root / "runs" / "hooks").report()
+    assert summary == {
+        "run": "runs/hooks", "name": "hooks", "state": "finished", "error": None,
+        "test_rmse": report["test"]["rmse"], "report": "runs/hooks/report.md",
+    }  # fmt: skip
+    trials = [json.loads(line) for line in (root / "trials.txt").read_text().splitlines() if line]
+    searched = [trial for trial in trials if trial["stage"] == "search"]
+    lines = (root / "runs" / "hooks" / "trials.jsonl").read_text().splitlines()
+    assert searched == [json.loads(line) | {"stage": "search"} for line in lines]
+
+
+@pytest.mark.slow
+def test_script(tmp_path: Path, digits: Digits) -> None:
+    prepare(tmp_path / "x", digits)
+    printed = run_program(tmp_path / "x", example("search.py"))
+    assert printed.count("trial-000") == 4
+    assert "test RMSE: " in printed
+
+
+@pytest.mark.slow
+def test_notebook(tmp_path: Path, digits: Digits) -> None:
+    prepare(tmp_path / "x", digits)
+    cells = json.loads((ROOT / "examples" / "search.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert all(cell["outputs"] == [] for cell in cells if cell["cell_type"] == "code")
+    program = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    run_program(tmp_path / "x", program + "\nassert len(trials) == 4")
+
+
+@pytest.mark.slow
+def test_mlflow(tmp_path: Path, digits: Digits) -> None:
+    pytest.importorskip("mlflow", reason="needs the extra examples")
+    root = tmp_path / "x"
+    prepare(root, digits)
+    count = """
+import mlflow
+client = mlflow.MlflowClient()
+(experiment,) = [e for e in client.search_experiments() if e.name == "crnn-search"]
+found = client.search_runs([experiment.experiment_id])
+assert all(run.data.metrics["validation_rmse"] > 0 for run in found)
+assert all("learning_rate" in run.data.params for run in found)
+print("runs:", len(found))
+"""
+    uri = f"sqlite:///{root}/mlflow.db"
+    program = example("mlflow_callback.py") + "\n" + count
+    assert "runs: 5" in run_program(root, program, "space.yaml", MLFLOW_TRACKING_URI=uri)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crnn_search.data import sequences
+from crnn_search.data.sequences import Digits, split_images, training_table, validation_table
+from crnn_search.hyperparameters import Arithmetic
+from crnn_search.training import engine, memory, probe
+from crnn_search.training.cuda_graphs import WARM_UP_STEPS
+from crnn_search.training.engine import TrainingData, TrainState
+from crnn_search.training.metrics import EpochMetrics
+from tests.training.test_engine import SMALL, changed
+
+
+def shapes(count: int, batch_size: int, longest: int) -> list[tuple[int, ...]]:
+    """The shapes of an epoch's batches, each once, in the order in which they occur."""
+    pool, labels = torch.arange(5), torch.zeros(5, dtype=torch.uint8)
+    table = training_table(pool, labels, count, longest, 0, 0)
+    found = [tuple(batch.batch_sizes.tolist()) for batch in table.batches(batch_size)]
+    return list(dict.fromkeys(found))
+
+
+@given(st.integers(1, 600), st.integers(1, 40), st.integers(1, 12))
+def test_short_epoch_has_all_shapes_of_an_epoch(count: int, batch_size: int, longest: int) -> None:
+    short = probe.shortest_epoch(count, batch_size, longest)
+    assert short <= min(count, 2 * longest * batch_size + batch_size)
+    assert shapes(short, batch_size, longest) == shapes(count, batch_size, longest)
+
+
+def test_every_shape_and_a_whole_validation_are_measured(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[int, int]] = []
+
+    def train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
+        assert data.validation is not None
+        trained.append((data.epoch_sequences, len(data.validation)))
+        return whole_epoch(state, data)
+
+    whole_epoch = engine.train_epoch
+    monkeypatch.setattr(engine, "train_epoch", train_epoch)
+    monkeypatch.setattr(sequences, "VALIDATION_SEQUENCES", 2_000)
+    config = changed(SMALL, batch_size=64, max_sequence_length=7)
+    assert probe.peak_of(config, digits, 60_000, 8, Arithmetic()) > 50
+    assert trained == [(13 * 64 + 32, 2_000)]  # 937 batches and a rest: 937 % 7 = 6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_probe_takes_as_much_as_an_epoch_on_cuda(digits: Digits) -> None:
+    on_cuda = digits.to(torch.device("cuda"))
+    config = changed(SMALL, batch_size=64, max_sequence_length=7, conv_channels=[16, 32])
+    probed = probe.peak_of(config, on_cuda, 20_000, 8, Arithmetic())
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    device = on_cuda.images.device
+    state = engine.start(config, seed=0, epochs=WARM_UP_STEPS + 1, device=device)
+    data = TrainingData(
+        on_cuda, split_images(digits.labels)[0], validation_table(digits.labels, 8), 20_000, 8
+    )
+    for _ in range(WARM_UP_STEPS + 1):
+        engine.train_epoch(state, data)
+    assert probed == pytest.approx(memory.reserved_mb(device), rel=0.1)
