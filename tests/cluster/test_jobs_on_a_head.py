@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,6 +96,8 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
     write_mnist(root / "data", digits)
     (root / "driver.py").write_text(PROGRAM.replace('"data"', repr(str(root / "data"))))
     port = free_port()
+    # Ray's sockets are in its folder, and the path of a socket has at most 107 bytes.
+    rays = tempfile.mkdtemp(prefix="ray-")
     with (root / "ray.log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -102,7 +106,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
                 *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
                 *(f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"),
                 *("--disable-usage-stats", f"--ray-client-server-port={free_port()}"),
-                *(f"--object-store-memory={200 * 2**20}", f"--temp-dir={root.parent / 'r'}"),
+                *(f"--object-store-memory={200 * 2**20}", f"--temp-dir={rays}"),
             ],
             env=environment(),
             stdout=log,
@@ -122,6 +126,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(rays, ignore_errors=True)
 
 
 def test_two_submitted_searches_share_a_cluster_and_are_stopped_and_resumed(head: Head) -> None:
