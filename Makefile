@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest --dist loadgroup
 
 .PHONY: search test test-slow test-gpu check bench cluster-test cluster-test-short help clean
 
@@ -10,10 +10,11 @@ search: $(READY)  ## search the quick space on real MNIST and print the report
 	$(BIN)/crnn-search launch search_spaces/quick.yaml
 
 test: $(READY)  ## run the fast tests: 3 minutes on two cores
-	$(PYTEST) -m "not slow and not gpu" --hypothesis-profile fast
+	$(PYTEST) -n 2 -m "not slow and not gpu" --hypothesis-profile fast
 
+# Slow tests wait for half of their time: three at once keep two cores busy.
 test-slow: .venv/.bench  ## run the slow tests, and the property tests with more examples: 10 minutes
-	$(PYTEST) -m "(slow or hypothesis) and not gpu" --hypothesis-profile ci
+	$(PYTEST) -n 3 -m "(slow or hypothesis) and not gpu" --hypothesis-profile ci
 
 test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu

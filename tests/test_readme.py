@@ -71,8 +71,8 @@ def test_make_targets_exist(line: str) -> None:
 
 TARGETS = {
     "search": "crnn-search launch search_spaces/quick.yaml",
-    "test": 'pytest -n 2 --dist loadgroup -m "not slow',
-    "test-slow": 'pytest -n 2 --dist loadgroup -m "(slow',
+    "test": '--dist loadgroup -n 2 -m "not slow',
+    "test-slow": '--dist loadgroup -n 3 -m "(slow',
 }
 """What the targets that README names run."""
 

@@ -106,7 +106,7 @@ def score(predictions: Sequence[Tensor], table: SequenceTable) -> Score:
             length: _interval(errors[:, rows], _take(table, rows))
             for length, rows in by_length.items()
         },
-        mae=errors.abs().mean().item(),
+        mae=float(np.abs(errors.numpy()).mean()),
         exact_sum_rate=fmean([metrics.exact_sum_rate(p, table.sums) for p in predictions]),
         sequences=len(table),
         seeds=len(errors),
@@ -155,8 +155,11 @@ def _errors(predictions: Sequence[Tensor], table: SequenceTable) -> Tensor:
 
 
 def _rmse_by_seed(errors: Tensor) -> Tensor:
-    """RMSE of each seed, float64 `(K,)`."""
-    return errors.square().mean(1).sqrt()
+    """RMSE of each seed, float64 `(K,)`.
+
+    NumPy adds in the same order whatever the number of threads: a report written again is the same.
+    """
+    return torch.from_numpy(np.square(errors.numpy()).mean(1)).sqrt()
 
 
 def _interval(errors: Tensor, table: SequenceTable) -> list[float] | None:
@@ -179,7 +182,7 @@ def _half_width(by_image: Tensor, *groups: Tensor) -> float:
     1946). Images are many, so the more they decide the nearer it is to 1.96.
     """
     of_seeds = [_seed_variance(errors) for errors in groups]
-    variance = by_image.square().sum().item() + sum(of_seeds)
+    variance = float(np.square(by_image.numpy()).sum()) + sum(of_seeds)
     if variance == 0:
         return 0.0
     inverse_freedom = sum(
