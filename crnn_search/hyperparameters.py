@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from crnn_search.errors import ConfigError
+from crnn_search.text import shown
 
 IMAGE_SIZE = 28
 """Height and width of an MNIST image in pixels."""
@@ -86,7 +87,7 @@ class _Spec:
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value, rule = getattr(self, item.name), item.metadata["rule"]
             if not rule.accepts(value):
-                problems.append(f"{item.name} must be {rule.describe()}, got {value!r}")
+                problems.append(f"{item.name} must be {rule.describe()}, got {shown(value)}")
             elif rule.kind == "int_list":
                 as_tuple = tuple(value) if isinstance(value, list | tuple) else (value,)
                 object.__setattr__(self, item.name, as_tuple)
@@ -248,7 +249,7 @@ def unknown_name(name: str, valid: Iterable[str]) -> str:
     valid = list(valid)
     near = difflib.get_close_matches(str(name), valid, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"unknown name {name!r}{hint} (valid names: {', '.join(sorted(valid))})"
+    return f"unknown name {shown(name)}{hint} (valid names: {', '.join(sorted(valid))})"
 
 
 def _stretch(values: tuple[int, ...], depth: int) -> tuple[int, ...]:

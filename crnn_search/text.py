@@ -1,6 +1,11 @@
-"""Text for people: durations, the first line of an error."""
+"""Text for people: durations, first lines of errors, values in messages."""
 
 from __future__ import annotations
+
+import re
+
+MAX_LENGTH = 200
+"""How many characters of a value or of an error's first line a message shows."""
 
 
 def duration(seconds: float) -> str:
@@ -13,6 +18,36 @@ def duration(seconds: float) -> str:
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of an error's message that is not blank."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no message"
+    """The first line of an error's message that is not blank, cut at `MAX_LENGTH`."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return cut(next((line for line in lines if line), "no message"))
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: its `repr`, cut at `MAX_LENGTH`."""
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """A text of at most `MAX_LENGTH` characters; of a longer one its start and its length."""
+    if len(text) <= MAX_LENGTH:
+        return text
+    return f"{text[:MAX_LENGTH]}… ({len(text):,} characters)"
+
+
+def printable(text: str) -> str:
+    r"""A text without control characters: all but line breaks and tabs are escapes as `\x1b`.
+
+    So are lone surrogates, which Python makes of file names that are not UTF-8.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def printable_log(text: str) -> str:
+    """The text of a log: without colours, otherwise as `printable`."""
+    return printable(re.sub(r"\x1b\[[0-9;]*m", "", text))

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from crnn_search.text import duration, first_line
+from crnn_search.text import (
+    MAX_LENGTH,
+    cut,
+    duration,
+    first_line,
+    printable,
+    printable_log,
+    shown,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,3 +27,30 @@ def test_duration(seconds: float, words: str) -> None:
 )
 def test_first_line(error: BaseException | str, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_long_lines_and_values_are_cut() -> None:
+    assert cut("a" * MAX_LENGTH) == "a" * MAX_LENGTH
+    assert cut("a" * 5000) == "a" * MAX_LENGTH + "… (5,000 characters)"
+    assert first_line("x" * 5000).endswith("xx… (5,000 characters)")
+    assert shown("a\x1b\n") == r"'a\x1b\n'"
+    assert shown(list(range(1000))).startswith("[0, 1, 2, ")
+    assert len(shown(list(range(1000)))) < MAX_LENGTH + 30
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("größer · ×\n\tfine", "größer · ×\n\tfine"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("\x9b31m \r \x7f", r"\x9b31m \r \x7f"),
+        ("left\u202eright", r"left\u202eright"),
+        ("\udcff", r"\udcff"),
+    ],
+)
+def test_unprintable_characters_are_escaped(text: str, expected: str) -> None:
+    assert printable(text) == expected
+
+
+def test_a_log_has_no_colours() -> None:
+    assert printable_log("\x1b[1;36m(a)\x1b[0m b\x1b]0;c\x07\n") == "(a) b\\x1b]0;c\\x07\n"

@@ -26,7 +26,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 import crnn_search
 from crnn_search.cluster.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
 from crnn_search.errors import InputError, RunError
-from crnn_search.text import first_line
+from crnn_search.text import first_line, printable_log, shown
 
 PROGRAM = "exec python -m crnn_search"
 """What a job runs; `exec`, so that a signal to the job is one to the driver."""
@@ -66,7 +66,7 @@ class Cluster:
     def __init__(self, address: str) -> None:
         if not address.startswith(("http://", "https://")):
             raise InputError(
-                f"--address must be a dashboard's, such as http://HEAD:8265, got {address!r}"
+                f"--address must be a dashboard's, such as http://HEAD:8265, got {shown(address)}"
             )
         try:
             with _no_other_address():
@@ -121,7 +121,7 @@ class Cluster:
         found = [job for job in known if name == job.id or name.rstrip("/") == job.run]
         if not found:
             raise InputError(
-                f"the cluster has no job or run {name!r}; its jobs of this package: "
+                f"the cluster has no job or run {shown(name)}; its jobs of this package: "
                 + (", ".join(job.id for job in known) or "none")
             )
         return found[-1]
@@ -152,7 +152,7 @@ class Cluster:
 
         async def follow() -> None:
             async for text in self._client.tail_job_logs(job.id):
-                print(text, end="", flush=True)
+                print(printable_log(text), end="", flush=True)
 
         asyncio.run(follow())
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crnn_search.errors import InputError
 from crnn_search.hyperparameters import IMAGE_SIZE
+from crnn_search.text import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,6 @@ def _lengths(lengths: ArrayLike | None, count: int, longest: int) -> NDArray[np.
     whole = found.dtype.kind in "iu"
     if not whole or found.shape != (count,) or found.min() < 1 or found.max() > longest:
         raise InputError(
-            f"lengths must be {count} whole numbers from 1 to {longest}, got {lengths!r}"
+            f"lengths must be {count} whole numbers from 1 to {longest}, got {shown(lengths)}"
         )
     return found.astype(np.int64)

@@ -24,7 +24,7 @@ from crnn_search.errors import CrnnSearchError, InputError, InterruptedRun
 from crnn_search.storage.files import read_json
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, TrialRecord
-from crnn_search.text import first_line
+from crnn_search.text import first_line, shown
 
 TIMEOUT_S = 60.0
 """After this time a command is ended, and the run does not wait for hooks any more."""
@@ -73,10 +73,10 @@ class Command:
         try:
             self.words = shlex.split(text)
         except ValueError as error:
-            raise InputError(f"{option} must be a command, got {text!r}: {error}") from error
+            raise InputError(f"{option} must be a command, got {shown(text)}: {error}") from error
         if not self.words or shutil.which(self.words[0]) is None:
             raise InputError(
-                f"{option} must be a command whose program can be found, got {text!r}; for "
+                f"{option} must be a command whose program can be found, got {shown(text)}; for "
                 "redirections and the like use sh -c '...'"
             )
 

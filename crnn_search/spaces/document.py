@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from crnn_search.errors import SpaceError
+from crnn_search.text import cut, shown
 
 KeyPath = tuple[str | int, ...]
 """The keys and list indices that lead to a value."""
@@ -36,7 +37,7 @@ class Document:
         node = _compose(text, name)
         self.values: Any = None if node is None else self._convert(node, (), 1)
         if not isinstance(self.values, dict):
-            got = "nothing: the file is empty" if node is None else repr(self.values)
+            got = "nothing: the file is empty" if node is None else shown(self.values)
             raise SpaceError([f"{name}:1: must be a mapping with a section space, got {got}"])
 
     def add(self, path: KeyPath, message: str) -> None:
@@ -62,7 +63,7 @@ class Document:
         key, equals, text = assignment.partition("=")
         path = tuple(part.strip() for part in key.split("."))
         if not (equals and all(path)):
-            self._add(None, (), f"must be key=value with a dotted key, got {assignment!r}")
+            self._add(None, (), f"must be key=value with a dotted key, got {shown(assignment)}")
             return
         try:
             node = _compose(text, "value")
@@ -84,7 +85,7 @@ class Document:
                 self._lines[path[:n]] = None
             parent = parent[key]
             if not isinstance(parent, dict):
-                self._add(None, path, f"{dotted(path[:n])} is not a mapping, it is {parent!r}")
+                self._add(None, path, f"{dotted(path[:n])} is not a mapping, it is {shown(parent)}")
                 return None
         return parent
 
@@ -125,8 +126,13 @@ class Document:
 
 
 def dotted(path: KeyPath) -> str:
-    """`("first", 0, "dropout")` as `first[0].dropout`."""
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".")
+    """`("first", 0, "dropout")` as `first[0].dropout`; a key that is not printable is quoted."""
+    parts = (f"[{p}]" if isinstance(p, int) else f".{_key(p)}" for p in path)
+    return cut("".join(parts).removeprefix("."))
+
+
+def _key(key: str) -> str:
+    return key if key.isprintable() else repr(key)
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:

@@ -22,6 +22,7 @@ from crnn_search.spaces.domains import (
     ListOf,
     canonical,
 )
+from crnn_search.text import shown
 
 _DOMAIN_KEYS: Mapping[str, tuple[str, ...]] = {
     "int": ("int", "log", "step"),
@@ -56,7 +57,7 @@ def parse_domain(document: Document, path: KeyPath, rule: Rule, raw: Any) -> Dom
     if not isinstance(raw, dict):
         if rule.accepts(raw):
             return Fixed(canonical(rule, raw))
-        document.add(path, f"must be {rule.describe()}, got {raw!r}")
+        document.add(path, f"must be {rule.describe()}, got {shown(raw)}")
         return None
     kind = _domain_kind(document, path, rule, raw)
     if kind is None:
@@ -81,7 +82,7 @@ def _domain_kind(
     if not kinds and raw:
         document.add(path, f"unknown domain: {unknown_name(next(iter(raw)), _DOMAIN_KEYS)}")
     elif len(kinds) != 1:
-        document.add(path, f"must have one of {', '.join(_DOMAIN_KEYS)}, got {raw!r}")
+        document.add(path, f"must have one of {', '.join(_DOMAIN_KEYS)}, got {shown(raw)}")
     elif kinds[0] not in _SUITABLE[rule.kind]:
         valid = " or ".join(_SUITABLE[rule.kind])
         document.add(path, f"must be {rule.describe()}: use {valid}, got {kinds[0]}")
@@ -94,7 +95,7 @@ def _range(document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any]
     bounds = _bounds(document, (*path, rule.kind), rule, raw[rule.kind])
     log, step = raw.get("log", False), raw.get("step")
     if not isinstance(log, bool):
-        document.add((*path, "log"), f"must be true or false, got {log!r}")
+        document.add((*path, "log"), f"must be true or false, got {shown(log)}")
     if log is True and bounds and bounds[0] <= 0:
         document.add((*path, "log"), f"log: true needs a lower bound above 0, got {bounds[0]}")
     if "step" in raw:
@@ -118,7 +119,7 @@ def _check_step(
     step = raw["step"]
     noun, types = ("a whole number", int) if rule.kind == "int" else ("a number", int | float)
     if isinstance(step, bool) or not isinstance(step, types) or not 0 < step < math.inf:
-        document.add(path, f"must be {noun} above 0, got {step!r}")
+        document.add(path, f"must be {noun} above 0, got {shown(step)}")
     elif raw.get("log") is True:
         document.add(path, f"a range has log: true or a step, not both, got step {step}")
     elif bounds:
@@ -132,11 +133,11 @@ def _check_step(
 
 def _bounds(document: Document, path: KeyPath, rule: Rule, raw: Any) -> tuple[Any, Any] | None:
     if not isinstance(raw, list) or len(raw) != 2:
-        document.add(path, f"must be two bounds, [low, high], got {raw!r}")
+        document.add(path, f"must be two bounds, [low, high], got {shown(raw)}")
     elif not all(map(rule.accepts, raw)):
-        document.add(path, f"each bound must be {rule.describe()}, got {raw!r}")
+        document.add(path, f"each bound must be {rule.describe()}, got {shown(raw)}")
     elif raw[0] > raw[1]:
-        document.add(path, f"low must be at most high, got {raw!r}")
+        document.add(path, f"low must be at most high, got {shown(raw)}")
     else:
         return canonical(rule, raw[0]), canonical(rule, raw[1])
     return None
@@ -145,14 +146,14 @@ def _bounds(document: Document, path: KeyPath, rule: Rule, raw: Any) -> tuple[An
 def _choice(document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any]) -> Domain | None:
     path, options = (*path, "choice"), raw["choice"]
     if not isinstance(options, list) or not options:
-        document.add(path, f"must be a list of at least one option, got {options!r}")
+        document.add(path, f"must be a list of at least one option, got {shown(options)}")
         return None
     seen: list[Any] = []
     for i, option in enumerate(options):
         if not rule.accepts(option):
-            document.add((*path, i), f"must be {rule.describe()}, got {option!r}")
+            document.add((*path, i), f"must be {rule.describe()}, got {shown(option)}")
         elif canonical(rule, option) in seen:
-            document.add((*path, i), f"options must differ, got {option!r} twice")
+            document.add((*path, i), f"options must differ, got {shown(option)} twice")
         else:
             seen.append(canonical(rule, option))
     return Choice(tuple(seen))
@@ -170,6 +171,6 @@ def _list_of(
     else:
         bounds = (length, length)
         if not lengths.accepts(length):
-            received = repr(length) if "length" in raw else "none"
+            received = shown(length) if "length" in raw else "none"
             document.add(where, f"must be {lengths.describe()} or [low, high], got {received}")
     return ListOf(item, *bounds) if item and bounds else None

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from crnn_search.hyperparameters import Rule
+from crnn_search.text import cut, shown
 
 
 class Suggester(Protocol):
@@ -71,7 +72,7 @@ class Fixed:
         return bool(value == self.value)
 
     def describe(self) -> str:
-        return f"{to_json(self.value)!r}, which is fixed"
+        return f"{shown(to_json(self.value))}, which is fixed"
 
     def to_yaml(self) -> Any:
         return to_json(self.value)
@@ -155,7 +156,7 @@ class Choice:
         return any(value == option for option in self.options)
 
     def describe(self) -> str:
-        return "one of " + ", ".join(str(to_json(option)) for option in self.options)
+        return "one of " + cut(", ".join(str(to_json(option)) for option in self.options))
 
     def to_yaml(self) -> Any:
         return {"choice": [to_json(option) for option in self.options]}

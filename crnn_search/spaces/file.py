@@ -29,6 +29,7 @@ from crnn_search.spaces.space import (
     problems,
     unknown_parameter,
 )
+from crnn_search.text import shown
 
 
 def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
@@ -92,7 +93,7 @@ def _section(
     if raw is None:  # absent, or all its lines are comments
         raw = {}
     if not isinstance(raw, dict):
-        document.add((section,), f"must be a mapping, got {raw!r}")
+        document.add((section,), f"must be a mapping, got {shown(raw)}")
         return spec()
     try:
         return spec.model_validate({**(defaults or {}), **raw})
@@ -105,7 +106,7 @@ def _section(
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
         else:
-            message = f"must be {spec.model_fields[name].description}, got {raw[name]!r}"
+            message = f"must be {spec.model_fields[name].description}, got {shown(raw[name])}"
         document.add((section, name), message)
     return spec()
 
@@ -115,7 +116,7 @@ def _read_space(document: Document, task: TaskSpec) -> dict[str, Domain | None]:
     raw = document.values.get("space")
     space: dict[str, Domain | None] = {}
     if not isinstance(raw, dict):
-        received = repr(raw) if "space" in document.values else "none"
+        received = shown(raw) if "space" in document.values else "none"
         rule = "must be a mapping of hyperparameters ({} searches nothing)"
         document.add(("space",), f"{rule}, got {received}")
         raw = {}
@@ -155,11 +156,11 @@ def _read_first(
     if entries is None:
         return ()
     if not isinstance(entries, list):
-        document.add(("first",), f"must be a list of configurations, got {entries!r}")
+        document.add(("first",), f"must be a list of configurations, got {shown(entries)}")
         return ()
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            document.add(("first", i), f"must be a mapping of hyperparameters, got {entry!r}")
+            document.add(("first", i), f"must be a mapping of hyperparameters, got {shown(entry)}")
             continue
         found = list(problems(entry, space))
         for name, message in found:

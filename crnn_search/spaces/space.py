@@ -23,6 +23,7 @@ from crnn_search.spaces.domains import (
     canonical,
     to_json,
 )
+from crnn_search.text import shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -203,10 +204,10 @@ def problems(
             continue
         rule, domain = PARAMETERS[name], space.get(name, _default(name))
         if not rule.accepts(value):
-            yield name, f"must be {rule.describe()}, got {value!r}"
+            yield name, f"must be {rule.describe()}, got {shown(value)}"
         elif domain and not domain.contains(canonical(rule, value)):
             hint = "" if name in space else " by default, as space does not name it"
-            yield name, f"must be {domain.describe()}{hint}, got {value!r}"
+            yield name, f"must be {domain.describe()}{hint}, got {shown(value)}"
 
 
 def unknown_parameter(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crnn_search.errors import ConfigError, InputError
+from crnn_search.text import shown
 
 ALTERED = (KeyError, TypeError, ValueError, AttributeError, ConfigError)
 """What reading a line raises that was altered, or written by another version."""
@@ -36,7 +37,7 @@ def check_types(values: Mapping[str, Any], types: Mapping[str, str]) -> None:
     """
     for name, value in values.items():
         if name in types and not _is_a(value, types[name]):
-            raise TypeError(f"{name} must be of type {types[name]}, got {value!r}")
+            raise TypeError(f"{name} must be of type {types[name]}, got {shown(value)}")
 
 
 def altered_line(path: Path, number: int, kind: str, error: Exception) -> InputError:

@@ -32,6 +32,7 @@ from crnn_search.storage.jsonl import Record
 from crnn_search.storage.retry import OnRetry, with_retries
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, Trial, TrialRecord
+from crnn_search.text import shown
 
 SEARCH = "search"
 """The stage whose ended trials are in the ledger."""
@@ -105,12 +106,12 @@ def _apply(
         stages.setdefault(event["stage"], {})[record.trial.name] = record
     elif kind in TRIAL_EVENTS:
         if event["name"] not in by_name:
-            raise ValueError(f"no earlier line has the trial {event['name']!r}")
+            raise ValueError(f"no earlier line has the trial {shown(event['name'])}")
         by_name[event["name"]].apply(event)
     elif kind == "stage":
         _ = event["stage"]  # must be there for `_stage_seconds`
     elif kind != "session":
-        raise ValueError(f"unknown event {kind!r}")
+        raise ValueError(f"unknown event {shown(kind)}")
 
 
 def _stage_seconds(events: list[Record]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from crnn_search.errors import InputError
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.ledger import ranked
 from crnn_search.storage.trial import TrialRecord
+from crnn_search.text import shown
 
 _UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _COMPUTE = {"gpuh": "gpu_seconds", "corehours": "core_seconds", "coreh": "core_seconds"}
@@ -44,7 +45,7 @@ def parse_budget(time: str | None, compute: str | None) -> Budget:
         if not match or match[2] not in _COMPUTE or not float(match[1]):
             raise InputError(
                 "--compute-budget must be a number above 0 and gpuh or corehours, such as 20gpuh, "
-                f"got {compute!r}"
+                f"got {shown(compute)}"
             )
         limits[_COMPUTE[match[2]]] = float(match[1]) * 3600
     return Budget(**limits)
@@ -56,7 +57,7 @@ def _duration(text: str) -> float:
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not whole or not seconds:
         raise InputError(
-            f"--time-budget must be a time above 0, such as 2h, 90min or 1h30min, got {text!r}"
+            f"--time-budget must be a time above 0, such as 2h, 90min or 1h30min, got {shown(text)}"
         )
     return seconds
 
