@@ -30,7 +30,7 @@ from crnn_search.models import onnx_graph
 from crnn_search.models.folder import FORMATS, ModelFolder
 from crnn_search.models.predictor import Predictor, load, torch_predictor
 from crnn_search.models.readme import readme
-from crnn_search.storage.files import read_json, write_json, write_text
+from crnn_search.storage.files import read_json, write_json, write_text, writing
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.training import checkpoint
 from crnn_search.training.model import CRNN
@@ -86,6 +86,7 @@ def export(
     Raises:
         InputError: `formats` is empty or has an unknown name.
         RunError: a file's sums differ from the model's by more than `MAX_DIFFERENCE`.
+        StorageError: the folder cannot be written.
     """
     if not formats or not set(formats) <= set(FORMATS):
         raise InputError(
@@ -94,7 +95,7 @@ def export(
     model = replace(model, network=_plain_copy(model.network))
     expected = _sums(torch_predictor(model.network), images, table)
     differences = {}
-    with _staging(folder) as staged:
+    with writing(folder.root), _staging(folder) as staged:
         write_json(staged.config, {"config": model.config.to_dict(), "info": model.info})
         for name in FORMATS:
             if name in formats:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 import optuna
 
 from crnn_search.pipeline import finalists
+from crnn_search.storage.files import atomic_write
 from crnn_search.storage.journal import SEARCH
 from crnn_search.storage.trial import TrialRecord
+from crnn_search.text import first_line
 from crnn_search.tuning import tuner, warm_start
 from crnn_search.tuning.budget import Limit
 from crnn_search.tuning.callback import RunCallback
@@ -68,11 +73,19 @@ def replay(records: Iterable[TrialRecord], scheduler: Asha, callback: RunCallbac
 
 
 def _copy_study(study: optuna.Study, context: Context) -> None:
-    """Copy the study into an SQLite file for Optuna's dashboard; this package never reads it."""
+    """Copy the study into an SQLite file for Optuna's dashboard; this package never reads it.
+
+    Raises nothing: what ended the search counts more. SQLite writes to a temporary folder, since a
+    run's folder may have no locks, or a name that a database's URL cannot hold.
+    """
     path = context.run.study
     try:
-        path.unlink(missing_ok=True)
-        copy = optuna.create_study(study_name=context.run.name, storage=f"sqlite:///{path}")
-        copy.add_trials(study.get_trials(deepcopy=False))
-    except (OSError, optuna.exceptions.StorageInternalError) as error:
-        context.progress.note(f"cannot write the copy for Optuna's dashboard, {path}: {error}")
+        with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
+            file = Path(folder) / path.name
+            copy = optuna.create_study(study_name=context.run.name, storage=f"sqlite:///{file}")
+            copy.add_trials(study.get_trials(deepcopy=False))
+            with atomic_write(path) as temporary:
+                shutil.copyfile(file, temporary)
+    except Exception as error:  # SQLAlchemy's have no nearer base
+        reason = f"cannot write the copy for Optuna's dashboard, {path}: {first_line(error)}"
+        context.progress.note(reason)

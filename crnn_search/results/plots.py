@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from crnn_search.storage.files import atomic_write, writing
 from crnn_search.storage.trial import TrialRecord, TrialState
 
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#8C8C8C", "#000000"
@@ -149,5 +150,7 @@ def _frame(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="png")

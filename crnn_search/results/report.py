@@ -47,6 +47,7 @@ def write_report(run: RunFolder, digits: Digits) -> Report:
         InputError: a result file is missing or no JSON.
         ModelFileError: a retrained network's file is missing or altered.
         RunError: the retrained networks are not those of `best.json`, or one of them diverged.
+        StorageError: the run's folder cannot be written.
     """
     search = ledger.read(run.ledger)
     report = assemble(run, search, digits)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crnn_search.errors import InputError
+from crnn_search.text import shown
 
 Record = dict[str, Any]
 
@@ -24,8 +25,9 @@ def append(path: Path, record: Record) -> None:
         OSError: the disk is full or cannot be written.
         ValueError: the record holds NaN or an infinity; use null.
     """
-    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    line = text.encode(errors="backslashreplace")  # of a lone surrogate that is JSON's escape
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         _remove_torn_line(handle)
         if os.write(handle, line) < len(line):
@@ -54,7 +56,7 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
     except ValueError as error:
         raise InputError(f"line {number} of {path} is not valid JSON: {error}") from error
     if not isinstance(record, dict):
-        raise InputError(f"line {number} of {path} must be a JSON object, got {record!r}")
+        raise InputError(f"line {number} of {path} must be a JSON object, got {shown(record)}")
     return record
 
 

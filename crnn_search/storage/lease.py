@@ -114,7 +114,7 @@ def _is_locked(run: RunFolder) -> bool:
 @contextlib.contextmanager
 def _locked(run: RunFolder) -> Iterator[None]:
     try:
-        handle = os.open(run.journal, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(run.journal, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise RunFolderError(f"cannot write {run.journal}: {error.strerror}") from error
     try:

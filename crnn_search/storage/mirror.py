@@ -103,7 +103,8 @@ class Mirror:
             StorageError: the store cannot be written.
         """
         self.check_lease()
-        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        line = text.encode(errors="backslashreplace")
         segment = self._segments[path.name]
         if len(segment.lines) >= SEGMENT_LINES:
             segment = _Segment(segment.number + 1)

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from crnn_search.errors import ConfigError, ModelFileError
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
-from crnn_search.storage.files import atomic_write
+from crnn_search.storage.files import atomic_write, writing
+from crnn_search.text import shown
 from crnn_search.training import engine
 from crnn_search.training.engine import TrainState
 from crnn_search.training.model import CRNN
@@ -44,6 +45,9 @@ def save_state(
 
     trial: what identifies the training, such as `Trial.to_dict()`. history: the metrics of each of
     its epochs. Both as JSON holds them.
+
+    Raises:
+        OSError: it cannot be written.
     """
     optimizer = state.optimizer.state_dict()["state"]
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
@@ -96,8 +100,13 @@ def save_model(path: Path, model: CRNN, config: TrialConfig, info: dict[str, Any
     """Write a trained network with its configuration.
 
     info: anything that JSON holds; `load_model` returns it.
+
+    Raises:
+        StorageError: it cannot be written.
     """
-    _save(path, MODEL_FORMAT, {"config": config.to_dict(), "info": info}, model.state_dict())
+    header = {"config": config.to_dict(), "info": info}
+    with writing(path):
+        _save(path, MODEL_FORMAT, header, model.state_dict())
 
 
 def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
@@ -117,8 +126,9 @@ def _save(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tens
     # Safetensors writes memory as it is: channels_last weights must be made contiguous first.
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"format": kind, "header": json.dumps(header)}
+    path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as temporary:
-        save_file(contiguous, temporary, metadata=metadata)
+        temporary.write_bytes(save(contiguous, metadata))
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -127,7 +137,7 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
                 raise ModelFileError(
-                    f"the format of {path} must be {kind!r}, got {metadata.get('format')!r}"
+                    f"the format of {path} must be {kind!r}, got {shown(metadata.get('format'))}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return json.loads(metadata["header"]), tensors

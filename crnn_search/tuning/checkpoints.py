@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 
 from crnn_search.errors import ConfigError, ModelFileError, StorageError
 from crnn_search.storage.location import is_uri, join
@@ -77,8 +76,6 @@ class CheckpointFolder:
             self.keep({state.epoch, state.epoch - 1, best})
         except OSError as error:
             raise StorageError(join(self._place, path.name), error) from error
-        except SafetensorError as error:
-            raise StorageError(join(self._place, path.name), str(error)) from error
 
     def load(self, trial: Trial, device: torch.device) -> Resumed:
         """The newest valid checkpoint of the same training as `trial`'s.

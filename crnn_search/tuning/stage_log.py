@@ -39,7 +39,7 @@ class StageLog:
         self._journal = context.journal
         self._progress = context.progress
         self._on_trial_end = context.on_trial_end
-        self._tensorboard = TensorBoard(context.run.tensorboard / stage)
+        self._tensorboard = TensorBoard(context.run.tensorboard / stage, context.progress.note)
         self._other_arithmetics: set[tuple[str, str]] = set()
 
     def raise_error(self) -> None:

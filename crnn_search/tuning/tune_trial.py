@@ -62,7 +62,9 @@ def error_of(trial: TuneTrial) -> Exception | str:
         error: Exception = cloudpickle.loads(Path(pickled).read_bytes())
         return error
     text = getattr(trial, "error_file", None)
-    return Path(text).read_text().partition("\n")[2] if text is not None else "unknown error"
+    if text is None:
+        return "unknown error"
+    return Path(text).read_text("utf-8", "replace").partition("\n")[2]
 
 
 def free_memory(trial: TuneTrial) -> None:

@@ -12,6 +12,7 @@ from ray import tune
 
 from crnn_search.cluster.resources import Allocation, Capacity
 from crnn_search.errors import InterruptedRun
+from crnn_search.storage.files import writing
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
 from crnn_search.tuning.callback import RunCallback
@@ -55,7 +56,8 @@ def run_trials(context: Context, trials: Sequence[Trial], callback: RunCallback)
 def _fit(context: Context, config: tune.TuneConfig, callback: RunCallback) -> None:
     """Run Tune with its own files in a folder that is removed: nothing is read from them."""
     run, digits = context.run, context.digits
-    run.checkpoints.mkdir(exist_ok=True)  # trials do not create it: see `storage.retry`
+    with writing(run.checkpoints):
+        run.checkpoints.mkdir(exist_ok=True)  # trials do not create it: see `storage.retry`
     trainable = tune.with_parameters(
         TrialTrainable,
         images=digits.images.numpy(),

@@ -34,6 +34,13 @@ def test_appended_lines_are_read(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 2
 
 
+def test_a_lone_surrogate_is_written_as_its_escape(tmp_path: Path) -> None:
+    path, item = tmp_path / "trials.jsonl", {"reason": "caf\udce9"}
+    jsonl.append(path, item)
+    assert path.read_bytes() == b'{"reason": "caf\\udce9"}\n'
+    assert jsonl.read(path) == [item]
+
+
 @given(records=RECORDS, data=st.data())
 def test_a_file_cut_at_any_byte_keeps_its_complete_lines_and_can_be_appended_to(
     records: list[jsonl.Record], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -1,0 +1,164 @@
+"""Everything that writes a file of a run: who may read it, and what a full disk leads to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+from crnn_search.cli.search import log_to
+from crnn_search.errors import StorageError
+from crnn_search.pipeline import search
+from crnn_search.pipeline.manifest import Manifest
+from crnn_search.results import plots
+from crnn_search.spaces.file import parse_space
+from crnn_search.storage import retry
+from crnn_search.storage.files import write_json, write_text
+from crnn_search.storage.journal import Journal
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.training import checkpoint, engine
+from crnn_search.tuning.checkpoints import CheckpointFolder
+from crnn_search.tuning.tensorboard import TensorBoard
+from tests.models.networks import SPECS, write
+from tests.tuning import examples
+
+CPU = torch.device("cpu")
+
+
+def write_checkpoint(run: RunFolder) -> None:
+    run.checkpoints.mkdir(exist_ok=True)
+    state = engine.start(examples.SMALL, seed=0, epochs=1, device=CPU)
+    CheckpointFolder(run.checkpoints / "trial-0000").save(examples.TRIAL, state, [])
+
+
+def write_log(run: RunFolder) -> None:
+    with log_to(run, verbose=False):
+        logging.getLogger("any").warning("a line")
+
+
+def copy_study(run: RunFolder) -> None:
+    context = examples.context(run.root)
+    search._copy_study(optuna.create_study(), context)
+    for note in examples.notes(context):
+        raise NoteError(note)
+
+
+def write_events(run: RunFolder) -> None:
+    notes: list[str] = []
+    board = TensorBoard(run.tensorboard / "search", notes.append)
+    board.write(examples.TRIAL, examples.metrics(1, 2.0))
+    board.close(examples.TRIAL.name)
+    for note in notes:
+        raise NoteError(note)
+
+
+class NoteError(Exception):
+    """The user was told, and the search goes on."""
+
+
+NETWORK = SPECS["embedding"]
+SPACE = parse_space("space: {}")
+
+WRITERS: dict[str, Callable[[RunFolder], object]] = {
+    "manifest": lambda run: Manifest.create(run, SPACE).write(run),
+    "space": lambda run: write_text(run.space, "space: {}"),
+    "best": lambda run: write_json(run.best, {}),
+    "journal": lambda run: Journal(run).start_session(),
+    "ledger": lambda run: Journal(run).write_ended(examples.record(0, 1.0)),
+    "checkpoint": write_checkpoint,
+    "retrained model": lambda run: checkpoint.save_model(
+        run.retrained_models / "a.safetensors",
+        engine.start(examples.SMALL, seed=0, epochs=1, device=CPU).model,
+        examples.SMALL,
+        {},
+    ),
+    "plot": lambda run: plots.learning_curves(
+        run.plots / "a.png", [examples.record(0, 1.0)], winner=0, epochs=1, ceiling=2.0
+    ),
+    "export": lambda run: write(NETWORK, run.model, "safetensors", "onnx"),
+    "log": write_log,
+    "study": copy_study,
+    "events": write_events,
+}
+GO_ON = {"study", "events", "log"}
+"""Without these files a run goes on."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "runs" / "demo")
+    run.root.mkdir(parents=True)
+    return run
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """A block in which this process can create files, but write nothing into them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def files(run: RunFolder) -> list[Path]:
+    return [path for path in run.root.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027], ids=oct)
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_umask_decides_who_may_read_a_run(run: RunFolder, name: str, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        WRITERS[name](run)
+    finally:
+        os.umask(before)
+    assert files(run)
+    for path in files(run):
+        assert oct(path.stat().st_mode & 0o777 & umask) == "0o0", path
+        assert path.stat().st_mode & 0o600 == 0o600
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_a_storage_error_or_a_note(
+    run: RunFolder, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    WRITERS["manifest"](run)  # loads what it needs
+    kept = {path: path.read_bytes() for path in files(run)}
+    if name == "log":
+        with full_disk():
+            write_log(run)
+    else:
+        kind = NoteError if name in GO_ON else StorageError
+        with full_disk(), pytest.raises(kind, match=r"cannot write .*/demo"):
+            WRITERS[name](run)
+    assert "Traceback" not in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert [path.name for path in files(run) if ".tmp" in path.name or path.name[0] == "."] == []
+    WRITERS[name](run)  # once there is room
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_run_that_is_gone_is_an_error_or_a_note_and_not_created_again(
+    run: RunFolder, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_FOR_S", -1.0)
+    shutil.rmtree(run.root)
+    if name in {"export", "checkpoint"}:
+        pytest.skip("its own folder is created first")
+    kind = NoteError if name in {"study", "events"} else StorageError
+    with pytest.raises(kind, match=r"cannot write .*(No such file or dir|the folder does not ex)"):
+        WRITERS[name](run)
+    assert not run.root.exists()
