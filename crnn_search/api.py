@@ -6,7 +6,6 @@ Heavy libraries are imported by the functions that need them.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from crnn_search.errors import InputError
+from crnn_search.errors import InputError, RunFolderError, StorageError
 from crnn_search.hyperparameters import PARAMETERS
 from crnn_search.models.model import Model as Model
 from crnn_search.storage import runs
-from crnn_search.storage.location import is_uri
+from crnn_search.storage.location import is_uri, local_path
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import DEFAULT_STORAGE
 
@@ -151,13 +150,14 @@ def load_space(path_or_text: str | Path, overrides: Sequence[str] = ()) -> Searc
     overrides: `key=value` texts, such as `search.trials=16`, as `--set` takes them.
 
     Raises:
+        InputError: the path is none, as `~nobody/space.yaml`.
         SpaceError: the file cannot be read or the space is wrong; every problem, one line each.
     """
     from crnn_search.spaces import file
 
     if isinstance(path_or_text, str) and ("\n" in path_or_text or ": " in path_or_text):
         return file.parse_space(path_or_text, list(overrides))
-    return file.load_space(Path(path_or_text), list(overrides))
+    return file.load_space(local_path(path_or_text), list(overrides))
 
 
 def launch(
@@ -172,9 +172,10 @@ def launch(
 ) -> Run:
     """Search a space, retrain the winner, report and export it; returns when all is done.
 
-    space: as `load_space` gives or takes it. name: of the run; by default `search-` and the time.
-    storage: the folder of runs, or a URI: s3://BUCKET/PREFIX. time_budget: of the whole run, such
-    as `2h`. compute_budget: `20gpuh` or `20corehours`. warm_start: earlier runs to learn from.
+    space: as `load_space` gives or takes it. name: of the run; by default `search-`, the time and
+    a random number. storage: the folder of runs, or a URI: s3://BUCKET/PREFIX. time_budget: of the
+    whole run, such as `2h`. compute_budget: `20gpuh` or `20corehours`. warm_start: earlier runs to
+    learn from.
 
     Raises:
         InputError: something that was given is wrong; no run is left.
@@ -190,8 +191,7 @@ def launch(
     budget = parse_budget(time_budget, compute_budget)
     places = [run.location if isinstance(run, Run) else str(run) for run in warm_start]
     warm_runs = [runs.open_run(place, ()).location for place in places]
-    name = name or f"search-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    folder = runs.create_run(str(storage), name)
+    folder = runs.create_run(str(storage), name or runs.default_name("search"))
     if "command" not in session:
         budgets = {"--time-budget": time_budget, "--compute-budget": compute_budget}
         words = ["crnn-search", "launch", folder.location_of(folder.space)]
@@ -203,6 +203,14 @@ def launch(
     try:
         with _session(folder, session) as (pipeline, progress, settings):
             pipeline.launch(space, folder, progress, settings, budget=budget, warm_runs=warm_runs)
+    except StorageError as error:
+        if folder.manifest.is_file():
+            raise
+        runs.remove_run(folder)
+        raise RunFolderError(
+            f"cannot write {error.path}: {error.reason}; make room, or choose another folder with "
+            "--storage"
+        ) from error
     except InputError:
         if not read_history(folder.journal, folder.ledger).stages:
             runs.remove_run(folder)  # no trial started: not even the name is kept
@@ -263,7 +271,8 @@ def load_model(path: str | Path) -> Model:
     """
     from crnn_search.models import predictor
 
-    return Model(predictor.load(runs.open_run(str(path)).root if is_uri(str(path)) else Path(path)))
+    local = runs.open_run(str(path)).root if is_uri(str(path)) else local_path(path)
+    return Model(predictor.load(local))
 
 
 def _check_keywords(session: Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +22,8 @@ RunOrJob = Annotated[
     typer.Argument(metavar="RUN|JOB", help="A run or, with --address, also the id of a job."),
 ]
 Name = Annotated[
-    str | None, typer.Option(help="The run's name. By default the space's name and the time.")
+    str | None,
+    typer.Option(help="The run's name. By default the space's, the time and a random number."),
 ]
 Trials = Annotated[int | None, typer.Option(help="Number of trials of the search.")]
 TimeBudget = Annotated[
@@ -70,11 +70,6 @@ OnEnd = Annotated[
 Verbose = Annotated[
     bool, typer.Option("--verbose", help="Show the log of Ray and the libraries, too.")
 ]
-
-
-def default_name(space: Path) -> str:
-    """The name of a run that was given none: its space's name and the time."""
-    return f"{space.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def resume_command(run: RunFolder) -> str:

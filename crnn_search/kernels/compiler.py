@@ -70,9 +70,13 @@ def _digest(compiler: str) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock among processes, so that trials that start together compile once."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases it
+    """Hold a lock among processes, so that trials that start together compile once.
+
+    Without locks on this file system each compiles, and the last one's library stays.
+    """
+    with path.open("wb") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases it
         yield
 
 

@@ -6,12 +6,17 @@ closing another handle of the same file does not release them, and NFS has them,
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
 
 _FLOCK = "hhqqi"
 """C's `struct flock`: type, whence, start, length (0: the whole file), process (0 here)."""
+
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""Errors of a file system without locks."""
 
 
 def lock(handle: int) -> bool:
@@ -30,10 +35,17 @@ def lock(handle: int) -> bool:
 def is_locked(handle: int) -> bool:
     """Whether another handle has locked this file. Never disturbs whoever takes the lock now.
 
+    False where the file system has no locks: there no handle can have one.
+
     Raises:
-        OSError: the file system has no locks.
+        OSError: the file cannot be read.
     """
-    answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _exclusive())
+    try:
+        answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _exclusive())
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
     kind: int = struct.unpack(_FLOCK, answer)[0]
     return kind != fcntl.F_UNLCK
 

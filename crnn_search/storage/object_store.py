@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 
 from crnn_search.errors import Action, StorageError
+from crnn_search.storage.files import writing
 from crnn_search.storage.location import join
 from crnn_search.storage.retry import RETRY_FOR_S, OnRetry
-from crnn_search.storage.store_uri import connect
+from crnn_search.storage.store_uri import connect, split
+from crnn_search.text import first_line
 
 if TYPE_CHECKING:
     from obstore import PutMode, UpdateVersion
@@ -53,16 +54,17 @@ class ObjectStore:
     message while the store cannot be reached. retry_for_s: how long a failed request is retried.
 
     Raises:
-        InputError: the URI is of no object store, or it holds a password.
+        InputError: the URI is of no object store, is ambiguous, or holds a password.
     """
 
     def __init__(
         self, uri: str, on_retry: OnRetry = _log.warning, retry_for_s: float = RETRY_FOR_S
     ) -> None:
         self.uri, self.on_retry, self.retry_for_s = uri, on_retry, retry_for_s
-        self._bucket, path = urlsplit(uri).netloc, urlsplit(uri).path.strip("/")
-        self._prefix = f"{path}/" if path else ""
         self._store = connect(uri, retry_for_s)
+        parts = split(uri)
+        self._bucket, path = parts.netloc, parts.path.strip("/")
+        self._prefix = f"{path}/" if path else ""
 
     def copy(self, on_retry: OnRetry, retry_for_s: float = RETRY_FOR_S) -> ObjectStore:
         """The same store with another `on_retry` and time for retries."""
@@ -175,12 +177,13 @@ class ObjectStore:
         """Copy an object to a file, if it exists.
 
         Raises:
-            StorageError: the store cannot be read.
+            StorageError: the store cannot be read, or the file cannot be written.
         """
         content = self.read(name)
         if content is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
 
     def _request(self, action: Action, name: str, request: Callable[[], T]) -> T:
         """Return what `request` returns; call `on_retry` if that takes longer than `SLOW_S`.
@@ -206,7 +209,7 @@ class ObjectStore:
     def _reason(self, error: Exception) -> str:
         if _is_no_bucket(error):
             return f"there is no bucket {self._bucket!r}"
-        return str(error).partition("\n")[0]
+        return first_line(error)
 
 
 def _run(request: Callable[[], T], future: Future[T]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import datetime
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection
@@ -12,40 +15,65 @@ from pathlib import Path
 
 from crnn_search.errors import InputError, RunFolderError, StorageError
 from crnn_search.storage.files import read_json
-from crnn_search.storage.location import is_uri, join
+from crnn_search.storage.location import is_uri, join, local_path
 from crnn_search.storage.mirror import Mirror
 from crnn_search.storage.object_store import ChangedError, ObjectStore
 from crnn_search.storage.retry import READ_RETRY_FOR_S
 from crnn_search.storage.run_folder import LEASE, SPACE, RunFolder
 from crnn_search.storage.store_lease import FREE
+from crnn_search.storage.store_uri import NOT_IN_A_URI
+from crnn_search.text import shown
 
 DEFAULT_STORAGE = "runs"
 """The folder of runs where none is named."""
+
+MAX_NAME_BYTES = 255
 
 THREADS = 16
 """Runs of an object store that are read at a time."""
 
 
-def check_run_name(name: str) -> None:
-    """Check the name of a new run.
+def default_name(stem: str) -> str:
+    """The name of a run that was given none: what is searched, the time, and a random number.
+
+    Runs that start in the same second, here or on other machines, differ by the last.
+    """
+    return f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def check_run_name(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Check the name of a new run in a folder of runs, or at the URI of one.
 
     Raises:
-        RunFolderError: it is not a plain folder name.
+        RunFolderError: it is not a plain folder name, or not one that a URI can hold as it is.
     """
-    if not name or name in {".", ".."} or name != Path(name).name:
-        raise RunFolderError(f"a run's name must be a plain folder name, got {name!r}")
+    if not name or name in {".", ".."} or name != Path(name).name or not name.isprintable():
+        raise RunFolderError(
+            f"a run's name must be a plain folder name, got {shown(name)}; choose another with "
+            "--name"
+        )
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise RunFolderError(
+            f"a run's name must have at most {MAX_NAME_BYTES} bytes, got {shown(name)}"
+        )
+    if is_uri(storage) and (found := sorted(NOT_IN_A_URI & set(name))):
+        raise RunFolderError(
+            f"the name of a run in an object store must be one without {' '.join(found)}, got "
+            f"{shown(name)}; choose another with --name"
+        )
 
 
 def create_run(storage: str, name: str) -> RunFolder:
     """Create the folder of a new run. storage: a folder of runs, or the URI of one.
 
     Raises:
+        InputError: the storage is no folder and no URI.
         RunFolderError: the name is not a folder name, the run exists or cannot be written.
     """
-    check_run_name(name)
+    check_run_name(name, storage)
     if is_uri(storage):
         return _create_in_store(storage, name)
-    run = RunFolder(Path(storage) / name)
+    run = RunFolder(local_path(storage) / name)
     try:
         run.root.parent.mkdir(parents=True, exist_ok=True)
         run.root.mkdir()
@@ -93,7 +121,7 @@ def list_runs(storage: str, wanted: Collection[str] = ()) -> list[RunFolder]:
         with ThreadPoolExecutor(THREADS) as pool:
             found = list(pool.map(lambda location: _opened(location, wanted), locations))
     else:
-        folder = Path(storage)
+        folder = local_path(storage)
         if not folder.is_dir():
             raise InputError(
                 f"there is no folder {storage}; name the folder of runs with --storage"
@@ -103,10 +131,11 @@ def list_runs(storage: str, wanted: Collection[str] = ()) -> list[RunFolder]:
 
 
 def remove_run(run: RunFolder) -> None:
-    """Remove all files of a run."""
-    shutil.rmtree(run.root)
+    """Remove all files of a run, as far as they can be."""
+    shutil.rmtree(run.root, ignore_errors=True)
     if run.mirror:
-        run.mirror.remove()
+        with contextlib.suppress(StorageError):
+            run.mirror.remove()
 
 
 def check_owner(run: RunFolder) -> None:
@@ -145,7 +174,7 @@ def retrained_files(run: RunFolder) -> list[Path]:
 
 def _exists(name: str, storage: str, location: str) -> RunFolderError:
     return RunFolderError(
-        f"a run called {name!r} exists in {storage}; choose another with --name, or remove "
+        f"a run called {shown(name)} exists in {storage}; choose another with --name, or remove "
         f"{location}"
     )
 
@@ -171,7 +200,7 @@ def _create_in_store(storage: str, name: str) -> RunFolder:
 def _opened(location: str, wanted: Collection[str] | None) -> RunFolder:
     """The run at a location, with what is wanted and its space; it may have none."""
     if not is_uri(location):
-        return RunFolder(Path(location))
+        return RunFolder(local_path(location))
     run = _mirrored(location)
     assert run.mirror
     try:

@@ -16,6 +16,7 @@ from obstore.store import S3Store, from_url
 
 from crnn_search.errors import InputError
 from crnn_search.storage.retry import READ_RETRY_FOR_S
+from crnn_search.text import first_line, shown
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
@@ -27,37 +28,63 @@ S3_OPTIONS = ("region", "endpoint_override", "scheme")
 
 SCHEMES = ("s3", "gs", "az")
 
+NOT_IN_A_URI = frozenset("#?%")
+"""Characters that mean something else in a URI: a name with one would be read as another."""
+
 
 def connect(uri: str, retry_for_s: float) -> ObjectStore:
     """obstore's store of the bucket in a URI. retry_for_s: how long a failed request is retried.
 
     Raises:
-        InputError: the URI is of no object store, or it holds a password.
+        InputError: the URI is of no object store, is ambiguous, or holds a password.
     """
-    parts = urlsplit(uri)
+    parts = split(uri)
     if parts.username or parts.password:
         raise InputError(
             f"a storage may not name its credentials, which logs would repeat: "
             f"{parts.scheme}://…@{parts.hostname}; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or give the machine a role"
         )
-    if parts.scheme not in SCHEMES:
+    if parts.scheme not in SCHEMES or not parts.netloc or uri != uri.strip():
+        starts = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise InputError(
-            f"a storage must be a folder or a URI that starts with "
-            f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}, got {uri!r}"
+            f"a storage must be a folder or a URI that starts with {starts} and a bucket's name, "
+            f"got {shown(uri)}"
         )
-    options = dict(parse_qsl(parts.query))
-    known = S3_OPTIONS if parts.scheme == "s3" else ()
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InputError(
-            f"an {parts.scheme}:// storage takes the options {', '.join(known) or '(none)'}, "
-            f"got {unknown[0]!r}"
-        )
+    if "#" in uri or "%" in parts.path:
+        raise InputError(f"the path of a URI must be one without # and %, got {shown(uri)}")
+    _check_options(parts)
     try:
         return _bucket(parts._replace(path=""), retry_for_s)
     except (BaseError, OSError, ValueError) as error:
-        raise InputError(f"{uri!r} is not a storage that obstore knows: {error}") from error
+        raise InputError(
+            f"{shown(uri)} is not a storage that obstore knows: {first_line(error)}"
+        ) from error
+
+
+def split(uri: str) -> SplitResult:
+    """The parts of a URI.
+
+    Raises:
+        InputError: it has none.
+    """
+    try:
+        return urlsplit(uri)
+    except ValueError as error:
+        raise InputError(
+            f"a storage must be a folder or a URI, got {shown(uri)}: {error}"
+        ) from None
+
+
+def _check_options(parts: SplitResult) -> None:
+    known = S3_OPTIONS if parts.scheme == "s3" else ()
+    given = [text.partition("=") for text in parts.query.split("&") if text]
+    wrong = [name for name, _, value in given if name not in known or not value]
+    if wrong:
+        raise InputError(
+            f"an {parts.scheme}:// storage takes the options {', '.join(known) or '(none)'}, each "
+            f"as NAME=VALUE after a ?, got {shown(wrong[0])}"
+        )
 
 
 @functools.lru_cache
@@ -109,7 +136,12 @@ def _shared_credentials() -> S3Config:
         return {}
     file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
     parser = configparser.RawConfigParser()
-    parser.read(Path(file).expanduser())
+    try:
+        parser.read(Path(file).expanduser(), encoding="utf-8")
+    except RuntimeError:  # there is no home folder
+        return {}
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the keys in {file}: {first_line(error)}") from error
     profile = os.environ.get("AWS_PROFILE", "default")
     names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
     keys = dict(parser[profile]) if parser.has_section(profile) else {}

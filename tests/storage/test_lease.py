@@ -178,3 +178,17 @@ def test_a_file_system_without_locks_says_so(
     for action in (acquire, lease.is_held):
         with pytest.raises(RunFolderError, match=r"cannot lock .*journal\.jsonl: No locks avail"):
             action(run)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_run_on_a_file_system_without_locks_can_be_looked_at_but_not_continued(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_locks(*_: object) -> bool:
+        raise OSError(code, os.strerror(code))
+
+    run.journal.touch()
+    monkeypatch.setattr("fcntl.fcntl", no_locks)
+    assert not lease.is_held(run)
+    with pytest.raises(RunFolderError, match=r"cannot lock .*runs need a file system with locks"):
+        acquire(run)

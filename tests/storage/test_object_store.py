@@ -181,10 +181,18 @@ def test_writing_to_a_missing_bucket_says_so(s3: str) -> None:
     ("uri", "message"),
     [
         ("s3://key:secret@bucket/runs", "may not name its credentials"),
+        ("s3:///runs", "a bucket's name, got 's3:///runs'"),
+        ("://bucket/runs", "must be a folder or a URI that starts with s3://"),
+        (" s3://bucket/runs", "must be a folder or a URI that starts with s3://"),
+        ("s3://[bucket/runs", "must be a folder or a URI, got"),
+        ("s3://bucket/a#b", "must be one without # and %, got 's3://bucket/a#b'"),
+        ("s3://bucket/a%20b", "must be one without # and %, got 's3://bucket/a%20b'"),
+        ("s3://bucket/a?b", "takes the options region, .* got 'b'"),
+        ("s3://bucket/a?region=", "takes the options region, .* got 'region'"),
         ("nosuch://bucket/runs", "must be a folder or a URI that starts with s3://, gs://, az://"),
         ("file:///runs", "must be a folder or a URI that starts with s3://, gs://, az://"),
-        ("gs://bucket/runs?region=1", r"gs:// storage takes the options \(none\), got 'region'"),
-        ("s3://bucket/runs?acess=1", "takes the options region, endpoint_override, scheme, got"),
+        ("gs://bucket/runs?region=1", r"gs:// storage takes the options \(none\), .*got 'region'"),
+        ("s3://bucket/runs?acess=1", "takes the options region, endpoint_override, scheme, each"),
     ],
 )
 def test_a_wrong_uri_is_refused_without_its_secrets(uri: str, message: str) -> None:
@@ -203,6 +211,19 @@ def test_keys_of_the_shared_credentials_file_are_used(
     monkeypatch.setenv("AWS_PROFILE", "two")
     assert store_uri._shared_credentials() == {"aws_access_key_id": "b"}
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "c")
+    assert store_uri._shared_credentials() == {}
+
+
+def test_a_credentials_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    for content in (b"no section\n", b"[default]\n\xff\n"):
+        (tmp_path / "credentials").write_bytes(content)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        with pytest.raises(InputError, match=r"cannot read the keys in .*/credentials: "):
+            store_uri._shared_credentials()
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "~nobody-here/credentials")
     assert store_uri._shared_credentials() == {}
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from crnn_search.errors import InputError, RunFolderError
 from crnn_search.storage import mirror
-from crnn_search.storage.files import write_json
+from crnn_search.storage.files import read_json, write_json
 from crnn_search.storage.location import join
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import (
     check_owner,
     check_run_name,
     create_run,
+    default_name,
     is_retrained,
     list_runs,
     open_run,
@@ -67,12 +70,62 @@ def test_only_folders_with_a_space_file_are_listed(storage: str) -> None:
     assert locations(storage) == [run.location]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a/"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a/", "a\nb", "a\x1b", "\udcff"])
 def test_a_run_name_is_a_plain_folder_name(name: str, tmp_path: Path) -> None:
     for check in (check_run_name, lambda name: create_run(str(tmp_path), name)):
         with pytest.raises(RunFolderError, match="must be a plain folder name, got "):
             check(name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_no_file_system_holds_is_refused(storage: str) -> None:
+    with pytest.raises(RunFolderError, match=r"at most 255 bytes, got 'ää.*\(302 characters\)"):
+        create_run(storage, "ä" * 300)
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%b", "100%", "a%20b", "what?", "#1"])
+def test_a_name_that_a_uri_cannot_hold_is_refused_in_a_bucket_only(
+    name: str, tmp_path: Path, s3: str
+) -> None:
+    with pytest.raises(
+        RunFolderError, match=rf"without [#?%], got {re.escape(repr(name))}; choose"
+    ):
+        create_run(s3, name)
+    assert list_runs(s3) == []
+    run = new_run(str(tmp_path), name)
+    assert open_run(run.location).location == run.location == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a b", "größe", "a+b", "a&b=c", "a:b", "[a]", "a~b", "a'b", "*"])
+def test_other_names_are_the_same_in_a_folder_and_in_a_bucket(name: str, storage: str) -> None:
+    run = new_run(storage, name)
+    with run.changes():
+        write_json(run.best, {"name": name})
+    assert locations(storage) == [run.location]
+    again = open_run(run.location)
+    assert again.name == name
+    assert read_json(again.best) == {"name": name}
+
+
+def test_runs_that_start_in_the_same_second_have_other_names() -> None:
+    names = {default_name("space") for _ in range(3)}
+    assert len(names) == 3
+    for name in names:
+        assert re.fullmatch(r"space-\d{8}-\d{6}-[0-9a-f]{4}", name)
+
+
+def test_a_storage_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run = new_run("~/runs", "demo")
+    assert run.location == str(tmp_path / "home" / "runs" / "demo")
+    assert open_run("~/runs/demo").space.is_file()
+    assert locations("~/runs") == [run.location]
+    assert not (tmp_path / "~").exists()
+    for action in (partial(create_run, "s3:/b", "demo"), partial(open_run, "s3:/b/demo")):
+        with pytest.raises(InputError, match="must be a path or a URI such as s3://BUCKET/PREFIX"):
+            action()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_a_file_in_place_of_a_folder_says_so(tmp_path: Path) -> None:
