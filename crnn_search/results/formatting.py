@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crnn_search.text import duration, first_line
+from crnn_search.text import cut, duration, first_line, printable
 
 MISSING = "missing"
 
@@ -61,10 +62,27 @@ def deviation(values: Sequence[float]) -> str:
 
 def code(text: str) -> str:
     """The first line as a Markdown code span, in which nothing is markup."""
-    return f"`{first_line(text).replace('`', chr(39))}`"
+    return f"`{printable(first_line(text)).replace('`', chr(39))}`"
+
+
+def plain(text: str) -> str:
+    """A text of one line as Markdown in which nothing is markup."""
+    return re.sub(r"([\\`*_\[\]<>&|~])", r"\\\1", printable(cut(" ".join(text.split()))))
+
+
+def block(text: str) -> str:
+    """A Markdown code block of a shell command, whatever is in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}console\n{printable(text)}\n{fence}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned."""
+    """A Markdown table; all columns but the first are right-aligned. No cell has a line break."""
     lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    """The text of a cell: a `|`, in code too, would end it."""
+    return re.sub(r"(?<!\\)\|", r"\\|", text)

@@ -9,11 +9,13 @@ import yaml
 
 from crnn_search.hyperparameters import MNIST_CRNN_2016, Arithmetic
 from crnn_search.results.formatting import (
+    block,
     code,
     deviation,
     interval,
     number,
     percent,
+    plain,
     seeds,
     spread,
     table,
@@ -76,7 +78,7 @@ def _baseline(report: Report, name: str) -> str:
 def _headline(report: Report) -> str:
     test = report["test"]
     return (
-        f"# crnn-search report: {report['run']['name']}\n\n"
+        f"# crnn-search report: {plain(report['run']['name'])}\n\n"
         f"**The retrained winner predicts the sum of 1 to {report['space']['task']['max_digits']} "
         f"handwritten digits with an RMSE of {number(test['rmse'])} (95 % interval "
         f"{interval(test['rmse_interval'])}; {seeds(test)}; {test['sequences']:,} sequences of "
@@ -297,7 +299,7 @@ def _reproduce(report: Report) -> str:
         f"- versions: {versions}",
         *(f"- node: {_node(node)}" for node in run["hardware"]["nodes"]),
     ]
-    return f"## How to reproduce\n\n```console\n{run['command']}\n```\n\n" + "\n".join(lines)
+    return f"## How to reproduce\n\n{block(run['command'])}\n\n" + "\n".join(lines)
 
 
 def _arithmetic(report: Report) -> str:
@@ -309,6 +311,6 @@ def _arithmetic(report: Report) -> str:
 
 def _node(node: Mapping[str, Any]) -> str:
     return (
-        f"CPU {node['cpu_model'] or 'model missing'}, cores {node['cpus']:g}, "
+        f"CPU {plain(node['cpu_model'] or 'model missing')}, cores {node['cpus']:g}, "
         f"GPUs {node['gpus']:g}, memory {node['memory_gb']:g} GB"
     )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from crnn_search.results import formatting, markdown
+from crnn_search.results.html import to_html
 from crnn_search.storage.run_folder import RunFolder
 
 
@@ -158,3 +159,26 @@ def test_summary_is_short_and_plain(written: dict[str, Any]) -> None:
     assert text.startswith("night: sums of 1 to 5 digits\n")
     assert len(text.splitlines()) <= 15
     assert max(map(len, text.splitlines())) <= 90
+
+
+def test_no_text_of_a_run_is_markup(written: dict[str, Any], reported: RunFolder) -> None:
+    name = "*a* [b](http://c) <script> | `d` \x1b[31m"
+    written["run"]["name"] = name
+    written["run"]["command"] = "crnn-search launch '\n```\n<script>'"
+    written["run"]["hardware"]["nodes"][0]["cpu_model"] = "<b>x</b>"
+    written["finalists"][0] |= {"validation_rmse": None, "failure": "a | b\nc"}
+    text = markdown.render(written)
+    assert "````console\ncrnn-search launch '\n```\n<script>'\n````" in text
+    page = to_html(text, reported)
+    assert "<h1>crnn-search report: *a* [b](http://c) &lt;script&gt; | `d` \\x1b[31m</h1>" in page
+    assert "CPU &lt;b&gt;x&lt;/b&gt;, cores 2" in page
+    assert "<code>a | b</code></td>" in page
+    assert "<script>" not in page
+
+
+def test_a_long_name_or_reason_is_cut(written: dict[str, Any]) -> None:
+    written["run"]["name"] = "n" * 5000
+    written["trials"]["failures"] = [{"reason": "r" * 5000, "count": 1, "numbers": [1]}]
+    text = markdown.render(written)
+    assert "n" * 201 not in text
+    assert "r" * 201 not in text
