@@ -5,6 +5,7 @@ The functions of the commands are in `search`, `runs` and `results`.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from crnn_search import __version__
-from crnn_search.cli import results, runs, search
+from crnn_search.cli import results, runs, search, terminal
 from crnn_search.errors import CrnnSearchError, InterruptedRun
+from crnn_search.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,23 +92,27 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    terminal.prepare()
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
     interrupted = InterruptedRun.exit_code
     try:
         code: Any = app(prog_name="crnn-search", standalone_mode=False)
         if code == interrupted:  # what Typer makes of a Ctrl-C inside a command
-            print("interrupted", file=sys.stderr)
+            terminal.complain("interrupted")
     except CrnnSearchError as error:
         kind = "interrupted" if error.exit_code == interrupted else "error"
-        print(f"{kind}: {error}", file=sys.stderr)
+        terminal.complain(f"{kind}: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
         code = interrupted
+    except OSError as error:
+        if error.filename is not None or terminal.flush(0) == 0:  # else it was the output
+            terminal.complain(f"error: {_system_error(error)}")
+        code = 1
     except Exception as error:
         code = _usage_error(error)
+    code = terminal.flush(int(code or 0))
     if code == interrupted:  # at once: a local Ray's processes end with this one
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(interrupted)
     sys.exit(code)
 
@@ -116,5 +122,17 @@ def _usage_error(error: Exception) -> int:
     show = getattr(error, "show", None)
     if show is None:
         raise error
-    show()
+    message = io.StringIO()
+    show(file=message)
+    terminal.complain("\n".join(map(cut, message.getvalue().splitlines())))
     return int(getattr(error, "exit_code", 2))
+
+
+def _system_error(error: OSError) -> str:
+    """What the system refused that no command expected: which file, and why."""
+    if error.filename is None:
+        return str(error)
+    return (
+        f"cannot use {error.filename}: {error.strerror}; make room, or make it readable and "
+        "writable, then run the command again"
+    )

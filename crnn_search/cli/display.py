@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crnn_search.storage.trial import TrialRecord, TrialState
-from crnn_search.text import duration
+from crnn_search.text import duration, first_line, printable
 
 RECENT_ROWS = 8
 """Rows of the live table, unless more trials run at once."""
@@ -94,7 +94,10 @@ class _Stage:
 
 
 class _Tracker:
-    """Collects what happens in a stage; its subclasses show it. See `Progress`."""
+    """Collects what happens in a stage; its subclasses show it. See `Progress`.
+
+    console: one without markup, see `terminal.console`.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -124,7 +127,7 @@ class _Tracker:
             self.current.row(name).state = WORDS[TrialState(state)]
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), soft_wrap=True)
 
     def close(self) -> None:
         self.current = None
@@ -161,13 +164,13 @@ class LiveProgress(_Tracker):
         others = [row for row in stage.rows.values() if row.state != RUNNING]
         for row in [*deque(others, maxlen=max(0, RECENT_ROWS - len(running))), *running]:
             table.add_row(
-                row.name,
+                printable(row.name),
                 row.state,
                 f"{row.epoch}/{stage.epochs}",
                 "" if row.validation_rmse is None else f"{row.validation_rmse:.3f}",
                 "" if row.train_loss is None else f"{row.train_loss:.3f}",
             )
-        return Group(Text(stage.headline()), table)
+        return Group(Text(printable(stage.headline())), table)
 
 
 class PlainProgress(_Tracker):
@@ -189,7 +192,8 @@ class PlainProgress(_Tracker):
             figure = f"validation RMSE {row.validation_rmse:.3f}"
         elif row.train_loss is not None:
             figure = f"training loss {row.train_loss:.3f}"
-        parts = [f"{name} {row.state} after epoch {row.epoch}", figure, reason, stage.headline()]
+        why = reason and first_line(reason)
+        parts = [f"{name} {row.state} after epoch {row.epoch}", figure, why, stage.headline()]
         self.note(" · ".join(part for part in parts if part))
 
 

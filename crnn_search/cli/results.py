@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from crnn_search import api
-from crnn_search.cli import options
+from crnn_search.cli import options, terminal
 from crnn_search.errors import InputError
+from crnn_search.storage.location import local_path
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import is_retrained
+from crnn_search.text import shown
 
 
 def report(run: options.Run, data_dir: options.DataDir = None) -> None:
@@ -26,7 +28,7 @@ def report(run: options.Run, data_dir: options.DataDir = None) -> None:
 
     with folder.changes():
         result = write_report(folder, mnist.load(data_dir, test_images=True))
-    print(summary(result))
+    terminal.show(summary(result))
 
 
 def export(
@@ -46,13 +48,13 @@ def export(
     wanted = tuple(formats or FORMATS)
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
-        raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
+        raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {shown(unknown[0])}")
     with folder.changes():
         differences = export_winner(folder, wanted, mnist.load(data_dir, test_images=True))
     on = f"on {EXPORT_CHECK_SEQUENCES:,} test sequences"
     for name, difference in differences.items():
-        print(f"{name}: largest difference to PyTorch {on} {difference:.1e}")
-    print(f"written to {folder.location_of(folder.model)}")
+        terminal.show(f"{name}: largest difference to PyTorch {on} {difference:.1e}")
+    terminal.show(f"written to {folder.location_of(folder.model)}")
 
 
 def predict(
@@ -70,9 +72,9 @@ def predict(
     from crnn_search.models.predictor import running_sums
 
     predictor = api.load_model(model).predictor
-    pixels = torch.stack([read_image(image) for image in images])
+    pixels = torch.stack([read_image(local_path(image)) for image in images])
     for image, total in zip(images, running_sums(predictor, pixels), strict=True):
-        print(f"{image}: {total:.2f}")
+        terminal.show(f"{image}: {total:.2f}")
 
 
 def _open_retrained(location: str) -> RunFolder:

@@ -8,20 +8,18 @@ from __future__ import annotations
 import datetime
 import json
 import shlex
-import subprocess
-import sys
+import socket
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from crnn_search.cli import options
+from crnn_search.cli import options, terminal
 from crnn_search.errors import InputError
-from crnn_search.storage.location import is_uri, join
+from crnn_search.storage.location import is_uri, join, local_path
 from crnn_search.storage.run_folder import LOG, TENSORBOARD, RunFolder
-from crnn_search.storage.runs import DEFAULT_STORAGE, check_run_name, open_run
+from crnn_search.storage.runs import DEFAULT_STORAGE, check_run_name, default_name, open_run
+from crnn_search.text import first_line, printable_log, shown
 
 STOP_TIMEOUT_S = 90
 """How long `stop` waits for a run's process to end."""
@@ -36,18 +34,18 @@ def status(
     if address:
         if as_json:
             raise InputError("--json is for runs: it cannot be combined with --address")
-        print(_job_status(run, address))
+        terminal.show(_job_status(run, address))
         return
     from crnn_search.results.status import FILES, describe, plan, read_status
 
     folder = open_run(run, FILES)
     content = read_status(folder)
     if as_json:
-        print(json.dumps(content, indent=2))
+        terminal.show(json.dumps(content, indent=2))
         return
-    print(describe(content))
+    terminal.show(describe(content))
     if not content["held"] and content["stage"] != "finished":
-        print(f"{plan(content)}:\n  {options.resume_command(folder)}")
+        terminal.show(f"{plan(content)}:\n  {options.resume_command(folder)}")
 
 
 def list_(
@@ -59,13 +57,11 @@ def list_(
     """List the runs in a folder, or the jobs of a cluster."""
     if address and storage is not None:
         raise InputError("list takes --storage or --address, not both")
-    table = Table(box=None, pad_edge=False)
-    here = "run", "stage", "running", "trials ended", "best RMSE"
-    for column in ("job", "status", "started", "run") if address else here:
-        table.add_column(column, overflow="fold")
-    for row in _job_rows(address) if address else _run_rows(storage or DEFAULT_STORAGE):
-        table.add_row(*row)
-    Console().print(table)
+    if address:
+        terminal.show_table(("job", "status", "started", "run"), _job_rows(address))
+        return
+    columns = "run", "stage", "running", "trials ended", "best RMSE"
+    terminal.show_table(columns, _run_rows(storage or DEFAULT_STORAGE))
 
 
 def logs(
@@ -84,13 +80,14 @@ def logs(
         if follow:
             cluster.follow(job)
         else:
-            print(cluster.log(job), end="")
+            terminal.show(printable_log(cluster.log(job)), end="")
         return
     if follow:
         raise InputError("--follow needs --address: only a job's output can be followed")
     folder = open_run(run, (LOG,))
     options.check_file(folder, folder.log, "the search has not started yet")
-    print(folder.log.read_text(encoding="utf-8"), end="")
+    log = folder.log.read_text(encoding="utf-8", errors="replace")
+    terminal.show(printable_log(log), end="")
 
 
 def stop(run: options.RunOrJob, address: options.Dashboard = None) -> None:
@@ -103,10 +100,8 @@ def stop(run: options.RunOrJob, address: options.Dashboard = None) -> None:
         if job.ended:
             raise InputError(f"{job.id} has ended already: {job.status.lower()}")
         job = cluster.stop(job)
-        print(f"{job.id}: {job.status.lower()}; continue with")
-        print(
-            "  " + shlex.join(["crnn-search", "submit", "--resume", job.run, "--address", address])
-        )
+        command = shlex.join(["crnn-search", "submit", "--resume", job.run, "--address", address])
+        terminal.show(f"{job.id}: {job.status.lower()}; continue with\n  {command}")
         return
     from crnn_search.storage import lease
 
@@ -116,7 +111,9 @@ def stop(run: options.RunOrJob, address: options.Dashboard = None) -> None:
             f"no process runs {folder.location}, as far as this machine can see; to stop a "
             "cluster's job add --address"
         )
-    print(f"{folder.location} was stopped; continue with\n  {options.resume_command(folder)}")
+    terminal.show(
+        f"{folder.location} was stopped; continue with\n  {options.resume_command(folder)}"
+    )
 
 
 def submit(
@@ -152,8 +149,8 @@ def submit(
         arguments = ["resume", run]
     else:
         storage = _on_every_node("--storage", storage)
-        name = name or options.default_name(space)
-        check_run_name(name)
+        name = name or default_name(space.stem)
+        check_run_name(name, storage)
         run, text = join(storage, name), _space_text(space, trials, overrides)
         arguments = ["launch", "--storage", storage, "--name", name]
         arguments += _budget_arguments(time_budget, compute_budget)
@@ -163,13 +160,15 @@ def submit(
     if text is not None:
         arguments.insert(1, SPACE_NAME)
     job = Cluster(address).submit(arguments, run, text)
-    print(f"job: {job}\nrun: {run}\nfollow it with")
-    print("  " + shlex.join(["crnn-search", "logs", job, "--address", address, "--follow"]))
+    follow = shlex.join(["crnn-search", "logs", job, "--address", address, "--follow"])
+    terminal.show(f"job: {job}\nrun: {run}\nfollow it with\n  {follow}")
 
 
 def tensorboard(
     run: options.Run,
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 6006,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")
+    ] = 6006,
 ) -> None:
     """Open TensorBoard on a run, on this machine only."""
     folder = open_run(run, (TENSORBOARD,))
@@ -177,11 +176,29 @@ def tensorboard(
         raise InputError(
             f"{folder.location} has no TensorBoard files: no trial has finished an epoch yet"
         )
-    command = [
-        sys.executable, "-m", "tensorboard.main", "--logdir", str(folder.tensorboard),
-        "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    _check_port(port)
+    from tensorboard.program import TensorBoard
+
+    server = TensorBoard()  # in this process, so that it ends with it
+    server.configure(host="127.0.0.1", logdir=str(folder.tensorboard), port=port)
+    raise typer.Exit(abs(server.main()))
+
+
+def _check_port(port: int) -> None:
+    """Check that a server may listen at a port of this machine.
+
+    Raises:
+        InputError: it may not.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(
+                f"--port must be one that is free on this machine, got {port}: {error.strerror}; "
+                "0 takes a free one"
+            ) from error
 
 
 def _job_status(job: str, address: str) -> str:
@@ -191,7 +208,8 @@ def _job_status(job: str, address: str) -> str:
     cluster = Cluster(address)
     found = cluster.job(job)
     text = [f"{found.id}: {found.status.lower()}", f"  run        {found.run}"]
-    output = [line.strip() for line in cluster.log(found).splitlines() if line.strip()]
+    log = printable_log(cluster.log(found))
+    output = [line.strip() for line in log.splitlines() if line.strip()]
     return "\n".join(text + [f"  output     {line}" for line in output[-3:]])
 
 
@@ -216,7 +234,7 @@ def _run_rows(storage: str) -> list[list[str]]:
 
 def _run_row(run: RunFolder, content: dict[str, Any] | InputError) -> list[str]:
     if isinstance(content, InputError):
-        return [run.name, str(content), "", "", ""]
+        return [run.name, first_line(content), "", "", ""]
     trials, best = content["trials"], content["best"]
     ended = trials["completed"] + trials["stopped"] + trials["failed"]
     return [
@@ -234,8 +252,10 @@ def _on_every_node(option: str, location: str | None) -> str:
     Raises:
         InputError: it is missing or a relative folder.
     """
+    if location is not None and not is_uri(location):
+        location = str(local_path(location))
     if location is None or not (is_uri(location) or Path(location).is_absolute()):
-        got = "nothing" if location is None else repr(location)
+        got = "nothing" if location is None else shown(location)
         raise InputError(
             f"{option} must be an absolute folder, which every node of the cluster sees, or a URI, "
             f"got {got}"
@@ -249,7 +269,7 @@ def _space_text(space: Path, trials: int | None, overrides: list[str] | None) ->
     from crnn_search.spaces.space import to_yaml
 
     changes = [*(overrides or []), *([] if trials is None else [f"search.trials={trials}"])]
-    return to_yaml(load_space(space, changes))
+    return to_yaml(load_space(local_path(space), changes))
 
 
 def _budget_arguments(time: str | None, compute: str | None) -> list[str]:

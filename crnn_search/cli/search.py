@@ -15,17 +15,15 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from crnn_search import api
-from crnn_search.cli import options
+from crnn_search.cli import options, terminal
 from crnn_search.errors import ConfigError, InterruptedRun, StorageError
 from crnn_search.storage.run_folder import RunFolder
-from crnn_search.storage.runs import DEFAULT_STORAGE
+from crnn_search.storage.runs import DEFAULT_STORAGE, default_name
 
 if TYPE_CHECKING:
     from crnn_search.spaces.space import SearchSpace
@@ -41,11 +39,12 @@ def check(
 ) -> None:
     """Validate a search space and show sampled configurations."""
     searched = api.load_space(space, overrides or [])
-    print(f"{space} is valid.")
-    Console().print(_sampled(searched, samples))
+    terminal.show(f"{space} is valid.")
+    columns = "configuration", "parameters", "peak memory"
+    terminal.show_table(columns, _sampled(searched, samples), right=2)
     share = searched.infeasible_share()
     if share > 0:
-        print(f"{share:.0%} of the sampled networks are infeasible and will be skipped.")
+        terminal.show(f"{share:.0%} of the sampled networks are infeasible and will be skipped.")
 
 
 def launch(
@@ -74,7 +73,7 @@ def launch(
     changes = [*(overrides or []), *([] if trials is None else [f"search.trials={trials}"])]
     run = api.launch(
         api.load_space(space, changes),
-        name=name or options.default_name(space),
+        name=name or default_name(space.stem),
         storage=storage,
         time_budget=time_budget,
         compute_budget=compute_budget,
@@ -100,8 +99,8 @@ def resume(
     from crnn_search.results.status import describe, plan
 
     status = found.status()
-    print(describe(status))
-    print(plan(status))
+    terminal.show(describe(status))
+    terminal.show(plan(status))
     if status["stage"] != "finished":
         _print_report(api.resume(found, force=force, **session))
 
@@ -147,17 +146,17 @@ def _session(
 @contextlib.contextmanager
 def _display(run: RunFolder, *, verbose: bool) -> Iterator[Progress]:
     """Show a run's progress while it works, and log it; a second Ctrl-C ends it at once."""
-    print(f"run: {run.location}")
     with log_to(run, verbose=verbose):
         from crnn_search.cli.display import show_on
 
-        progress = show_on(Console())
+        progress = show_on(terminal.lasting_console())
+        progress.note(f"run: {run.location}")
         try:
             yield progress
         except KeyboardInterrupt:
             progress.close()
             command = options.resume_command(run)
-            print(f"interrupted: continue with\n  {command}", file=sys.stderr, flush=True)
+            terminal.complain(f"interrupted: continue with\n  {command}")
             os._exit(InterruptedRun.exit_code)  # without waiting for anything of Ray's
         finally:
             progress.close()
@@ -168,20 +167,22 @@ def _print_report(run: api.Run) -> None:
     from crnn_search.results.markdown import summary
 
     folder = run.folder
-    print(summary(run.report()))
-    print(f"\nreport: {folder.location_of(folder.report_markdown)}")
-    print(f"model:  {folder.location_of(folder.model)}")
+    terminal.show(summary(run.report()))
+    terminal.show(f"\nreport: {folder.location_of(folder.report_markdown)}")
+    terminal.show(f"model:  {folder.location_of(folder.model)}")
 
 
 @contextlib.contextmanager
 def log_to(run: RunFolder, *, verbose: bool) -> Iterator[None]:
     """Send the log of all libraries to the run's log file; to the terminal, too, if verbose."""
     try:
-        handlers: list[logging.Handler] = [logging.FileHandler(run.log, encoding="utf-8")]
+        handlers: list[logging.Handler] = [
+            _LogFile(run.log, encoding="utf-8", errors="backslashreplace")
+        ]
     except OSError as error:
         raise StorageError(run.log, error) from error
     if verbose:
-        handlers.append(logging.StreamHandler())
+        handlers.append(_Log())
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     for handler in handlers:
@@ -202,16 +203,28 @@ def log_to(run: RunFolder, *, verbose: bool) -> Iterator[None]:
             handler.close()
 
 
-def _sampled(space: SearchSpace, samples: int) -> Table:
+class _Log(logging.StreamHandler[Any]):
+    """A log on standard error that is not worth a traceback if it cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        pass
+
+
+class _LogFile(logging.FileHandler, _Log):
+    """The same in a file."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]:
     """Sampled configurations, without what is fixed, and the size of each network."""
     from crnn_search.hyperparameters import TrialConfig
     from crnn_search.spaces.domains import Fixed
     from crnn_search.spaces.space import sample
     from crnn_search.training.footprint import parameter_count, peak_memory_mb
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("configuration", "parameters", "peak memory"):
-        table.add_column(column, justify="left" if column == "configuration" else "right")
     for values in sample(space, space.search.seed, samples):
         shown = "  ".join(
             f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
@@ -221,10 +234,9 @@ def _sampled(space: SearchSpace, samples: int) -> Table:
         try:
             config = TrialConfig.from_dict(values)
         except ConfigError as error:
-            table.add_row(shown or NOTHING, "infeasible", error.problems[0])
+            yield shown or NOTHING, "infeasible", error.problems[0]
             continue
         longest = min(config.training.max_sequence_length, space.task.max_digits)
         memory_mb = peak_memory_mb(config.model, config.training.batch_size, longest)
         parameters = f"{parameter_count(config.model):,}"
-        table.add_row(shown or NOTHING, parameters, f"{memory_mb:,.0f} MB")
-    return table
+        yield shown or NOTHING, parameters, f"{memory_mb:,.0f} MB"

@@ -66,6 +66,14 @@ def test_unknown_commands_and_options_are_refused(
     assert "Usage: crnn-search" in done.err
 
 
+def test_wrong_arguments_are_cut_and_printable(crnn_search: CommandLine, space: Path) -> None:
+    for words in (["x\x1b[31m"], ["check", str(space), "--samples", "x\x1b[31m" + "y" * 5000]):
+        done = crnn_search(*words)
+        assert done.code == 2
+        assert "\x1b" not in done.err
+        assert "y" * 200 not in done.err
+
+
 def test_interruption_exits_130(
     monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, space: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from crnn_search.cli import terminal
 from crnn_search.cli.display import LiveProgress, PlainProgress, show_on
 from crnn_search.hyperparameters import MNIST_CRNN_2016
 from crnn_search.storage.trial import Trial, TrialRecord, TrialState
@@ -32,7 +33,7 @@ def play(progress: LiveProgress | PlainProgress) -> None:
 
 @pytest.fixture
 def plain() -> PlainProgress:
-    return PlainProgress(Console(file=io.StringIO(), width=40))
+    return PlainProgress(terminal.console(io.StringIO()))
 
 
 def lines(progress: PlainProgress) -> list[str]:
@@ -42,7 +43,7 @@ def lines(progress: PlainProgress) -> list[str]:
 
 
 def test_without_a_terminal_each_trial_is_a_line() -> None:
-    progress = show_on(Console(file=io.StringIO(), width=40))
+    progress = show_on(terminal.console(io.StringIO()))
     assert isinstance(progress, PlainProgress)
     play(progress)
     first, *trials = lines(progress)
@@ -106,3 +107,38 @@ def test_trials_of_earlier_sessions_count(plain: PlainProgress) -> None:
 def test_brackets_are_shown_as_they_are(plain: PlainProgress) -> None:
     plain.note("s3://bucket/[a]: [Errno 28] No space left")
     assert lines(plain) == ["s3://bucket/[a]: [Errno 28] No space left"]
+
+
+TEXT = "[/x] [bold] :smile: \x1b[31m \u202e"
+SHOWN = r"[/x] [bold] :smile: \x1b[31m \u202e"
+
+
+def test_no_text_is_markup_and_control_characters_are_escaped(plain: PlainProgress) -> None:
+    plain.stage(TEXT, trials=1, epochs=1)
+    plain.epoch(TEXT, 1, None, 1.0)
+    plain.ended(TEXT, TrialState.FAIL, f"{TEXT}\nTraceback")
+    plain.note(TEXT)
+    first, ended, note = lines(plain)
+    assert first == f"{SHOWN}: 1 trials of up to 1 epochs"
+    assert ended.startswith(f"{SHOWN} failed after epoch 1 · training loss 1.000 · {SHOWN} · ")
+    assert note == SHOWN
+
+
+def test_no_text_of_the_table_is_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    output = io.StringIO()
+    progress = LiveProgress(terminal.console(output))
+    progress.stage(TEXT, trials=1, epochs=1)
+    progress.epoch(TEXT, 1, 1.0, 1.0)
+    progress.note(TEXT)
+    progress.ended(TEXT, TrialState.FAIL, TEXT)
+    progress.close()
+    assert output.getvalue().count(SHOWN) >= 3
+
+
+def test_a_long_reason_is_cut(plain: PlainProgress) -> None:
+    plain.stage("search", trials=1, epochs=1)
+    plain.ended("a", TrialState.FAIL, "x" * 10_000)
+    assert "xxx… (10,000 characters) · search: 1/1" in lines(plain)[-1]
+    assert len(lines(plain)[-1]) < 400

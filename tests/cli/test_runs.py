@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -124,6 +130,71 @@ def test_run_without_epochs_has_no_tensorboard(crnn_search: CommandLine, space: 
     assert "no TensorBoard files: no trial has finished an epoch yet" in done.err
 
 
+@pytest.fixture
+def events(space: Path) -> RunFolder:
+    """A run with an empty folder of events."""
+    run = RunFolder(space.parent)
+    run.tensorboard.mkdir()
+    return run
+
+
+@pytest.mark.parametrize("port", ["-5", "65536", "x"])
+def test_what_is_no_port_is_refused(crnn_search: CommandLine, events: RunFolder, port: str) -> None:
+    done = crnn_search("tensorboard", str(events.root), "--port", port)
+    assert done.code == 2
+    assert "Invalid value for '--port'" in done.err
+
+
+def test_a_port_that_is_taken_is_refused(crnn_search: CommandLine, events: RunFolder) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = crnn_search("tensorboard", str(events.root), "--port", str(port))
+    assert done.code == 2
+    assert f"--port must be one that is free on this machine, got {port}: Address alr" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
+def test_the_server_of_tensorboard_ends_with_its_process(
+    events: RunFolder, ending: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    words = ["tensorboard", str(events.root), "--port", str(port)]
+    program = "from crnn_search.cli.app import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        _wait_until(lambda: _answers(port))
+        process.send_signal(ending)
+        _wait_until(lambda: not _answers(port))
+        process.wait(timeout=20)
+        assert process.stderr
+        assert b"Traceback" not in process.stderr.read()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_log_is_shown_without_colours_and_control_characters(
+    crnn_search: CommandLine, space: Path
+) -> None:
+    RunFolder(space.parent).log.write_bytes(b"\x1b[36m(a)\x1b[0m \xff \x1b]0;title\x07\n")
+    assert crnn_search("logs", str(space.parent)).out == "(a) \ufffd \\x1b]0;title\\x07\n"
+
+
 def test_logs_of_a_run(crnn_search: CommandLine, space: Path) -> None:
     run = RunFolder(space.parent)
     done = crnn_search("logs", str(run.root))
@@ -191,6 +262,8 @@ def test_submit_sends_the_space_and_the_command(
         ({"--set": "search.trials=0"}, "search.trials"),
         ({"--time-budget": "soon"}, "--time-budget must be a time above 0"),
         ({"--name": "../else"}, "must be a plain folder name, got '../else'"),
+        ({"--storage": "s3:/bucket"}, "must be a path or a URI such as s3://BUCKET/PREFIX, got"),
+        ({"--storage": "s3://b", "--name": "a#b"}, "must be one without #, got 'a#b'"),
         ({"--resume": "/shared/runs/demo"}, "one of the two"),
     ],
 )

@@ -202,3 +202,72 @@ def test_run_without_manifest_is_refused(
     assert done.code == 2
     assert f"{space.parent} has no manifest.json" in done.err
     assert "launch it again" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a[/x].yaml", "must be a mapping with a section space"),
+        ("[bold]\x1b[31m.yaml", r"[bold]\x1b[31m.yaml"),
+        ("missing [/x].yaml", "cannot be read: No such file"),
+    ],
+)
+def test_names_of_spaces_are_no_markup(
+    crnn_search: CommandLine, tmp_path: Path, name: str, text: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if "missing" not in name:
+        path.write_text("3")
+    done = crnn_search("check", str(path))
+    assert (done.code, done.out) == (2, "")
+    assert text in done.err
+    assert "\x1b" not in done.err
+
+
+def test_values_and_keys_in_messages_are_cut_and_printable(
+    crnn_search: CommandLine, tmp_path: Path
+) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        f'space: {{dropout: {"x" * 5000}, "{"k" * 900}": 1, "a\\e[31m\\nb": 2, '
+        f"batch_size: {{choice: {[-1] * 300}}}}}\n"
+    )
+    done = crnn_search("check", str(path), "--set", f"search.seed={'y' * 5000}")
+    assert done.code == 2
+    for line in done.err.splitlines():
+        assert len(line) < 1200
+        assert line.isprintable()
+    for letter in "xyk":
+        assert letter * 201 not in done.err
+        assert letter * 190 in done.err
+
+
+def test_home_folders_expand_for_space_and_storage(
+    monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, space: Path
+) -> None:
+    home = space.parent / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(space.parent)
+
+    def launch(space: Any, run: RunFolder, *_: Any, **__: Any) -> None:
+        raise RunError(f"in {run.root}")
+
+    monkeypatch.setattr("crnn_search.pipeline.run.launch", launch)
+    done = crnn_search("launch", "~/../space.yaml", "--storage=~/runs", "--name=~x")
+    assert done.err == f"error: in {home}/runs/~x\n"
+    assert not Path("~").exists()
+
+
+def test_three_launches_in_a_second_have_three_names(
+    monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, space: Path, tmp_path: Path
+) -> None:
+    def launch(*_: Any, **__: Any) -> None:
+        raise RunError("far enough")
+
+    monkeypatch.setattr("crnn_search.pipeline.run.launch", launch)
+    for _ in range(3):
+        done = crnn_search("launch", str(space), "--storage", str(tmp_path / "runs"))
+        assert (done.code, done.err) == (1, "error: far enough\n")
+    assert len(list((tmp_path / "runs").iterdir())) == 3
