@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from crnn_search.cluster import settings
 from crnn_search.errors import InputError
 from crnn_search.hyperparameters import PARAMETERS
 from crnn_search.models.model import Model as Model
@@ -274,7 +274,7 @@ def _check_keywords(session: Session) -> None:
 @contextlib.contextmanager
 def _session(folder: RunFolder, session: Session) -> Iterator[tuple[ModuleType, Progress, Options]]:
     """The pipeline, a display that runs, and the options for it."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+    settings.apply()
     with session.get("display", _log)(folder) as progress:
         from crnn_search.pipeline import run as pipeline
         from crnn_search.pipeline.hooks import Hooks

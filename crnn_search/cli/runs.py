@@ -178,7 +178,7 @@ def tensorboard(
             f"{folder.location} has no TensorBoard files: no trial has finished an epoch yet"
         )
     command = [
-        sys.executable, "-m", "tensorboard.main", "--logdir", str(folder.tensorboard),
+        sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder.tensorboard),
         "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
     raise typer.Exit(subprocess.run(command, check=False).returncode)

