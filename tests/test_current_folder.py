@@ -124,7 +124,7 @@ def test_workers_run_the_drivers_package_and_nothing_of_the_current_folder(
     (folder / "crnn_search").mkdir()
     (folder / "crnn_search" / "__init__.py").write_text(HOSTILE)
     program = f"import sys; sys.path[:0] = [{str(other)!r}]\n{ON_RAY}"
-    done = run(folder, "-P", "-c", program, path=os.pathsep)
+    done = run(folder, "-P", "-c", program, path="")
     assert done.returncode == 0, done.stderr
     found: list[Any] = json.loads(done.stdout.splitlines()[-1])
     search_path, profile, package, files, _ = found

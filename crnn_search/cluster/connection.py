@@ -46,17 +46,17 @@ def connect(
     """
     settings.apply()
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": verbose}
-    if address:
-        options["address"] = find(address)
-        warn_if_readable(on_note)
-        if JOB_VARIABLE not in os.environ:  # a job has brought this package along
-            options["runtime_env"] = {"py_modules": [crnn_search]}
-    else:
-        ensure_local(on_note)
-        options |= {"address": "local", "include_dashboard": False, "num_cpus": usable_cores()}
-        options["object_store_memory"] = LOCAL_OBJECT_STORE_BYTES
-    with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
-        (Path(folder) / "crnn_search").symlink_to(Path(crnn_search.__file__).parent.resolve())
+    with _package_folder() as folder:
+        if address:
+            options["address"] = find(address)
+            warn_if_readable(on_note)
+            if JOB_VARIABLE not in os.environ:  # a job has brought this package along
+                options["runtime_env"] = {"py_modules": [crnn_search]}
+        else:
+            ensure_local(on_note)
+            _ensure_temporary_folder(folder)
+            options |= {"address": "local", "include_dashboard": False, "num_cpus": usable_cores()}
+            options["object_store_memory"] = LOCAL_OBJECT_STORE_BYTES
         try:
             _init(folder, options)
         except Exception as error:  # Ray raises a bare Exception, too
@@ -68,7 +68,30 @@ def connect(
             ray.shutdown()
 
 
-def _init(folder: str, options: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def _package_folder() -> Iterator[Path]:
+    """A temporary folder with a link to this package and nothing else."""
+    try:
+        created = tempfile.TemporaryDirectory(prefix="crnn-search-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"no folder for temporary files can be written: {error.strerror}; name one in TMPDIR"
+        ) from error
+    with created as name:
+        folder = Path(name)
+        (folder / "crnn_search").symlink_to(Path(crnn_search.__file__).parent.resolve())
+        yield folder
+
+
+def _ensure_temporary_folder(folder: Path) -> None:
+    """Let a local Ray use this folder for its files where it cannot write to its usual one."""
+    usual = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
+    own = usual / "ray"
+    if not os.access(own if own.exists() else usual, os.W_OK | os.X_OK):
+        os.environ["RAY_TMPDIR"] = str(folder)
+
+
+def _init(folder: Path, options: dict[str, Any]) -> None:
     """Initialize Ray, whose workers import from `folder` what the current folder would give them.
 
     Ray adds the current folder and that of the running script to its workers' search path.
@@ -90,7 +113,7 @@ def _init(folder: str, options: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _current_folder(folder: str) -> Iterator[None]:
+def _current_folder(folder: Path) -> Iterator[None]:
     """Make a folder the current one; then the former one again, even if it was deleted."""
     before = os.open(".", os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
     try:
