@@ -14,6 +14,11 @@ the modules.
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # python -m crnn_search
+    del sys.path[0]  # the current folder, from which nothing else is imported
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -6,7 +6,6 @@ Heavy libraries are imported by the functions that need them.
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from crnn_search.cluster import settings
 from crnn_search.errors import InputError, RunFolderError, StorageError
 from crnn_search.hyperparameters import PARAMETERS
 from crnn_search.models.model import Model as Model
@@ -283,7 +283,7 @@ def _check_keywords(session: Session) -> None:
 @contextlib.contextmanager
 def _session(folder: RunFolder, session: Session) -> Iterator[tuple[ModuleType, Progress, Options]]:
     """The pipeline, a display that runs, and the options for it."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+    settings.apply()
     with session.get("display", _log)(folder) as progress:
         from crnn_search.pipeline import run as pipeline
         from crnn_search.pipeline.hooks import Hooks

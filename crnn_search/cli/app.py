@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from crnn_search import __version__
+from crnn_search import __version__, signals
 from crnn_search.cli import results, runs, search, terminal
-from crnn_search.errors import CrnnSearchError, InterruptedRun
+from crnn_search.cluster import settings
+from crnn_search.errors import CrnnSearchError, InputError, InterruptedRun
 from crnn_search.text import cut
 
 if TYPE_CHECKING:
@@ -93,28 +94,60 @@ def _options(
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     terminal.prepare()
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
-    interrupted = InterruptedRun.exit_code
+    settings.apply()
+    with signals.handled():
+        code = terminal.flush(_run())
+    if code == InterruptedRun.exit_code:  # at once: a local Ray's processes end with this one
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run a command and print its error, if it has one; returns the exit code."""
     try:
+        _leave_out_current_folder()
         code: Any = app(prog_name="crnn-search", standalone_mode=False)
-        if code == interrupted:  # what Typer makes of a Ctrl-C inside a command
+        if code == InterruptedRun.exit_code:  # what Typer makes of a Ctrl-C inside a command
             terminal.complain("interrupted")
     except CrnnSearchError as error:
-        kind = "interrupted" if error.exit_code == interrupted else "error"
+        kind = "interrupted" if isinstance(error, InterruptedRun) else "error"
         terminal.complain(f"{kind}: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
-        code = interrupted
+        code = InterruptedRun.exit_code
     except OSError as error:
         if error.filename is not None or terminal.flush(0) == 0:  # else it was the output
             terminal.complain(f"error: {_system_error(error)}")
         code = 1
     except Exception as error:
         code = _usage_error(error)
-    code = terminal.flush(int(code or 0))
-    if code == interrupted:  # at once: a local Ray's processes end with this one
-        os._exit(interrupted)
-    sys.exit(code)
+    return int(code or 0)
+
+
+def _leave_out_current_folder() -> None:
+    """Import nothing from the current folder; nor do processes that this one starts.
+
+    Python searches it for `python -c`, for a program that lies in it, and for an empty entry of
+    PYTHONPATH. `crnn_search/__init__.py` leaves it out for `python -m`.
+
+    Raises:
+        InputError: it was deleted.
+    """
+    try:
+        here = os.getcwd()  # noqa: PTH109  (pathlib has the same error)
+    except OSError as error:
+        raise InputError(
+            f"the current folder cannot be used: {error.strerror}; change to another one"
+        ) from error
+    if sys.path[0] in {"", here}:
+        del sys.path[0]
+    given = os.environ.get("PYTHONPATH")
+    if given:
+        entries = given.split(os.pathsep)
+        kept = [entry for entry in entries if os.path.normpath(entry or ".") != "."]
+        os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+        if kept != entries and here not in kept and here in sys.path:
+            sys.path.remove(here)
 
 
 def _usage_error(error: Exception) -> int:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crnn_search import api
+from crnn_search import api, signals
 from crnn_search.cli import options, terminal
 from crnn_search.errors import ConfigError, InterruptedRun, StorageError
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import DEFAULT_STORAGE, default_name
+from crnn_search.text import printable
 
 if TYPE_CHECKING:
     from crnn_search.spaces.space import SearchSpace
@@ -151,12 +152,13 @@ def _display(run: RunFolder, *, verbose: bool) -> Iterator[Progress]:
 
         progress = show_on(terminal.lasting_console())
         progress.note(f"run: {run.location}")
+        last_words = printable(f"interrupted: continue with\n  {options.resume_command(run)}")
+        signals.say_at_the_end(last_words)
         try:
             yield progress
         except KeyboardInterrupt:
             progress.close()
-            command = options.resume_command(run)
-            terminal.complain(f"interrupted: continue with\n  {command}")
+            terminal.complain(last_words)
             os._exit(InterruptedRun.exit_code)  # without waiting for anything of Ray's
         finally:
             progress.close()

@@ -28,8 +28,9 @@ from crnn_search.cluster.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_co
 from crnn_search.errors import InputError, RunError
 from crnn_search.text import first_line, printable_log, shown
 
-PROGRAM = "exec python -m crnn_search"
-"""What a job runs; `exec`, so that a signal to the job is one to the driver."""
+PROGRAM = "exec python -P -m crnn_search"
+"""What a job runs; `exec`, so that a signal to the job is one to the driver, and -P because Ray has
+the folder with the package in PYTHONPATH."""
 
 STOP_WAIT_S = 60
 """How long a job that is stopped may take to write its files, before it is killed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ AUTO_GPU_FRACTION = 0.25
 """Share of a GPU that a trial gets if none could be measured."""
 
 CAPACITY_REFRESH_S = 2.0
+UNITS = 10_000
+"""Of a resource: the smallest amount that Ray knows is one ten-thousandth."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,19 @@ _GROWING = (
 
 
 def count_fitting(alive: Sequence[Node], cpus: float, gpus: float) -> int:
-    """How many trials the nodes hold at once."""
-    return sum(
-        math.floor(min(node.cpus / cpus, node.gpus / gpus if gpus else math.inf)) for node in alive
-    )
+    """How many trials the nodes hold at once; a share of a GPU is one of a single GPU."""
+    return sum(_count_on(node, cpus, gpus) for node in alive)
+
+
+def _count_on(node: Node, cpus: float, gpus: float) -> int:
+    by_cpus = _units(node.cpus) // _units(cpus)
+    if not gpus:
+        return by_cpus
+    if gpus < 1:
+        return min(by_cpus, int(node.gpus) * (UNITS // _units(gpus)))
+    return min(by_cpus, _units(node.gpus) // _units(gpus))
+
+
+def _units(amount: float) -> int:
+    """An amount of a resource as Ray counts it, in ten-thousandths."""
+    return max(1, round(amount * UNITS))

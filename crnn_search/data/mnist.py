@@ -73,6 +73,7 @@ def find(data_dir: Path | None = None) -> Path:
     cache = _cache()
     if all(_verified(cache / name) for name in FILES):
         return cache
+    _check_writable(cache)
     failures = []
     for source, fetch in _DOWNLOADS.items():
         try:
@@ -99,20 +100,31 @@ def _from_folder(data_dir: Path) -> Path:
             _check(_content(path), path)
         return data_dir
     cache = _cache()
+    _check_writable(cache)
     _fetch_into(cache, lambda folder: _copy_files(data_dir, folder))
     return cache
 
 
 def _cache() -> Path:
-    """The folder of the files in the cache.
-
-    Raises:
-        DataError: there is none.
-    """
     try:
         return cache_folder() / "mnist"
     except OSError as error:
-        raise DataError(f"there is no cache for MNIST: {error.strerror}") from error
+        raise DataError(
+            f"cannot use {error.filename} as cache: {error.strerror}; name a folder in "
+            f"{CACHE_VARIABLE}"
+        ) from error
+
+
+def _check_writable(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        for folder in (cache, cache.parent):
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DataError(
+            f"cannot write the cache {cache}: {error.strerror}; name another folder in "
+            f"{CACHE_VARIABLE}, or one with MNIST's four files, not compressed, with --data-dir"
+        ) from error
 
 
 def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
@@ -124,11 +136,8 @@ def _fetch_into(cache: Path, fetch: Callable[[Path], None]) -> None:
     Raises:
         DataError: a file is missing, truncated or altered, or the cache cannot be written.
     """
-    with _writing(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=cache.parent, prefix=".mnist-")
-    with temporary:
-        folder = Path(temporary.name)
+    with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".mnist-") as temporary:
+        folder = Path(temporary)
         fetch(folder)
         for name in FILES:
             if not (folder / name).is_file():

@@ -13,10 +13,11 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,9 +36,9 @@ TIMEOUT_S = 120
 @functools.cache
 def library() -> tuple[ctypes.CDLL | None, str | None]:
     """The compiled library, or why there is none. Compiles if the machine's cache has none yet."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        return None, "there is no C compiler"
+    compiler, problem = _compiler()
+    if problem is not None:
+        return None, problem
     try:
         try:
             return ctypes.CDLL(str(_cached(compiler, cache_folder() / "kernels"))), None
@@ -47,10 +48,23 @@ def library() -> tuple[ctypes.CDLL | None, str | None]:
                 _compile(compiler, path)
                 return ctypes.CDLL(str(path)), None
     except (OSError, subprocess.SubprocessError) as error:
-        return None, f"{compiler} cannot compile the kernels: {_reason(error)}"
+        return None, f"{shlex.join(compiler)} cannot compile the kernels: {_reason(error)}"
 
 
-def _cached(compiler: str, folder: Path) -> Path:
+def _compiler() -> tuple[tuple[str, ...], str | None]:
+    """The command in CC, with its options if it has some, or `cc`; and why it cannot be used."""
+    named = os.environ.get("CC", "").strip() or "cc"
+    try:
+        words = shlex.split(named)
+    except ValueError as error:
+        return (), f"CC is no command: {named!r}: {error}"
+    program = shutil.which(named) or (shutil.which(words[0]) if words else None)
+    if program is None:
+        return (), "there is no C compiler" + ("" if named == "cc" else f" called {named!r}")
+    return ((program,) if shutil.which(named) else (program, *words[1:])), None
+
+
+def _cached(compiler: Sequence[str], folder: Path) -> Path:
     """The library for these sources, this compiler and processor; compiled if it is missing."""
     path = folder / f"kernels-{_digest(compiler)}.so"
     if not path.exists():
@@ -61,10 +75,10 @@ def _cached(compiler: str, folder: Path) -> Path:
     return path
 
 
-def _digest(compiler: str) -> str:
+def _digest(compiler: Sequence[str]) -> str:
     """Changes with everything that the library depends on: machines may share a cache."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]"))]
-    parts = (*texts, compiler, *FLAGS, platform.machine(), *sorted(cpu_flags()))
+    parts = (*texts, *compiler, *FLAGS, platform.machine(), *sorted(cpu_flags()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -80,7 +94,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: Sequence[str], path: Path) -> None:
     """Compile all sources to a library, written completely or not at all."""
     sources = sorted(SOURCES.glob("*.c"))
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
@@ -88,12 +102,12 @@ def _compile(compiler: str, path: Path) -> None:
         objects = [folder / f"{source.stem}.o" for source in sources]
         with ThreadPoolExecutor() as pool:
             list(pool.map(partial(_compile_source, compiler), sources, objects))
-        _run(compiler, *FLAGS, "-shared", "-o", folder / path.name, *objects)
+        _run(*compiler, *FLAGS, "-shared", "-o", folder / path.name, *objects)
         (folder / path.name).replace(path)
 
 
-def _compile_source(compiler: str, source: Path, output: Path) -> None:
-    _run(compiler, *FLAGS, "-c", "-o", output, source)
+def _compile_source(compiler: Sequence[str], source: Path, output: Path) -> None:
+    _run(*compiler, *FLAGS, "-c", "-o", output, source)
 
 
 def _run(*command: str | Path) -> None:

@@ -9,11 +9,11 @@ Shapes: `B` sequences, `T` time steps, `N` real images of a batch (no padding).
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -24,6 +24,9 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.text import first_line
 from crnn_search.training import checkpoint
 from crnn_search.training.model import CRNN
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
+import onnxruntime
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
 """`images` and `lengths` to sums: the contract above."""

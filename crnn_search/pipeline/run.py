@@ -33,6 +33,7 @@ from crnn_search.tuning import warm_start
 from crnn_search.tuning.budget import Budget, Limit
 from crnn_search.tuning.context import Context, OnTrialEnd
 from crnn_search.tuning.progress import Progress
+from crnn_search.tuning.tuner import interrupted
 
 TIMED = ("start", SEARCH, "finalists", "retrain")
 """The stages whose durations the report shows."""
@@ -139,7 +140,10 @@ def _continue(
     """Do what is left of a run whose lease this process holds; returns the report."""
     hooks = HookRunner(run, options.hooks, progress.note)
     with hooks.running():
-        return _finish(run, space, manifest, progress, options, hooks.trial_ended)
+        try:
+            return _finish(run, space, manifest, progress, options, hooks.trial_ended)
+        except KeyboardInterrupt:
+            raise interrupted(run) from None
 
 
 def _finish(
@@ -157,7 +161,7 @@ def _finish(
     if not is_retrained(run):
         progress.note("data: MNIST")
         digits = mnist.load(options.data_dir)
-        with connection.connect(options.address, verbose=options.verbose):
+        with connection.connect(options.address, progress.note, verbose=options.verbose):
             grows = options.address is not None
             allocation, probe = _allocate(space, digits, progress, may_grow=grows)
             storage_check.check_storage(run)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 from crnn_search.storage.location import local_path
@@ -13,11 +15,10 @@ CACHE_VARIABLE = "CRNN_SEARCH_CACHE"
 
 
 def cache_folder() -> Path:
-    """The cache folder; it may not exist yet.
+    """The cache folder; it may not exist yet. Without a home folder it is a temporary one.
 
     Raises:
-        InputError: the variable names no folder.
-        FileNotFoundError: there is neither a variable nor a home folder.
+        OSError: there is no home folder, and the temporary one is another user's.
     """
     named = os.environ.get(CACHE_VARIABLE)
     if named:
@@ -25,6 +26,14 @@ def cache_folder() -> Path:
     import platformdirs  # here: a machine with a folder of its own may have PyTorch only
 
     folder = Path(platformdirs.user_cache_dir("crnn-search"))
-    if not folder.is_absolute():  # as ~/.cache where the user has no home folder
-        raise FileNotFoundError(errno.ENOENT, f"no home folder; set {CACHE_VARIABLE} to a folder")
+    return folder if folder.is_absolute() else _temporary()
+
+
+def _temporary() -> Path:
+    """A folder that is this user's own: what is in it is trusted."""
+    folder = Path(tempfile.gettempdir()) / f"crnn-search-{os.geteuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.lstat().st_uid != os.geteuid():
+        raise PermissionError(errno.EACCES, "it belongs to another user", str(folder))
     return folder

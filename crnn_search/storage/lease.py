@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from crnn_search import signals
 from crnn_search.errors import LeaseLostError, RunError, RunFolderError, StorageError
 from crnn_search.storage import file_lock, store_lease
 from crnn_search.storage.retry import OnRetry
@@ -34,7 +35,7 @@ def acquire(run: RunFolder, on_retry: OnRetry) -> Iterator[None]:
         RunFolderError: another process has it, or the run cannot be written.
         StorageError: the object store cannot be read or written.
     """
-    with _leased(run, on_retry) if run.mirror else _locked(run):
+    with signals.interruptible(), _leased(run, on_retry) if run.mirror else _locked(run):
         yield
 
 
@@ -85,15 +86,6 @@ def stop(run: RunFolder, timeout_s: float) -> bool:
             )
         time.sleep(0.2)
     return True
-
-
-def interrupt_on_sigterm() -> None:
-    """Let SIGTERM, which stops Ray's jobs, have the effect of Ctrl-C.
-
-    Ray starts its jobs with SIGINT blocked, which a process inherits: it is unblocked here.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _is_locked(run: RunFolder) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shlex
+import signal
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
 
+from crnn_search import signals
 from crnn_search.cluster.resources import Allocation, Capacity
 from crnn_search.errors import InterruptedRun
 from crnn_search.storage.files import writing
@@ -17,11 +20,20 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
+from crnn_search.tuning.node_watch import NodeWatch
 from crnn_search.tuning.scheduler import Asha
 from crnn_search.tuning.searcher import StudySearcher
 from crnn_search.tuning.trainable import TrialTrainable
 from crnn_search.tuning.trial_queue import TrialQueue
 from crnn_search.tuning.tune_trial import name_of
+
+HINT = (
+    "If this log ends without a message, the system or Ray has ended the process, as where a node "
+    "is killed. What was recorded is kept; continue with %s"
+)
+"""Logged at the start of each stage: such an end cannot be caught."""
+
+logger = logging.getLogger(__name__)
 
 
 def run_search(
@@ -31,13 +43,14 @@ def run_search(
 
     Raises:
         InterruptedRun: the user stopped the search.
+        RunError: no node was alive for a while.
         CrnnSearchError: the callback's error, if it had one.
     """
     searcher.capacity = Capacity(context.allocation)
     config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, **_ALWAYS)
     _fit(context, config, callback)
     if not searcher.finished:
-        raise _interrupted(context.run)
+        raise interrupted(context.run)
 
 
 def run_trials(context: Context, trials: Sequence[Trial], callback: RunCallback) -> None:
@@ -45,17 +58,19 @@ def run_trials(context: Context, trials: Sequence[Trial], callback: RunCallback)
 
     Raises:
         InterruptedRun: the user stopped them.
+        RunError: no node was alive for a while.
         CrnnSearchError: the callback's error, if it had one.
     """
     queue = TrialQueue(trials, callback)
     _fit(context, tune.TuneConfig(search_alg=queue, **_ALWAYS), callback)
     if not queue.finished:
-        raise _interrupted(context.run)
+        raise interrupted(context.run)
 
 
 def _fit(context: Context, config: tune.TuneConfig, callback: RunCallback) -> None:
     """Run Tune with its own files in a folder that is removed: nothing is read from them."""
     run, digits = context.run, context.digits
+    watch = NodeWatch(resume_command(run))
     with writing(run.checkpoints):
         run.checkpoints.mkdir(exist_ok=True)  # trials do not create it: see `storage.retry`
     trainable = tune.with_parameters(
@@ -72,18 +87,24 @@ def _fit(context: Context, config: tune.TuneConfig, callback: RunCallback) -> No
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=folder,
-                callbacks=[callback],
+                callbacks=[callback, watch],
                 # Without it Tune would save at a trial's end, to a folder no other node sees.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )
+        logger.info(HINT, resume_command(run))
         try:
-            tuner.fit()
+            with signals.kept(signal.SIGINT, signal.SIGUSR1):  # Tune leaves handlers behind
+                tuner.fit()
+        except KeyboardInterrupt:  # where Tune does not expect it
+            raise interrupted(run) from None
         except Exception:
-            if callback.error:
-                raise callback.error from None
+            if error := callback.error or watch.error:
+                raise error from None
             raise
+    if signals.asked_to_stop():
+        raise interrupted(run)
 
 
 _ALWAYS: dict[str, Any] = {
@@ -101,6 +122,11 @@ def _resources(allocation: Allocation, config: dict[str, Any]) -> tune.Placement
     )
 
 
-def _interrupted(run: RunFolder) -> InterruptedRun:
-    command = shlex.join(["crnn-search", "resume", run.location])
-    return InterruptedRun(f"everything so far is kept; continue with\n  {command}")
+def interrupted(run: RunFolder) -> InterruptedRun:
+    """What the user's interruption of a run raises."""
+    return InterruptedRun(f"everything so far is kept; continue with\n  {resume_command(run)}")
+
+
+def resume_command(run: RunFolder) -> str:
+    """The command that continues a run, ready for a shell."""
+    return shlex.join(["crnn-search", "resume", run.location])

@@ -135,7 +135,7 @@ def test_job_has_the_whole_package_its_space_and_its_commit(
     assert client.sent["submission_id"] == job
     assert client.sent["metadata"] == {"crnn_search_run": "/shared/runs/demo/"}
     assert client.sent["entrypoint"] == (
-        "exec python -m crnn_search launch space.yaml --set 'space.dropout={float: [0, 0.5]}'"
+        "exec python -P -m crnn_search launch space.yaml --set 'space.dropout={float: [0, 0.5]}'"
     )
     assert client.sent["runtime_env"]["env_vars"] == {
         JOB_VARIABLE: job,

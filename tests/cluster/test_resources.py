@@ -43,6 +43,13 @@ def with_nodes(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[float, float]) -> 
         ([(8, 2)], (1, 0.5, "auto"), (1, 0.5, 4)),
         ([(8, 2)], (1, 0, "auto"), (1, 0.0, 8)),
         ([(8, 0)], (1, "auto", 3), (1, 0.0, 3)),
+        ([(8, 2)], (1, 0.6, "auto"), (1, 0.6, 2)),  # a share is one of a single GPU
+        ([(8, 5)], (1, 0.4, "auto"), (1, 0.4, 8)),
+        ([(64, 4)], (1, 0.3333, "auto"), (1, 0.3333, 12)),
+        ([(8, 5)], (1, 2, "auto"), (1, 2.0, 2)),
+        ([(8, 3)], (1, 1, "auto"), (1, 1.0, 3)),
+        ([(1, 0)], (0.1, 0, "auto"), (0.1, 0.0, 10)),
+        ([(1.2, 0)], (0.4, 0, "auto"), (0.4, 0.0, 3)),  # 1.2 / 0.4 is less than 3
     ],
 )
 def test_nodes_are_allocated_to_trials(

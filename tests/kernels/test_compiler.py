@@ -74,9 +74,39 @@ def test_trials_that_start_together_compile_once(
 
 def test_missing_compiler_is_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert native.problem() == "there is no C compiler"
+    assert native.problem() == "there is no C compiler called 'no-such-compiler'"
     with pytest.raises(RuntimeError, match="no compiled kernels: there is no C compiler"):
         ops.map_moments(torch.zeros(1, 1, 2, 2))
+
+
+def test_compiler_may_have_options_or_a_space_in_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    path = fake_compiler(tmp_path, monkeypatch, f'echo "$@" >> {log}; exec cc "$@"')
+    monkeypatch.setenv("CC", f"{path} -m64 '-DNAME=a b'")
+    assert native.problem() is None
+    assert "-m64 -DNAME=a b" in log.read_text(encoding="utf-8")
+    path = path.rename(tmp_path / "fake cc")
+    monkeypatch.setenv("CC", str(path))
+    compiler.library.cache_clear()
+    assert native.problem() is None
+    assert len(libraries(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("cc '", 'CC is no command: "cc \'": No closing quotation'),
+        ("no-such-compiler -m64", "there is no C compiler called 'no-such-compiler -m64'"),
+        (" ", None),
+    ],
+)
+def test_command_that_is_none_is_the_problem(
+    monkeypatch: pytest.MonkeyPatch, command: str, problem: str | None
+) -> None:
+    monkeypatch.setenv("CC", command)
+    assert native.problem() == problem
 
 
 def test_compiler_error_is_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

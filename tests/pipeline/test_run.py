@@ -14,6 +14,7 @@ from rich.console import Console
 
 from crnn_search.cli.display import PlainProgress
 from crnn_search.cluster.resources import Allocation
+from crnn_search.errors import InterruptedRun
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.pipeline import run as pipeline
 from crnn_search.pipeline.manifest import Manifest
@@ -86,7 +87,7 @@ def test_manifest_is_there_before_the_cluster(
     progress = PlainProgress(Console(quiet=True))
     with monkeypatch.context() as patch:
         patch.setattr(f"{RUN}.connection.connect", no_cluster)
-        with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        with pytest.raises(InterruptedRun, match=f"crnn-search resume {run.root}$"):
             pipeline.launch(SPACE, run, progress, pipeline.Options(), budget=Budget(time_s=9e9))
     assert Manifest.read(run).hardware is None
     started = until_search(pipeline.resume, run)

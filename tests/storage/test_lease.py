@@ -148,17 +148,23 @@ def test_a_folder_out_of_reach_does_not_end_the_watch(
         assert asked.wait(10)
 
 
-def test_sigterm_has_the_effect_of_sigint() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        lease.interrupt_on_sigterm()
-        with pytest.raises(KeyboardInterrupt, match=r"^$"):  # noqa: PT012
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        signal.signal(signal.SIGTERM, before)
+def test_stop_reaches_a_process_that_ignores_sigint(run: RunFolder) -> None:
+    """As one that a script has begun with `&`."""
+    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    arguments = [*shell, sys.executable, "-c", OTHER_PROCESS, str(run.root)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "acquired\n"
+        assert lease.stop(run, timeout_s=20)
+        assert process.wait() == -signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_interrupt_what_holds_the_lease(run: RunFolder, number: signal.Signals) -> None:
+    with lease.acquire(run, pytest.fail), pytest.raises(KeyboardInterrupt, match=r"^$"):  # noqa: PT012
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    assert not lease.is_held(run)
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
