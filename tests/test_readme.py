@@ -17,6 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -158,18 +159,15 @@ def test_lines_on_a_finished_run(line: str, finished: FinishedRun) -> None:
 def test_tensorboard_line_names_the_event_files(
     line: str, monkeypatch: pytest.MonkeyPatch, finished: FinishedRun
 ) -> None:
-    commands: list[list[str]] = []
-
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr("subprocess.run", run)
+    server = mock.MagicMock()
+    server.main.return_value = 0
+    module = mock.MagicMock(TensorBoard=lambda: server)
+    monkeypatch.setitem(sys.modules, "tensorboard.program", module)
+    monkeypatch.setattr("crnn_search.cli.runs._check_port", lambda port: None)
     assert run_here(finished.root, *shlex.split(line)[1:]).returncode == 0
-    (command,) = commands
-    folder = finished.root / command[command.index("--logdir") + 1]
-    assert list(folder.glob("search/trial-0000/events.*"))
-    assert command[command.index("--host") + 1] == "127.0.0.1"
+    given = server.configure.call_args.kwargs
+    assert list((finished.root / given["logdir"]).glob("search/trial-0000/events.*"))
+    assert given["host"] == "127.0.0.1"
 
 
 @pytest.mark.slow

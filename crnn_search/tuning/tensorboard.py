@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams, scalar
 
@@ -28,13 +27,17 @@ class TensorBoard:
 
     Nothing reads these files but TensorBoard: if one cannot be written, the user is told once, and
     no more are written.
+
+    Not by PyTorch's `FileWriter`: it writes in a thread, which prints a traceback if the disk is
+    full. Nor by `SummaryWriter.add_hparams`: it writes hyperparameters to a second file, and once
+    TensorBoard has seen the newer file of a folder it no longer reads what the older one gets.
     """
 
     def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
         """note: tells the user."""
         self._folder = folder
         self._note = note
-        self._files: dict[str, _EventFile] = {}
+        self._files: dict[str, Path] = {}
         self._failed = False
 
     def write(self, trial: Trial, metrics: EpochMetrics) -> None:
@@ -45,56 +48,37 @@ class TensorBoard:
             self._write(trial, metrics)
         except OSError as error:
             self._failed = True
-            self.close(trial.name)
             self._note(f"cannot write TensorBoard's files in {self._folder}: {error.strerror}")
 
     def close(self, name: str) -> None:
-        """Close the file of a trial that ended."""
-        if file := self._files.pop(name, None):
-            file.close()
+        """A trial ended: it writes no more."""
+        self._files.pop(name, None)
 
     def _write(self, trial: Trial, metrics: EpochMetrics) -> None:
+        events, values = [], metrics.to_dict()
         if trial.name not in self._files:
-            self._folder.parent.mkdir(exist_ok=True)  # not the run's folder, if that is gone
-            self._folder.mkdir(exist_ok=True)
-            self._files[trial.name] = file = _EventFile(self._folder / trial.name)
+            self._files[trial.name] = self._new_file(trial.name)
+            events.append(Event(file_version="brain.Event:2"))
             if metrics.epoch == 1:
-                # Not by `SummaryWriter.add_hparams`: it writes them to a second file, and once
-                # TensorBoard has seen the newer file of a folder it no longer reads what the older
-                # one gets.
-                for summary in hparams(_flat(trial.config), {METRIC: 0.0}):
-                    file.add(summary)
-        file, values = self._files[trial.name], metrics.to_dict()
-        for name in SCALARS:
-            if values[name] is not None:
-                file.add(scalar(name, values[name]), metrics.epoch)
+                found = hparams(_flat(trial.config), {METRIC: 0.0})
+                events += [Event(summary=summary) for summary in found]
+        events += [
+            Event(step=metrics.epoch, summary=scalar(name, values[name]))
+            for name in SCALARS
+            if values[name] is not None
+        ]
+        with self._files[trial.name].open("ab") as file:
+            records = RecordWriter(file)
+            for event in events:
+                event.wall_time = time.time()
+                records.write(event.SerializeToString())
 
-
-class _EventFile:
-    """An event file. Each event is in it when `add` returns, and its errors are raised there.
-
-    PyTorch's `FileWriter` writes in a thread, which prints a traceback if the disk is full.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
+    def _new_file(self, trial: str) -> Path:
+        """The event file of a trial in this session, in a folder that exists."""
+        for folder in (self._folder.parent, self._folder, self._folder / trial):
+            folder.mkdir(exist_ok=True)  # not the run's folder, if that is gone
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("ab", buffering=0)
-        self._records = RecordWriter(self._file)
-        try:
-            self._add(file_version="brain.Event:2")
-        except OSError:
-            self._file.close()
-            raise
-
-    def add(self, summary: Summary, step: int = 0) -> None:
-        self._add(summary=summary, step=step)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _add(self, **fields: Any) -> None:
-        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        return self._folder / trial / name
 
 
 def _flat(config: TrialConfig) -> dict[str, Any]:

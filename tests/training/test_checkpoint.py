@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crnn_search.errors import ModelFileError
+from crnn_search.errors import ModelFileError, StorageError
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.training import checkpoint, engine
 from crnn_search.training.engine import TrainingData
@@ -129,8 +129,8 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(checkpoint, "save", full_disk)
+    with pytest.raises(StorageError, match="No space left"):
         checkpoint.save_model(path, model, SMALL, {"version": 2})
     assert checkpoint.load_model(path)[2] == {"version": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -119,7 +119,7 @@ def test_full_disk_is_reported_with_a_remedy(
     def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save", full)
     with pytest.raises(StorageError, match=r"No space left on device; .*crnn-search resume"):
         save(folder, 3.0, 2.0)
     assert names(folder) == ["epoch-0001.safetensors"]
