@@ -24,9 +24,8 @@ SCRIPT = PROGRAM[1].replace("; ", "\n")
 """What `crnn-search` is when it is installed."""
 SPACE = "space: {dropout: {float: [0.0, 0.5]}}"
 ON_RAY = """
-import json, sys
+import json
 from crnn_search.cli import app
-from crnn_search.cluster import connection
 
 def where():
     import os, sys, profile, queue
@@ -36,6 +35,7 @@ def where():
 
 def run():
     import ray
+    from crnn_search.cluster import connection
     with connection.connect(None):
         print(json.dumps([*ray.get(ray.remote(where).remote()), ray.cluster_resources()["CPU"]]))
 

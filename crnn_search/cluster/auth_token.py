@@ -20,7 +20,7 @@ def ensure_local(on_note: Callable[[str], None]) -> None:
 
     Where the home folder is missing or cannot be written, the token is for this process only.
     """
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     if os.environ.get(TOKEN_VARIABLE) or os.environ.get(PATH_VARIABLE):
         warn_if_readable(on_note)

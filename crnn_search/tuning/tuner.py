@@ -68,9 +68,26 @@ def run_trials(context: Context, trials: Sequence[Trial], callback: RunCallback)
 
 
 def _fit(context: Context, config: tune.TuneConfig, callback: RunCallback) -> None:
+    """Run Tune; what ends it early is raised."""
+    run = context.run
+    logger.info(HINT, resume_command(run))
+    with NodeWatch(resume_command(run)) as watch:
+        try:
+            with signals.kept(signal.SIGINT, signal.SIGUSR1):  # Tune leaves handlers behind
+                _run_tune(context, config, callback)
+        except KeyboardInterrupt:  # where Tune does not expect it
+            raise watch.error or interrupted(run) from None
+        except Exception:
+            if error := callback.error or watch.error:
+                raise error from None
+            raise
+    if watch.error or signals.asked_to_stop():
+        raise watch.error or interrupted(run)
+
+
+def _run_tune(context: Context, config: tune.TuneConfig, callback: RunCallback) -> None:
     """Run Tune with its own files in a folder that is removed: nothing is read from them."""
     run, digits = context.run, context.digits
-    watch = NodeWatch(resume_command(run))
     with writing(run.checkpoints):
         run.checkpoints.mkdir(exist_ok=True)  # trials do not create it: see `storage.retry`
     trainable = tune.with_parameters(
@@ -81,30 +98,18 @@ def _fit(context: Context, config: tune.TuneConfig, callback: RunCallback) -> No
     )
     resources = functools.partial(_resources, context.allocation)
     with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
-        tuner = tune.Tuner(
+        tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=config,
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=folder,
-                callbacks=[callback, watch],
+                callbacks=[callback],
                 # Without it Tune would save at a trial's end, to a folder no other node sees.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
-        )
-        logger.info(HINT, resume_command(run))
-        try:
-            with signals.kept(signal.SIGINT, signal.SIGUSR1):  # Tune leaves handlers behind
-                tuner.fit()
-        except KeyboardInterrupt:  # where Tune does not expect it
-            raise interrupted(run) from None
-        except Exception:
-            if error := callback.error or watch.error:
-                raise error from None
-            raise
-    if signals.asked_to_stop():
-        raise interrupted(run)
+        ).fit()
 
 
 _ALWAYS: dict[str, Any] = {
