@@ -147,14 +147,14 @@ def _choice(document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any
     if not isinstance(options, list) or not options:
         document.add(path, f"must be a list of at least one option, got {options!r}")
         return None
-    seen: list[Any] = []
+    seen: dict[Any, None] = {}
     for i, option in enumerate(options):
         if not rule.accepts(option):
             document.add((*path, i), f"must be {rule.describe()}, got {option!r}")
         elif canonical(rule, option) in seen:
             document.add((*path, i), f"options must differ, got {option!r} twice")
         else:
-            seen.append(canonical(rule, option))
+            seen[canonical(rule, option)] = None
     return Choice(tuple(seen))
 
 
