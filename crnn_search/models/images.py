@@ -31,11 +31,8 @@ LEAST_CONTRAST = 8
 UNEVEN = 0.1
 """Paper that differs by more, relative to the ink, is not only noisy."""
 
-SHADOW = 7
-"""Pixels of 28: a shadow is wider, ink that reaches the border is not."""
-
 STROKE = 9
-"""Pixels of 28: ink on unevenly lit paper is narrower."""
+"""Pixels of 28: ink is narrower, a shadow is not."""
 
 MARGIN = 3
 """How many standard deviations of the border's pixels count as paper."""
@@ -138,7 +135,7 @@ def _ink(grey: Pixels) -> tuple[npt.NDArray[np.uint8], str | None]:
 
 def _has_shadow(other: npt.NDArray[np.bool_]) -> bool:
     """Whether a wide region differs from the paper, and much of the border. other: `(H, W)`."""
-    wide = sliding_window_view(other, (SHADOW, SHADOW)).all(axis=(2, 3)).any()
+    wide = sliding_window_view(other, (STROKE, STROKE)).all(axis=(2, 3)).any()
     return bool(wide and _edge(other).mean() > 0.2)
 
 

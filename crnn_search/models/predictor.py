@@ -110,13 +110,13 @@ def _load_safetensors(path: Path) -> Predictor:
 def _load_onnx(path: Path) -> Predictor:
     try:
         session = onnx_session(str(path))
+        values = (*session.get_inputs(), *session.get_outputs())
+        got = [f"{value.name} {value.type}" for value in values]
+        expected = session.get_modelmeta().custom_metadata_map.get(EXAMPLE_SUMS)
     except Exception as error:  # onnxruntime's errors have no nearer base
         raise ModelFileError(
             f"{path} is truncated, altered or not an ONNX file: {first_line(error)}"
         ) from error
-    got = [
-        f"{value.name} {value.type}" for value in (*session.get_inputs(), *session.get_outputs())
-    ]
     if got != _ONNX_VALUES:
         raise _foreign(
             path, f"its inputs and outputs must be {', '.join(_ONNX_VALUES)}, got {', '.join(got)}"
@@ -135,7 +135,6 @@ def _load_onnx(path: Path) -> Predictor:
         return torch.from_numpy(sums)
 
     sums = predict(*example())
-    expected = session.get_modelmeta().custom_metadata_map.get(EXAMPLE_SUMS)
     if expected is not None and not _equal(sums, expected):
         raise ModelFileError(f"{path} was altered: its sums of an example are others")
     return predict
@@ -146,7 +145,12 @@ def onnx_session(model: str | bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # errors are raised and need not be printed, too
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model,
+        options,
+        providers=["CPUExecutionProvider"],
+        enable_fallback=False,  # it would try the same again, and print so
+    )
 
 
 def run_onnx(

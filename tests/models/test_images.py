@@ -136,8 +136,8 @@ Y, X = np.mgrid[-1:1:28j, -1:1:28j]
 LIGHTS = {
     "gradient": 160 + 45 * X - 20 * Y,
     "lamp": 200 - 60 * (X**2 + Y**2) / 2,
-    "shadow": np.where(X + Y > 0.9, 90.0, 190.0),
-    "half": np.where(X > 0.7, 110.0, 200.0),
+    "shadow": np.where(X + Y > 0.5, 90.0, 190.0),
+    "half": np.where(X > 0.3, 110.0, 200.0),
 }
 
 
