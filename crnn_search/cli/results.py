@@ -5,6 +5,8 @@ PyTorch and the libraries of results and models are imported inside the commands
 
 from __future__ import annotations
 
+import functools
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -72,7 +74,8 @@ def predict(
     from crnn_search.models.predictor import running_sums
 
     predictor = api.load_model(model).predictor
-    pixels = torch.stack([read_image(local_path(image)) for image in images])
+    warn = functools.partial(print, "warning:", file=sys.stderr)
+    pixels = torch.stack([read_image(local_path(image), warn) for image in images])
     for image, total in zip(images, running_sums(predictor, pixels), strict=True):
         terminal.show(f"{image}: {total:.2f}")
 

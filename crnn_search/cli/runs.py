@@ -16,6 +16,7 @@ import typer
 
 from crnn_search.cli import options, terminal
 from crnn_search.errors import InputError
+from crnn_search.storage import ledger
 from crnn_search.storage.location import is_uri, join, local_path
 from crnn_search.storage.run_folder import LOG, TENSORBOARD, RunFolder
 from crnn_search.storage.runs import DEFAULT_STORAGE, check_run_name, default_name, open_run
@@ -236,7 +237,7 @@ def _run_row(run: RunFolder, content: dict[str, Any] | InputError) -> list[str]:
     if isinstance(content, InputError):
         return [run.name, first_line(content), "", "", ""]
     trials, best = content["trials"], content["best"]
-    ended = trials["completed"] + trials["stopped"] + trials["failed"]
+    ended = sum(trials[word] for word in ledger.ENDED)
     return [
         content["name"],
         content["stage"],

@@ -35,7 +35,9 @@ NOTHING = "(nothing is searched)"
 
 def check(
     space: options.SpaceFile,
-    samples: Annotated[int, typer.Option(min=1, help="Number of configurations to sample.")] = 5,
+    samples: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Number of configurations to sample.")
+    ] = 5,
     overrides: options.Overrides = None,
 ) -> None:
     """Validate a search space and show sampled configurations."""

@@ -5,6 +5,7 @@ Shapes: `B` sequences, `T` time steps, `N` = `B·T` images, `D` features, `H` wi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import onnx
@@ -13,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from crnn_search.hyperparameters import IMAGE_SIZE
+from crnn_search.models.predictor import EXAMPLE_SUMS, example, onnx_session, run_onnx
 from crnn_search.training.model import CRNN
 
 OPSET, IR_VERSION = 17, 8
@@ -22,7 +24,7 @@ OPSET, IR_VERSION = 17, 8
 def build(model: CRNN, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """The graph of a network with its weights: `images`, `lengths` to `sum`, see `predictor`.
 
-    model: float32, on the CPU. metadata: properties of the file.
+    model: float32, on the CPU. metadata: properties of the file, beside the sums of an example.
     """
     graph = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}], producer_name: "crnn-search">'
@@ -32,8 +34,9 @@ def build(model: CRNN, metadata: Mapping[str, str]) -> onnx.ModelProto:
     )
     for name, weights in _weights(model).items():
         graph.graph.initializer.append(numpy_helper.from_array(weights.numpy(), name))
-    onnx.helper.set_model_props(graph, dict(metadata))
     onnx.checker.check_model(graph, full_check=True)
+    sums = run_onnx(onnx_session(graph.SerializeToString()), *example())
+    onnx.helper.set_model_props(graph, {**metadata, EXAMPLE_SUMS: json.dumps(sums.tolist())})
     return graph
 
 

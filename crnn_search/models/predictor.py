@@ -9,17 +9,21 @@ Shapes: `B` sequences, `T` time steps, `N` real images of a batch (no padding).
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from crnn_search.data.sequences import pack_order
 from crnn_search.errors import ModelFileError
+from crnn_search.hyperparameters import IMAGE_SIZE
 from crnn_search.models.folder import FORMATS, ModelFolder
+from crnn_search.storage.regular_file import unreadable
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.text import first_line
 from crnn_search.training import checkpoint
@@ -27,6 +31,10 @@ from crnn_search.training.model import CRNN
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 import onnxruntime
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
 """`images` and `lengths` to sums: the contract above."""
@@ -46,6 +54,8 @@ def load(path: Path) -> Predictor:
         raise ModelFileError(
             f"{path} does not exist; give a model's file, or its or a run's folder"
         )
+    if reason := unreadable(path):
+        raise ModelFileError(f"{path} cannot be read: {reason}")
     reader = _READERS.get(path.suffix.removeprefix("."))
     if reader is None:
         raise ModelFileError(f"a model's file must end in .{', .'.join(FORMATS)}, got {path}")
@@ -101,30 +111,89 @@ def _load_safetensors(path: Path) -> Predictor:
 
 
 def _load_onnx(path: Path) -> Predictor:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # errors are raised and need not be printed, too
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnx_session(str(path))
+        values = (*session.get_inputs(), *session.get_outputs())
+        got = [f"{value.name} {value.type}" for value in values]
+        expected = session.get_modelmeta().custom_metadata_map.get(EXAMPLE_SUMS)
     except Exception as error:  # onnxruntime's errors have no nearer base
         raise ModelFileError(
             f"{path} is truncated, altered or not an ONNX file: {first_line(error)}"
         ) from error
-    inputs = [f"{value.name} {value.type}" for value in session.get_inputs()]
-    got = inputs + [value.name for value in session.get_outputs()]
-    valid = ["images tensor(float)", "lengths tensor(int64)", "sum"]
-    if got != valid:
-        raise ModelFileError(
-            f"{path} is not a model of crnn-search: its inputs and outputs must be "
-            f"{', '.join(valid)}, got {', '.join(got)}"
+    if got != _ONNX_VALUES:
+        raise _foreign(
+            path, f"its inputs and outputs must be {', '.join(_ONNX_VALUES)}, got {', '.join(got)}"
         )
 
     def predict(images: Tensor, lengths: Tensor) -> Tensor:
-        (sums,) = session.run(["sum"], {"images": images.numpy(), "lengths": lengths.numpy()})
+        try:
+            sums = run_onnx(session, images, lengths)
+        except Exception as error:
+            shape = tuple(images.shape)
+            raise _foreign(path, f"it fails on images {shape}: {first_line(error)}") from error
+        if sums.shape != lengths.shape:
+            raise _foreign(
+                path, f"its sums must have the shape {tuple(lengths.shape)}, got {sums.shape}"
+            )
         return torch.from_numpy(sums)
 
+    sums = predict(*example())
+    if expected is not None and not _equal(sums, expected):
+        raise ModelFileError(f"{path} was altered: its sums of an example are others")
     return predict
 
+
+def onnx_session(model: str | bytes) -> onnxruntime.InferenceSession:
+    """A session on the CPU of a model's file, by its name, or of its content."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors are raised and need not be printed, too
+    return onnxruntime.InferenceSession(
+        model,
+        options,
+        providers=["CPUExecutionProvider"],
+        enable_fallback=False,  # it would try the same again, and print so
+    )
+
+
+def run_onnx(
+    session: onnxruntime.InferenceSession, images: Tensor, lengths: Tensor
+) -> NDArray[np.float32]:
+    """The output of a session, which need not be that of the contract."""
+    (sums,) = session.run(["sum"], {"images": images.numpy(), "lengths": lengths.numpy()})
+    result: NDArray[np.float32] = sums
+    return result
+
+
+def example() -> tuple[Tensor, Tensor]:
+    """Images and lengths on which an ONNX file is tried when it is read: waves, not random."""
+    y, x = torch.meshgrid(
+        torch.linspace(0, 3, IMAGE_SIZE), torch.linspace(0, 3, IMAGE_SIZE), indexing="ij"
+    )
+    number = torch.arange(12.0).reshape(4, 3, 1, 1, 1)
+    images = 0.5 + 0.5 * torch.sin((1 + number) * x + (12 - number) * y * x)
+    return images, torch.tensor([3, 1, 2, 3])
+
+
+def _equal(sums: Tensor, expected: str) -> bool:
+    try:
+        values = torch.tensor(json.loads(expected), dtype=torch.float32)
+    except (ValueError, TypeError, RuntimeError):
+        return False
+    return values.shape == sums.shape and torch.allclose(
+        sums, values, rtol=1e-3, atol=1e-3, equal_nan=True
+    )
+
+
+def _foreign(path: Path, reason: str) -> ModelFileError:
+    return ModelFileError(f"{path} is not a model of crnn-search: {reason}")
+
+
+_ONNX_VALUES = ["images tensor(float)", "lengths tensor(int64)", "sum tensor(float)"]
+"""Inputs and output of the contract, as onnxruntime names them."""
+
+EXAMPLE_SUMS = "example_sums"
+"""The property of an ONNX file with the sums of `example` as JSON: tells whether it was altered."""
 
 _READERS: dict[str, Callable[[Path], Predictor]] = {
     "safetensors": _load_safetensors,

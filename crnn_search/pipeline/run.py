@@ -16,14 +16,16 @@ from crnn_search.cluster.provenance import JOB_VARIABLE
 from crnn_search.cluster.resources import Allocation, allocate
 from crnn_search.data import mnist
 from crnn_search.data.sequences import Digits
+from crnn_search.errors import InputError
 from crnn_search.models.export import export_winner
 from crnn_search.models.folder import FORMATS
 from crnn_search.pipeline import finalists, retrain, search
+from crnn_search.pipeline.budget_check import check_budget
 from crnn_search.pipeline.hooks import NO_HOOKS, HookRunner, Hooks
 from crnn_search.pipeline.manifest import UNLIMITED, Manifest, RunBudget
 from crnn_search.results import report
 from crnn_search.spaces.file import load_space
-from crnn_search.spaces.space import SearchSpace, to_yaml
+from crnn_search.spaces.space import MAX_TRIALS, SearchSpace, to_yaml
 from crnn_search.storage import lease
 from crnn_search.storage.files import read_json, write_json, write_text
 from crnn_search.storage.journal import SEARCH, Journal, read_history
@@ -101,6 +103,8 @@ def extend(
     """
     with lease.acquire(run, progress.note):
         manifest, space = Manifest.read(run), load_space(run.space)
+        if space.search.trials + trials > MAX_TRIALS:
+            raise InputError(f"a search has at most {MAX_TRIALS} trials, got {trials} more")
         with run.changes():
             manifest = _before_extension(run, manifest, space, budget)
             manifest.write(run)
@@ -219,6 +223,7 @@ def _train(context: Context, budget: RunBudget) -> None:
             lambda: context.journal.elapsed_s,
             budget.before,
         )
+        check_budget(limit, context)
         winner = finalists.choose(search.run_search(context, limit), context)
     retrain.retrain(winner, context)
 

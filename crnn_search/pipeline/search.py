@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 
 from crnn_search.pipeline import finalists
+from crnn_search.storage import ledger
 from crnn_search.storage.files import atomic_write
 from crnn_search.storage.journal import SEARCH
 from crnn_search.storage.trial import TrialRecord
@@ -55,7 +56,11 @@ def run_search(context: Context, limit: Limit) -> list[TrialRecord]:
         tuner.run_search(context, searcher, scheduler, callback)
     finally:
         _copy_study(searcher.study, context)
-    return finalists.select(callback.records.values(), context.space.retrain.finalists)
+    records = list(callback.records.values())
+    shortened = len(records) < spec.trials or any(map(ledger.is_cut, records))
+    if shortened and (reason := callback.limit_reached()):
+        context.progress.note(f"the search has ended: {reason}")
+    return finalists.select(records, context.space.retrain.finalists)
 
 
 def replay(records: Iterable[TrialRecord], scheduler: Asha, callback: RunCallback) -> None:

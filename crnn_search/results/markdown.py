@@ -22,6 +22,7 @@ from crnn_search.results.formatting import (
     time,
     times,
 )
+from crnn_search.storage.ledger import ENDED
 
 Report = dict[str, Any]
 
@@ -57,8 +58,8 @@ def summary(report: Report) -> str:
         "guess the mean": _baseline(report, "mean_guess"),
         "winner": f"trial {report['best_trial']}, {report['best_parameters']:,} parameters, "
         f"validation RMSE {number(report['best_validation_rmse'])}",
-        "trials": f"{trials['completed']} completed, {trials['stopped']} stopped early, "
-        f"{trials['failed']} failed",
+        "trials": f"{trials['completed']} completed, {trials['stopped']} stopped early"
+        f"{_cut(trials)}, {trials['failed']} failed",
         "early stopping": f"saved {percent(report['compute']['asha_saved_share'])} of the epochs",
         "time": times(report["seconds"]),
     }
@@ -67,6 +68,10 @@ def summary(report: Report) -> str:
     body = "\n".join(f"  {name:<15} {text}".rstrip() for name, text in rows.items())
     max_digits = report["space"]["task"]["max_digits"]
     return f"{report['run']['name']}: sums of 1 to {max_digits} digits\n{body}"
+
+
+def _cut(trials: Mapping[str, Any]) -> str:
+    return f", {trials['cut']} cut by the budget" if trials["cut"] else ""
 
 
 def _baseline(report: Report, name: str) -> str:
@@ -203,14 +208,15 @@ def _repeated(finalist: Mapping[str, Any]) -> str:
 
 def _search(report: Report) -> str:
     trials, search = report["trials"], report["space"]["search"]
-    total = trials["completed"] + trials["stopped"] + trials["failed"]
+    total = sum(trials[word] for word in ENDED)
     return "\n\n".join(
         [
             "## Search",
             *_earlier(report["run"].get("earlier_reports", [])),
             f"{total} trials of at most {search['max_epochs']} epochs of "
             f"{search['epoch_sequences']:,} sequences: {trials['completed']} completed, "
-            f"{trials['stopped']} stopped early, {trials['failed']} failed. Early stopping saved "
+            f"{trials['stopped']} stopped early{_cut(trials)}, {trials['failed']} failed. Early "
+            "stopping saved "
             f"{percent(report['compute']['asha_saved_share'])} of the epochs that the completed "
             "and stopped ones would have trained at their full budget. Sampled networks that "
             f"cannot be built: {trials['infeasible']}.",

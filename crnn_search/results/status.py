@@ -116,10 +116,11 @@ def stage_of(run: RunFolder, history: History, space: SearchSpace) -> str:
 def describe(status: dict[str, Any]) -> str:
     """The status in some lines of plain text."""
     trials = status["trials"]
-    ended = trials["completed"] + trials["stopped"] + trials["failed"]
+    ended = sum(trials[word] for word in ledger.ENDED)
+    cut = f", {trials['cut']} cut by the budget" if trials["cut"] else ""
     lines = [
         ("trials", f"{ended} of {trials['requested']} ended: {trials['completed']} completed, "
-                   f"{trials['stopped']} stopped early, {trials['failed']} failed"),
+                   f"{trials['stopped']} stopped early{cut}, {trials['failed']} failed"),
         *(("failed", f"{x['count']} × {first_line(x['reason'])}") for x in trials["failures"]),
         *_trial_lines(status),
         *_compute_lines(status["compute"]),
@@ -140,7 +141,7 @@ def plan(status: dict[str, Any]) -> str:
         more = f" and {len(running) - MAX_NAMES} more" if len(running) > MAX_NAMES else ""
         steps.append(f"continue {', '.join(named)}{more}")
     if status["stage"] == SEARCH:
-        started = sum(trials[word] for word in ledger.WORDS.values()) + len(running)
+        started = sum(trials[word] for word in ledger.ENDED) + len(running)
         left = trials["requested"] - started
         steps += [f"start {left} more trial{'s' * (left > 1)}"] if left else []
     later = {SEARCH: 0, "finalists": 0, "retrain": 1, "report": 2, "finished": 3}

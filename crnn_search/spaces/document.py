@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import yaml
 
@@ -20,8 +20,11 @@ from crnn_search.text import cut, shown
 KeyPath = tuple[str | int, ...]
 """The keys and list indices that lead to a value."""
 
+Events = Iterator[Any]
+"""What PyYAML's parsers give: scalars, starts and ends of mappings and lists."""
+
 MAX_DEPTH = 100
-"""Mappings and lists inside each other; PyYAML composes them recursively."""
+"""Mappings and lists inside each other; they are read recursively."""
 
 
 class Document:
@@ -34,10 +37,10 @@ class Document:
         self.name = name
         self._lines: dict[KeyPath, int | None] = {}  # None: given with --set
         self._problems: list[tuple[float, KeyPath, str]] = []
-        node = _compose(text, name)
-        self.values: Any = None if node is None else self._convert(node, (), 1)
+        events = _events(text, name)
+        self.values: Any = self._read(iter(events), (), 1) if events else None
         if not isinstance(self.values, dict):
-            got = "nothing: the file is empty" if node is None else shown(self.values)
+            got = "nothing: the file is empty" if not events else shown(self.values)
             raise SpaceError([f"{name}:1: must be a mapping with a section space, got {got}"])
 
     def add(self, path: KeyPath, message: str) -> None:
@@ -66,14 +69,14 @@ class Document:
             self._add(None, (), f"must be key=value with a dotted key, got {shown(assignment)}")
             return
         try:
-            node = _compose(text, "value")
+            events = _events(text, "value")
         except SpaceError as error:
             self._add(None, path, str(error))
             return
         parent = self._parent_of(path)
         if parent is not None:
             self._lines = {p: n for p, n in self._lines.items() if p[: len(path)] != path}
-            parent[path[-1]] = None if node is None else self._convert(node, path, None)
+            parent[path[-1]] = self._read(iter(events), path, None) if events else None
             self._lines[path] = None
 
     def _parent_of(self, path: KeyPath) -> dict[Any, Any] | None:
@@ -94,34 +97,40 @@ class Document:
         parts = [origin, dotted(path), message] if path else [origin, message]
         self._problems.append((math.inf if line is None else line, path, ": ".join(parts)))
 
-    def _convert(self, node: yaml.Node, path: KeyPath, line: int | None) -> Any:
-        """The values of a node; `line` is that of its key, None for `--set`."""
-        self._lines[path] = line
-        if isinstance(node, yaml.MappingNode):
-            return self._convert_mapping(node, path, line)
-        if isinstance(node, yaml.SequenceNode):
-            return [
-                self._convert(item, (*path, i), line and item.start_mark.line + 1)
-                for i, item in enumerate(node.value)
-            ]
-        return _CONVERT[node.tag](node.value)
+    def _read(self, events: Events, path: KeyPath, line: int | None) -> Any:
+        """The next value; `line` is that of its key, None for `--set`."""
+        return self._value(next(events), events, path, line)
 
-    def _convert_mapping(
-        self, node: yaml.MappingNode, path: KeyPath, line: int | None
-    ) -> dict[str, Any]:
+    def _value(self, event: Any, events: Events, path: KeyPath, line: int | None) -> Any:
+        """The value that starts with an event."""
+        self._lines[path] = line
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(events, path, line)
+        if not isinstance(event, yaml.SequenceStartEvent):
+            return _scalar(event)
+        values: list[Any] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            item_line = line and event.start_mark.line + 1
+            values.append(self._value(event, events, (*path, len(values)), item_line))
+        return values
+
+    def _mapping(self, events: Events, path: KeyPath, line: int | None) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key_line = line and key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            key_line = line and event.start_mark.line + 1
+            if not isinstance(event, yaml.ScalarEvent):
                 self._add(key_line, path, "a key must be a word, got a list or mapping")
+                _skip(event, events)
+                _skip(next(events), events)
                 continue
-            key = key_node.value  # as written: `on` is a text here
+            key = event.value  # as written: `on` is a text here
             if key in values:
                 first = self._lines[(*path, key)]
                 where = "" if first is None else f", first on line {first}"
                 self._add(key_line, (*path, key), f"the key is given twice{where}")
+                _skip(next(events), events)
                 continue
-            values[key] = self._convert(value_node, (*path, key), key_line)
+            values[key] = self._read(events, (*path, key), key_line)
         return values
 
 
@@ -135,11 +144,18 @@ def _key(key: str) -> str:
     return key if key.isprintable() else repr(key)
 
 
-def _compose(text: str, name: str) -> yaml.Node | None:
-    """The root node, None for an empty text; raises `SpaceError` if the text is not YAML."""
+def _events(text: str, name: str) -> list[Any]:
+    """The events of the document's content, empty for an empty text.
+
+    Raises:
+        SpaceError: the text is not YAML, or has what is not supported.
+    """
     try:
-        _check_events(text, name)
-        return yaml.compose(text, Loader=_Loader)
+        return _parse(text, name, getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    except yaml.YAMLError:
+        pass  # parsed again: the parser in C is 30 times as fast, but has poorer messages
+    try:
+        return _parse(text, name, yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         origin = f"{name}:{mark.line + 1}" if mark else name
@@ -149,45 +165,55 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         raise SpaceError([f"{name}: not YAML: {' '.join(str(error).split())}"]) from None
 
 
-def _check_events(text: str, name: str) -> None:
-    """Refuse anchors, aliases, tags and deep nesting before anything is composed."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+def _parse(text: str, name: str, loader: Any) -> list[Any]:
+    """As `_events`, but raises PyYAML's errors. Refuses anchors, aliases, tags and deep nesting."""
+    events: list[Any] = []
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise SpaceError([f"{name}: not YAML that can be read: nested too deeply"])
+        rule = ""
         if getattr(event, "anchor", None) or getattr(event, "tag", None):
-            mark = event.start_mark
-            assert isinstance(mark, yaml.Mark)  # not the C loader's
             rule = "anchors, aliases and tags are not supported"
+        elif isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            rule = "expected a single document, but found another" if documents > 1 else ""
+        if rule:
+            mark = cast(yaml.Mark, event.start_mark)
             raise yaml.MarkedYAMLError(problem=rule, problem_mark=mark)
+        if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
+            events.append(event)
+    return events
 
 
-def _tag(kind: str) -> str:
-    return f"tag:yaml.org,2002:{kind}"
+def _skip(event: Any, events: Events) -> None:
+    """Go to the end of the value that starts with an event."""
+    depth = int(isinstance(event, yaml.CollectionStartEvent))
+    while depth:
+        event = next(events)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+
+
+def _scalar(event: Any) -> Any:
+    """The value of a scalar: a text if it is quoted."""
+    match = _PATTERN.match(event.value) if event.implicit[0] else None
+    return _CONVERT[str(match.lastgroup)](event.value) if match else event.value
 
 
 _CONVERT: Mapping[str, Callable[[str], Any]] = {
-    _tag("null"): lambda _: None,
-    _tag("bool"): lambda word: word.lower() in {"true", "yes", "on"},
-    _tag("int"): int,
-    _tag("float"): float,
-    _tag("str"): str,
+    "null": lambda _: None,
+    "bool": lambda word: word.lower() in {"true", "yes", "on"},
+    "int": int,
+    "float": float,
 }
 
-_PATTERNS: Mapping[str, str] = {
-    "null": r"(~|null|Null|NULL|)$",
-    "bool": r"(true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$",
+_PATTERN = re.compile(
+    r"(?:(?P<null>~|null|Null|NULL|)"
+    r"|(?P<bool>true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)"
     # Without leading zeros (octal in YAML 1.1) and within 64 bits.
-    "int": r"[-+]?(0|[1-9](_?[0-9]){0,17})$",
-    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$",
-}
-
-
-class _Loader(yaml.BaseLoader):
-    """A loader without PyYAML's own rules for scalars."""
-
-
-for _kind, _pattern in _PATTERNS.items():
-    _Loader.add_implicit_resolver(_tag(_kind), re.compile(_pattern), None)
+    r"|(?P<int>[-+]?(?:0|[1-9](?:_?[0-9]){0,17}))"
+    r"|(?P<float>[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?))$"
+)

@@ -148,14 +148,14 @@ def _choice(document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any
     if not isinstance(options, list) or not options:
         document.add(path, f"must be a list of at least one option, got {shown(options)}")
         return None
-    seen: list[Any] = []
+    seen: dict[Any, None] = {}
     for i, option in enumerate(options):
         if not rule.accepts(option):
             document.add((*path, i), f"must be {rule.describe()}, got {shown(option)}")
         elif canonical(rule, option) in seen:
             document.add((*path, i), f"options must differ, got {shown(option)} twice")
         else:
-            seen.append(canonical(rule, option))
+            seen[canonical(rule, option)] = None
     return Choice(tuple(seen))
 
 

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from crnn_search.errors import SpaceError
 from crnn_search.hyperparameters import PARAMETERS, unknown_name
-from crnn_search.spaces.document import Document, KeyPath
+from crnn_search.spaces.document import Document
 from crnn_search.spaces.domain_parser import parse_domain
 from crnn_search.spaces.domains import Domain, Fixed, canonical, to_json
 from crnn_search.spaces.space import (
     DRAWS,
+    LAYERS,
     SECTIONS,
     ResourcesSpec,
     RetrainSpec,
@@ -28,7 +29,9 @@ from crnn_search.spaces.space import (
     infeasible,
     problems,
     unknown_parameter,
+    why_infeasible,
 )
+from crnn_search.storage.regular_file import unreadable
 from crnn_search.text import shown
 
 
@@ -38,10 +41,9 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
     Raises:
         SpaceError: the file cannot be read or is wrong; every problem, one line each.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise SpaceError([f"{path}: cannot be read: {error.strerror}"]) from None
+    if reason := unreadable(path):
+        raise SpaceError([f"{path}: cannot be read: {reason}"])
+    raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -158,6 +160,8 @@ def _read_first(
     if not isinstance(entries, list):
         document.add(("first",), f"must be a list of configurations, got {shown(entries)}")
         return ()
+    checks_networks = None not in space.values()
+    known, reasons = _known(space), dict[Any, str | None]()
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
             document.add(("first", i), f"must be a mapping of hyperparameters, got {shown(entry)}")
@@ -165,18 +169,24 @@ def _read_first(
         found = list(problems(entry, space))
         for name, message in found:
             document.add(("first", i, name), message)
-        if not found and None not in space.values():
-            _check_network(document, ("first", i), entry, _known(space))
+        if not found and checks_networks and (reason := _why_impossible(entry, known, reasons)):
+            document.add(("first", i), f"its network cannot be built: {reason}")
     if document.has_problem(("first",)):
         return ()
     return tuple({k: to_json(canonical(PARAMETERS[k], v)) for k, v in e.items()} for e in entries)
 
 
-def _check_network(
-    document: Document, path: KeyPath, entry: Mapping[str, Any], space: Mapping[str, Domain]
-) -> None:
-    """Refuse an entry of `first` whose network cannot be built, whatever else is sampled."""
-    entered = {name: Fixed(canonical(PARAMETERS[name], value)) for name, value in entry.items()}
-    reasons = infeasible({**space, **entered})
-    if len(reasons) == DRAWS:
-        document.add(path, f"its network cannot be built: {reasons[0]}")
+def _why_impossible(
+    entry: Mapping[str, Any], space: Mapping[str, Domain], reasons: dict[Any, str | None]
+) -> str | None:
+    """Why the network of an entry of `first` cannot be built, whatever else is sampled.
+
+    reasons: what was found for other entries, by those values that matter.
+    """
+    entered = {n: canonical(PARAMETERS[n], entry[n]) for n in LAYERS if n in entry}
+    if not entered:
+        return None  # as in the space itself
+    key = tuple((n, len(v) if n == "conv_channels" else v) for n, v in entered.items())
+    if key not in reasons:
+        reasons[key] = why_infeasible({**space, **{n: Fixed(v) for n, v in entered.items()}})
+    return reasons[key]

@@ -6,6 +6,7 @@ search space files. Only `SearchSpace.distributions` imports Optuna.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import PARAMETERS, TrialConfig, unknown_name
+from crnn_search.hyperparameters import PARAMETERS, ModelSpec, TrialConfig, unknown_name
 from crnn_search.spaces.domains import (
     Domain,
     Fixed,
@@ -32,7 +33,25 @@ if TYPE_CHECKING:
 SECTIONS = ("task", "search", "retrain", "resources")
 """The sections of a file beside `first` and `space`."""
 
-_Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
+MAX_TRIALS = 1_000_000
+
+
+def _whole(low: int, high: int) -> Any:
+    """The rule of a whole number within bounds."""
+    return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
+
+
+_Epochs = Annotated[int, _whole(1, 100_000)]
+_Sequences = Annotated[int, _whole(1, 10_000_000)]
+_Repeats = Annotated[int, _whole(1, 1000)]
+
+MIN_SHARE, MAX_UNITS = 0.0001, 10_000
+"""The least of a core or a GPU that Ray can allocate, and the most that a trial may ask for."""
+
+_GPUS = (
+    f"auto, 0, a number from {MIN_SHARE} to 1 or a whole number from 1 to {MAX_UNITS}, since Ray "
+    "divides one GPU only"
+)
 
 
 class Section(BaseModel):
@@ -44,21 +63,21 @@ class Section(BaseModel):
 class TaskSpec(Section):
     """What is learned. Each section raises pydantic's `ValidationError` for a bad value."""
 
-    max_digits: int = Field(default=8, ge=1, le=64, description="a whole number from 1 to 64")
+    max_digits: Annotated[int, _whole(1, 64)] = 8
 
 
 class SearchSpec(Section):
     """How many trials there are, and how long and on how many sequences they train."""
 
-    trials: _Count = 64
-    max_epochs: _Count = 27
-    grace_epochs: _Count = 1
-    reduction_factor: int = Field(default=3, ge=2, description="a whole number of at least 2")
-    epoch_sequences: _Count = 60_000
-    max_concurrent_trials: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        default="auto", description="auto or a whole number of at least 1"
+    trials: Annotated[int, _whole(1, MAX_TRIALS)] = 64
+    max_epochs: _Epochs = 27
+    grace_epochs: _Epochs = 1
+    reduction_factor: Annotated[int, _whole(2, 1000)] = 3
+    epoch_sequences: _Sequences = 60_000
+    max_concurrent_trials: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRIALS)] = Field(
+        default="auto", description=f"auto or a whole number from 1 to {MAX_TRIALS}"
     )
-    seed: int = Field(default=0, ge=0, le=2**31, description=f"a whole number from 0 to {2**31}")
+    seed: Annotated[int, _whole(0, 2**31)] = 0
 
     @field_validator("grace_epochs")
     @classmethod
@@ -72,10 +91,10 @@ class SearchSpec(Section):
 class RetrainSpec(Section):
     """How finalists are repeated and the winner is retrained."""
 
-    epochs: _Count = 40
-    seeds: _Count = 3
-    finalists: _Count = 3
-    epoch_sequences: _Count = 60_000
+    epochs: _Epochs = 40
+    seeds: _Repeats = 3
+    finalists: _Repeats = 3
+    epoch_sequences: _Sequences = 60_000
 
 
 class ResourcesSpec(Section):
@@ -85,14 +104,26 @@ class ResourcesSpec(Section):
     cpu_kernels: `auto` is on where every node can compile them.
     """
 
-    cpus_per_trial: float = Field(default=1.0, gt=0, description="a number above 0")
-    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
-        default="auto", description="auto or a number of at least 0"
+    cpus_per_trial: float = Field(
+        default=1.0,
+        ge=MIN_SHARE,
+        le=MAX_UNITS,
+        description=f"a number from {MIN_SHARE} to {MAX_UNITS}",
     )
+    gpus_per_trial: Literal["auto"] | float = Field(default="auto", description=_GPUS)
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="one of auto, float32, bfloat16"
     )
     cpu_kernels: Literal["auto", "off"] = Field(default="auto", description="one of auto, off")
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _can_be_allocated(cls, value: float | str) -> float | str:
+        if isinstance(value, str) or value == 0 or MIN_SHARE <= value <= 1:
+            return value
+        if value.is_integer() and 1 <= value <= MAX_UNITS:
+            return value
+        raise ValueError(f"must be {_GPUS}, got {value:g}")
 
     @field_validator("cpu_kernels", mode="before")
     @classmethod
@@ -174,13 +205,31 @@ def to_yaml(space: SearchSpace) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True  # `Document` reads none
 
 
 DRAWS = 200
 """Configurations that `infeasible` samples."""
+
+
+LAYERS = ("conv_channels", "kernel_size", "pooling", "padding")
+"""The hyperparameters that decide whether a network can be built; of the first, its length."""
+
+
+def why_infeasible(space: Mapping[str, Domain]) -> str | None:
+    """Why no network can be built of any of `DRAWS` samples; None if one can."""
+    layers = {name: space[name] for name in LAYERS if name in space}
+    trial, reason = RandomSuggester(0), None
+    for _ in range(DRAWS):
+        try:
+            ModelSpec(**{name: domain.suggest(trial, name) for name, domain in layers.items()})
+        except ConfigError as error:
+            reason = reason or str(error)
+        else:
+            return None
+    return reason
 
 
 def infeasible(space: Mapping[str, Domain]) -> list[str]:
@@ -217,5 +266,6 @@ def unknown_parameter(name: str) -> str:
     return unknown_name(name, PARAMETERS)
 
 
+@functools.cache
 def _default(name: str) -> Domain:
     return Fixed(canonical(PARAMETERS[name], TrialConfig.from_dict({}).to_dict()[name]))

@@ -29,6 +29,10 @@ WORDS = {
 """The report's word for each state in which a trial that ran can end."""
 
 
+ENDED = ("completed", "stopped", "cut", "failed")
+"""Keys of `outcomes` that count trials that ran."""
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The ended trials of a search by number, and the infeasible ones."""
@@ -71,8 +75,9 @@ def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 
 def outcomes(ledger: Ledger) -> dict[str, Any]:
-    """How many trials completed, were stopped, failed or were infeasible, and why they failed.
+    """How many trials completed, were stopped, cut, failed or infeasible, and why they failed.
 
+    Early stopping stopped some, the budget's end cut others: those have a reason, see `is_cut`.
     `failures` has `reason`, `count` and trial `numbers`, the most frequent reason first.
     """
     by_reason: dict[str, list[int]] = {}
@@ -88,7 +93,14 @@ def outcomes(ledger: Ledger) -> dict[str, Any]:
         word: sum(record.state == state for record in ledger.trials)
         for state, word in WORDS.items()
     }
+    counts["cut"] = sum(map(is_cut, ledger.trials))
+    counts["stopped"] -= counts["cut"]
     return {**counts, "infeasible": len(ledger.infeasible), "failures": failures}
+
+
+def is_cut(record: TrialRecord) -> bool:
+    """Whether a trial ended because the budget was used up; early stopping gives no reason."""
+    return record.state == TrialState.PRUNED and record.reason is not None
 
 
 def spent(trials: Sequence[TrialRecord], key: str) -> dict[str, float]:
@@ -103,9 +115,10 @@ def saved_share(trials: Sequence[TrialRecord], max_epochs: int) -> float | None:
     """The share of epochs that early stopping saved; None if no trial completed or was stopped.
 
     Of the epochs that completed and stopped trials would have taken at the full budget of
-    `max_epochs`, those that were not trained. Failed trials would have taken none of them.
+    `max_epochs`, those that were not trained. Trials that failed or were cut do not count.
     """
-    epochs = [len(r.validation_rmse) for r in trials if r.state != TrialState.FAIL]
+    counted = [r for r in trials if r.state != TrialState.FAIL and not is_cut(r)]
+    epochs = [len(r.validation_rmse) for r in counted]
     return 1 - sum(epochs) / (max_epochs * len(epochs)) if epochs else None
 
 

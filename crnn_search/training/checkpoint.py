@@ -1,30 +1,44 @@
 """Files of tensors: a training's checkpoint and a model, both safetensors, neither with pickle.
 
-A file is complete or absent. What is not a tensor is stored as JSON in the file's own header.
+A file is complete or absent. What is not a tensor is stored as JSON in the file's own header, with
+a checksum of all. Nothing is allocated before names, shapes and dtypes were checked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crnn_search.errors import ConfigError, ModelFileError
+from crnn_search.errors import ModelFileError
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.storage.checks import ALTERED, check_types
 from crnn_search.storage.files import atomic_write, writing
-from crnn_search.text import shown
+from crnn_search.storage.regular_file import unreadable
+from crnn_search.text import first_line, shown
 from crnn_search.training import engine
 from crnn_search.training.engine import TrainState
 from crnn_search.training.model import CRNN
 
 CHECKPOINT_FORMAT = "crnn-search checkpoint 3"
 MODEL_FORMAT = "crnn-search model 3"
+
+
+_STATE_TYPES = {
+    "seed": "int", "epoch": "int", "epochs": "int", "trial": "dict[str, Any]",
+    "history": "list[dict[str, Any]]",
+}  # fmt: skip
+"""Types in a checkpoint's header, beside its configuration."""
+
+_MOMENTS = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "rmsprop": ("step", "square_avg")}
+"""What each optimizer keeps of a parameter."""
 
 
 class Checkpoint(NamedTuple):
@@ -75,22 +89,29 @@ def load_state(
     Raises:
         ModelFileError: the file is missing, truncated or of another format.
     """
-    header, tensors = _load(path, CHECKPOINT_FORMAT)
+    header, tensors, intact = _load(path, CHECKPOINT_FORMAT)
+    config = _config(path, header)
+    try:
+        check_types({name: header[name] for name in _STATE_TYPES}, _STATE_TYPES)
+        if not 0 <= header["epoch"] <= header["epochs"]:
+            raise ValueError(f"epoch must be 0 to {header['epochs']}, got {header['epoch']}")
+    except ALTERED as error:
+        raise _invalid(path, error) from error
+    weights = _under("model.", tensors)
+    _check_weights(path, config, weights)
+    moments = _moments(path, config, tensors)
+    _check_intact(path, intact)
     state = engine.start(
-        _config(path, header),
+        config,
         seed=header["seed"],
         epochs=header["epochs"],
         device=device,
         arithmetic=arithmetic,
     )
     state.epoch = header["epoch"]
-    _load_weights(path, state.model, _under("model.", tensors))
-    values: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under("optimizer.", tensors).items():
-        parameter, field = name.split(".")
-        values.setdefault(int(parameter), {})[field] = value
+    state.model.load_state_dict(weights)
     state.optimizer.load_state_dict(
-        {"state": values, "param_groups": state.optimizer.state_dict()["param_groups"]}
+        {"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]}
     )
     _match_layouts(state.optimizer)
     return Checkpoint(state, header["trial"], header["history"])
@@ -115,54 +136,122 @@ def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
     Raises:
         ModelFileError: the file is missing, truncated or of another format.
     """
-    header, tensors = _load(path, MODEL_FORMAT)
+    header, tensors, intact = _load(path, MODEL_FORMAT)
     config = _config(path, header)
+    try:
+        check_types({"info": header["info"]}, {"info": "dict[str, Any]"})
+        check_types(header["info"], {"max_digits": "int"})
+    except ALTERED as error:
+        raise _invalid(path, error) from error
+    _check_weights(path, config, tensors)
+    _check_intact(path, intact)
     model = CRNN(config.model).to(memory_format=torch.channels_last)
-    _load_weights(path, model, tensors)
+    model.load_state_dict(tensors)
     return model.eval(), config, header["info"]
 
 
 def _save(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     # Safetensors writes memory as it is: channels_last weights must be made contiguous first.
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata = {"format": kind, "header": json.dumps(header)}
+    text = json.dumps(header)
+    metadata = {"format": kind, "header": text, "sha256": _digest(text, contiguous)}
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata))
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
+    """Header and tensors of a file of this kind, and whether its checksum, if any, is right."""
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist")
+    if reason := unreadable(path):
+        raise ModelFileError(f"{path} cannot be read: {reason}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != kind:
-                raise ModelFileError(
-                    f"the format of {path} must be {kind!r}, got {shown(metadata.get('format'))}"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return json.loads(metadata["header"]), tensors
-    except FileNotFoundError as error:
-        raise ModelFileError(f"{path} does not exist") from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if metadata.get("format") == kind:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                header = json.loads(metadata["header"])
+    except Exception as error:  # of safetensors, of PyTorch for a dtype that it lacks, of JSON
         raise ModelFileError(
-            f"{path} is truncated, altered or not a safetensors file: {error}"
+            f"{path} is truncated, altered or not a safetensors file: {first_line(error)}"
         ) from error
+    if metadata.get("format") != kind:
+        raise ModelFileError(
+            f"the format of {path} must be {kind!r}, got {shown(metadata.get('format'))}"
+        )
+    if not isinstance(header, dict):
+        raise _invalid(path, TypeError(f"it must be a mapping, got {type(header).__name__}"))
+    expected = metadata.get("sha256")
+    return header, tensors, expected in {None, _digest(metadata["header"], tensors)}
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a file's content. tensors: contiguous, on the CPU."""
+    digest = hashlib.sha256(header.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _config(path: Path, header: dict[str, Any]) -> TrialConfig:
     try:
+        check_types({"config": header["config"]}, {"config": "dict[str, Any]"})
         return TrialConfig.from_dict(header["config"])
-    except (ConfigError, KeyError) as error:
-        raise ModelFileError(f"{path} has an invalid configuration: {error}") from error
+    except ALTERED as error:
+        raise _invalid(path, error, "configuration") from error
 
 
-def _load_weights(path: Path, model: CRNN, weights: dict[str, Tensor]) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelFileError(
-            f"the tensors in {path} do not fit its configuration: {error}"
-        ) from error
+def _check_intact(path: Path, intact: bool) -> None:
+    if not intact:
+        raise ModelFileError(f"{path} was altered: its checksum is another")
+
+
+def _invalid(path: Path, error: Exception, what: str = "header") -> ModelFileError:
+    why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return ModelFileError(f"{path} has an invalid {what}: {why}")
+
+
+def _check_weights(path: Path, config: TrialConfig, weights: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and dtypes with those of the configuration's network."""
+    with torch.device("meta"):
+        expected = {name: _kind(value) for name, value in CRNN(config.model).state_dict().items()}
+    _check_kinds(path, expected, {name: _kind(value) for name, value in weights.items()})
+
+
+def _check_kinds(path: Path, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        wanted, got = expected.get(name, "absent"), found.get(name, "absent")
+        if got != wanted:
+            raise ModelFileError(
+                f"the tensors in {path} do not fit its configuration: {name} must be {wanted}, "
+                f"got {got}"
+            )
+
+
+def _kind(value: Tensor) -> str:
+    """Shape and dtype, for comparison and for messages."""
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
+
+def _moments(
+    path: Path, config: TrialConfig, tensors: Mapping[str, Tensor]
+) -> dict[int, dict[str, Tensor]]:
+    """The optimizer's state as PyTorch takes it: of all parameters, or empty before any step."""
+    with torch.device("meta"):
+        parameters = [_kind(value) for value in CRNN(config.model).parameters()]
+    found = _under("optimizer.", tensors)
+    expected = {}
+    for number, kind in enumerate(parameters if found else []):
+        for name in _MOMENTS[config.training.optimizer]:
+            expected[f"{number}.{name}"] = "float32 []" if name == "step" else kind
+    _check_kinds(path, expected, {name: _kind(value) for name, value in found.items()})
+    values: dict[int, dict[str, Tensor]] = {}
+    for name, value in found.items():
+        parameter, field = name.split(".")
+        values.setdefault(int(parameter), {})[field] = value
+    return values
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
@@ -177,5 +266,5 @@ def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
                 values[name] = torch.empty_like(parameter).copy_(value)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

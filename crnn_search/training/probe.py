@@ -1,4 +1,4 @@
-"""What a training takes of a device's memory, measured by a short one that takes as much."""
+"""What a training takes of a device, memory and time, measured by a short one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.training import engine, memory
 from crnn_search.training.cuda_graphs import WARM_UP_STEPS
 from crnn_search.training.engine import TrainingData
+
+PACE_SEQUENCES = 512
+"""Sequences of an epoch whose time is measured on a CPU."""
 
 
 def peak_of(
@@ -40,6 +43,28 @@ def peak_of(
     for _ in range(epochs):
         engine.train_epoch(state, data)
     return memory.reserved_mb(device)
+
+
+def pace_of(
+    config: TrialConfig,
+    digits: Digits,
+    epoch_sequences: int,
+    max_digits: int,
+    arithmetic: Arithmetic,
+) -> float:
+    """Seconds that a trial takes for a training sequence, without validation.
+
+    digits: all training images, on the device. epoch_sequences: of an epoch.
+    """
+    device, labels = digits.images.device, digits.labels.cpu()
+    longest = min(config.training.max_sequence_length, max_digits)
+    sequences, epochs = min(epoch_sequences, PACE_SEQUENCES), 2
+    if device.type == "cuda":  # until every shape of batch is captured
+        sequences = shortest_epoch(epoch_sequences, config.training.batch_size, longest)
+        epochs += WARM_UP_STEPS
+    data = TrainingData(digits, split_images(labels)[0], None, sequences, max_digits)
+    state = engine.start(config, seed=0, epochs=epochs, device=device, arithmetic=arithmetic)
+    return 1 / [engine.train_epoch(state, data) for _ in range(epochs)][-1].sequences_per_s
 
 
 def shortest_epoch(sequences: int, batch_size: int, longest: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ from crnn_search.errors import InputError
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.ledger import ranked
 from crnn_search.storage.trial import TrialRecord
-from crnn_search.text import shown
+from crnn_search.text import duration, shown
+
+MAX_HOURS = 1_000_000
 
 _UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _COMPUTE = {"gpuh": "gpu_seconds", "corehours": "core_seconds", "coreh": "core_seconds"}
@@ -42,10 +44,10 @@ def parse_budget(time: str | None, compute: str | None) -> Budget:
         limits["time_s"] = _duration(time)
     if compute is not None:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", compute.strip().lower())
-        if not match or match[2] not in _COMPUTE or not float(match[1]):
+        if not match or match[2] not in _COMPUTE or not 0 < float(match[1]) <= MAX_HOURS:
             raise InputError(
                 "--compute-budget must be a number above 0 and gpuh or corehours, such as 20gpuh, "
-                f"got {shown(compute)}"
+                f"at most {MAX_HOURS} hours, got {shown(compute)}"
             )
         limits[_COMPUTE[match[2]]] = float(match[1]) * 3600
     return Budget(**limits)
@@ -55,11 +57,16 @@ def _duration(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", text.strip().lower())
     whole = re.sub(r"\s", "", text.lower()) == "".join(number + unit for number, unit in parts)
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if not whole or not seconds:
+    if not whole or not 0 < seconds <= MAX_HOURS * 3600:
         raise InputError(
-            f"--time-budget must be a time above 0, such as 2h, 90min or 1h30min, got {shown(text)}"
+            "--time-budget must be a time above 0, such as 2h, 90min or 1h30min, at most "
+            f"{MAX_HOURS} hours, got {shown(text)}"
         )
     return seconds
+
+
+Paces = dict[str, float]
+"""Seconds that a trial takes for each of its training sequences, by the names of `Budget`."""
 
 
 @dataclass(frozen=True)
@@ -88,44 +95,71 @@ class Limit:
         }
         reserve = self.reserve(trained)
         for name, words in _WORDS.items():
-            limit = getattr(self.budget, name)
-            if limit is None:
+            limit, needed = getattr(self.budget, name), reserve[name]
+            if limit is None or used[name] - getattr(self.before, name) + needed < limit:
                 continue
-            if used[name] - getattr(self.before, name) + reserve[name] >= limit:
-                return (
-                    f"{words} of {limit / 3600:.3g} h: {reserve[name] / 3600:.2g} h of it are "
-                    "reserved for finalists and retraining"
-                )
+            if needed >= limit:
+                return self._too_small(name, needed)
+            if not needed:
+                return f"{words} of {_text(limit)} is used up"
+            return (
+                f"{words} of {_text(limit)}: {_text(needed)} of it are reserved for finalists and "
+                "retraining"
+            )
         return None
 
-    def reserve(self, trained: list[TrialRecord]) -> dict[str, float]:
+    def shortage(self, paces: Paces) -> str | None:
+        """Why finalists and retraining alone take more than the budget, or None."""
+        for name, needed in self._needed(paces).items():
+            limit = getattr(self.budget, name)
+            if limit is not None and needed >= limit:
+                return self._too_small(name, needed)
+        return None
+
+    def reserve(self, trained: Sequence[TrialRecord]) -> dict[str, float]:
         """What finalists and retraining will take, at the pace of the best trials so far."""
+        return self._needed(self.paces(trained))
+
+    def paces(self, trained: Sequence[TrialRecord]) -> Paces:
+        """Those of the best trials so far; 0 before the first."""
         best = ranked(trained)[: self.space.retrain.finalists]
-        reserve = dict.fromkeys(_WORDS, 0.0)
-        if not best:
-            return reserve
+        sequences = sum(record.epochs for record in best) * self.space.search.epoch_sequences
+        sums = {
+            "time_s": sum(record.seconds for record in best),
+            "core_seconds": sum(record.core_seconds for record in best),
+            "gpu_seconds": sum(record.gpu_seconds for record in best),
+        }
+        return {name: float(value) / sequences if best else 0.0 for name, value in sums.items()}
+
+    def _needed(self, paces: Paces) -> dict[str, float]:
+        """What finalists and retraining will take at these paces."""
         search, retrain = self.space.search, self.space.retrain
         repeats = retrain.finalists * retrain.seeds if retrain.finalists > 1 else 0
+        needed = dict.fromkeys(_WORDS, 0.0)
         stages = (
             (repeats, search.max_epochs * search.epoch_sequences),
             (2 * retrain.seeds, retrain.epochs * retrain.epoch_sequences),
         )
         for trials, sequences in stages:
-            for name in ("core_seconds", "gpu_seconds"):
-                reserve[name] += trials * sequences * _pace(best, name, search.epoch_sequences)
             waves = math.ceil(trials / self.concurrent)
-            reserve["time_s"] += waves * sequences * _pace(best, "seconds", search.epoch_sequences)
-        return reserve
+            needed["time_s"] += waves * sequences * paces["time_s"]
+            for name in ("core_seconds", "gpu_seconds"):
+                needed[name] += trials * sequences * paces[name]
+        return needed
+
+    def _too_small(self, name: str, needed: float) -> str:
+        return (
+            f"{_WORDS[name]} of {_text(getattr(self.budget, name))} is too small: finalists and "
+            f"retraining alone take about {_text(needed)}"
+        )
 
 
 _WORDS = {
     "time_s": "time budget",
-    "core_seconds": "budget of core hours",
-    "gpu_seconds": "budget of GPU hours",
+    "core_seconds": "budget of core time",
+    "gpu_seconds": "budget of GPU time",
 }
 
 
-def _pace(records: list[TrialRecord], key: str, epoch_sequences: int) -> float:
-    """Seconds of one kind, wall, core or GPU, per training sequence."""
-    sequences = sum(record.epochs for record in records) * epoch_sequences
-    return float(sum(getattr(record, key) for record in records)) / sequences
+def _text(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else f"{seconds:.2g} s"

@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 import torch
 
 from crnn_search.errors import ConfigError, ModelFileError, StorageError
+from crnn_search.storage.checks import check_types, field_types
 from crnn_search.storage.location import is_uri, join
 from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.retry import OnRetry, with_retries
 from crnn_search.storage.trial import METRIC, Trial
 from crnn_search.training.checkpoint import load_state, save_state
 from crnn_search.training.engine import TrainState
+from crnn_search.training.metrics import EpochMetrics
 
 T = TypeVar("T")
 
@@ -93,6 +95,7 @@ class CheckpointFolder:
             with self._local(self.name(epoch)) as path:
                 try:
                     found = load_state(path, device, trial.arithmetic)
+                    _check_history(path, found.history)
                 except ModelFileError as error:
                     reason = str(error).replace(str(path), location)
                     problems.append(f"checkpoint not used: {reason}")
@@ -156,6 +159,15 @@ def best_epoch(validation_rmse: Sequence[float | None]) -> int | None:
         (v, e) for e, v in enumerate(validation_rmse, 1) if v is not None and math.isfinite(v)
     ]
     return min(finite)[1] if finite else None
+
+
+def _check_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    types = field_types(EpochMetrics)
+    try:
+        for metrics in history:
+            check_types(metrics, types)
+    except TypeError as error:
+        raise ModelFileError(f"{path} has an invalid history: {error}") from error
 
 
 def _is_of(trial: Trial, header: Mapping[str, Any]) -> bool:

@@ -83,7 +83,14 @@ class Worker:
         found = self._folder.load(trial, self._device)
         self._state, self._history = found.state, found.history
         self._notes += found.problems
-        if self._state is None:
+        last: EpochMetrics | None = None
+        if self._state is not None:
+            try:
+                last = EpochMetrics(**self._history[-1])
+            except (IndexError, TypeError) as error:
+                self._note(f"checkpoint not used: the metrics of its epochs are altered: {error}")
+        if last is None:
+            self._history = []
             self._state = engine.start(
                 trial.config,
                 seed=trial.seed,
@@ -92,7 +99,7 @@ class Worker:
                 arithmetic=trial.arithmetic,
             )
             return None
-        return dataclasses.replace(self._saved(EpochMetrics(**self._history[-1])), restored=True)
+        return dataclasses.replace(self._saved(last), restored=True)
 
     def _epoch(self) -> EpochResult:
         """Train an epoch and save the state, unless the trial failed in it."""

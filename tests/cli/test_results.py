@@ -103,6 +103,8 @@ def test_predict_reads_images(crnn_search: CommandLine, tmp_path: Path) -> None:
     broken.write_bytes(b"no picture")
     done = crnn_search("predict", str(model), str(image), str(image))
     assert (done.code, done.out) == (0, f"{image}: 0.00\n" * 2)
+    nothing = f"warning: {image}: there is nothing to read in it, it counts as black\n"
+    assert done.err == nothing * 2
     for path in (broken, tmp_path / "missing.png"):
         done = crnn_search("predict", str(model), str(image), str(path))
         assert done.code == 2

@@ -108,10 +108,16 @@ def test_budget_and_warm_start(root: Path, finished: FinishedRun) -> None:
     run = root / "runs" / "warm"
     (trial,) = jsonl.read(run / "trials.jsonl")
     assert trial["state"] == "PRUNED"
-    assert trial["reason"].startswith("budget of core hours of 1e-05 h: ")
+    too_small = "budget of core time of 0.036 s is too small: finalists and retraining alone take"
+    assert trial["reason"].startswith(too_small)
+    assert done.stdout.index(too_small) < done.stdout.index("search: 5 trials"), "said at once"
+    assert f"the search has ended: {too_small}" in done.stdout
     assert len(trial["validation_rmse"]) == 2, "it stops at the epoch after the budget was used up"
     report = json.loads((run / "report.json").read_text())
     assert report["test"]["rmse"] > 0
+    assert (report["trials"]["stopped"], report["trials"]["cut"]) == (0, 1)
+    assert "1 cut by the budget" in (run / "report.md").read_text()
+    assert report["compute"]["asha_saved_share"] is None
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["warm_start"] == ["runs/demo"]
     assert manifest["budget"]["limits"]["core_seconds"] == pytest.approx(0.036)

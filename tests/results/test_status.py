@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -121,6 +122,20 @@ def test_unfinished_run_as_text(run: RunFolder, writer: Writer) -> None:
         "resume will continue trial-0004 from epoch 2, start 1 more trial, "
         "repeat the finalists, retrain the winner, report"
     )
+
+
+def test_trials_that_the_budget_cut_are_counted_apart(run: RunFolder) -> None:
+    writer = Writer(run)
+    writer.end(0, "COMPLETE", 4.0, 3.0, 2.0)
+    writer.start(1, 5.0)
+    reason = "time budget of 2 h 00 min is used up"
+    writer.journal.write_ended(dataclasses.replace(record(1, "PRUNED", [5.0]), reason=reason))
+    known = read_status(run)
+    assert (known["trials"]["stopped"], known["trials"]["cut"]) == (0, 1)
+    assert known["compute"]["asha_saved_share"] == 0
+    expected = "2 of 5 ended: 1 completed, 0 stopped early, 1 cut by the budget, 0 failed"
+    assert expected in describe(known)
+    assert plan(known).startswith("resume will start 3 more trials, ")
 
 
 def test_a_run_that_a_process_holds_is_running(

@@ -142,7 +142,7 @@ def test_override_fills_an_empty_section() -> None:
         ("search..seed=3", "must be key=value with a dotted key, got 'search..seed=3'"),
         ("search.trails=3", "search.trails: unknown name 'trails'; did you mean trials?"),
         ("serach.trials=3", "serach: unknown name 'serach'; did you mean search?"),
-        ("search.trials=", "search.trials: must be a whole number of at least 1, got None"),
+        ("search.trials=", "search.trials: must be a whole number from 1 to 1000000, got None"),
         ("search.trials.x=3", "search.trials.x: search.trials is not a mapping, it is 16"),
         ("search.trials=[1", "search.trials: value:1: not YAML: while parsing a flow sequence"),
         ("space.dropout={float: [1, 0]}", "space.dropout.float: each bound must be a number from"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from crnn_search.errors import SpaceError
-from crnn_search.spaces.file import load_space
+from crnn_search.spaces.file import load_space, parse_space
 from tests.spaces.examples import problems
 
 
@@ -53,47 +55,63 @@ def test_errors_of_yaml(text: str, problem: str) -> None:
     assert found.startswith(problem)
 
 
+TRIALS = "must be a whole number from 1 to 1000000"
+CPUS = "must be a number from 0.0001 to 10000"
+GPUS = "must be auto, 0, a number from 0.0001 to 1 or a whole number from 1 to 10000, since Ray"
+
+
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
         ("task: {max_digits: 0}", "task.max_digits: must be a whole number from 1 to 64, got 0"),
         ("task: {max_digits: 65}", "task.max_digits: must be a whole number from 1 to 64, got 65"),
-        ("search: {trials: 0}", "search.trials: must be a whole number of at least 1, got 0"),
-        ("search: {trials: yes}", "search.trials: must be a whole number of at least 1, got True"),
-        ("search: {trials: 3.0}", "search.trials: must be a whole number of at least 1, got 3.0"),
-        ("search: {trials: '3'}", "search.trials: must be a whole number of at least 1, got '3'"),
-        ("search: {trials: 010}", "search.trials: must be a whole number of at least 1, got '010'"),
-        ("search: {max_epochs: 0}", "search.max_epochs: must be a whole number of at least 1, got"),
-        ("search: {grace_epochs: 0}", "search.grace_epochs: must be a whole number of at least 1"),
+        ("search: {trials: 0}", f"search.trials: {TRIALS}, got 0"),
+        ("search: {trials: yes}", f"search.trials: {TRIALS}, got True"),
+        ("search: {trials: 3.0}", f"search.trials: {TRIALS}, got 3.0"),
+        ("search: {trials: '3'}", f"search.trials: {TRIALS}, got '3'"),
+        ("search: {trials: 010}", f"search.trials: {TRIALS}, got '010'"),
+        ("search: {trials: 1000001}", f"search.trials: {TRIALS}, got 1000001"),
+        ("search: {max_epochs: 0}", "search.max_epochs: must be a whole number from 1 to 100000"),
+        ("search: {max_epochs: 100001}", "search.max_epochs: must be a whole number from 1 to 1"),
+        ("search: {grace_epochs: 0}", "search.grace_epochs: must be a whole number from 1 to 100"),
         (
             "search: {grace_epochs: 9, max_epochs: 3}",
             "search.grace_epochs: must be at most max_epochs, which is 3, got 9",
         ),
         (
             "search: {reduction_factor: 1}",
-            "search.reduction_factor: must be a whole number of at l",
+            "search.reduction_factor: must be a whole number from 2 to 1000, got 1",
         ),
-        ("search: {epoch_sequences: 0}", "search.epoch_sequences: must be a whole number of at le"),
+        ("search: {reduction_factor: 1001}", "search.reduction_factor: must be a whole number fro"),
+        ("search: {epoch_sequences: 0}", "search.epoch_sequences: must be a whole number from 1 t"),
+        (
+            "search: {epoch_sequences: 10000001}",
+            "search.epoch_sequences: must be a whole number from 1 to 10000000, got 10000001",
+        ),
         (
             "search: {max_concurrent_trials: 0}",
-            "search.max_concurrent_trials: must be auto or a whole number of at least 1, got 0",
+            "search.max_concurrent_trials: must be auto or a whole number from 1 to 1000000, got 0",
+        ),
+        (
+            "search: {max_concurrent_trials: 99999999999999999}",
+            "search.max_concurrent_trials: must be auto or a whole number from 1 to 1000000, got 9",
         ),
         ("search: {seed: -1}", "search.seed: must be a whole number from 0 to 2147483648, got -1"),
         ("search: {seed: 2147483649}", "search.seed: must be a whole number from 0 to 2147483648"),
         ("search: {trails: 1}", "search.trails: unknown name 'trails'; did you mean trials?"),
-        ("retrain: {finalists: 0}", "retrain.finalists: must be a whole number of at least 1"),
-        ("retrain: {seeds: 0}", "retrain.seeds: must be a whole number of at least 1, got 0"),
-        ("retrain: {epochs: 0}", "retrain.epochs: must be a whole number of at least 1, got 0"),
-        ("retrain: {epoch_sequences: 0}", "retrain.epoch_sequences: must be a whole number of at"),
-        ("resources: {cpus_per_trial: 0}", "resources.cpus_per_trial: must be a number above 0"),
-        ("resources: {cpus_per_trial: 1e999}", "resources.cpus_per_trial: must be a number above"),
-        (
-            "resources: {gpus_per_trial: -0.5}",
-            "resources.gpus_per_trial: must be auto or a number of at least 0, got -0.5",
-        ),
-        (
-            "resources: {gpus_per_trial: all}",
-            "resources.gpus_per_trial: must be auto or a number of at least 0, got 'all'",
+        ("retrain: {finalists: 0}", "retrain.finalists: must be a whole number from 1 to 1000"),
+        ("retrain: {finalists: 1001}", "retrain.finalists: must be a whole number from 1 to 1000"),
+        ("retrain: {seeds: 0}", "retrain.seeds: must be a whole number from 1 to 1000, got 0"),
+        ("retrain: {seeds: 99999999999999999}", "retrain.seeds: must be a whole number from 1 to"),
+        ("retrain: {epochs: 0}", "retrain.epochs: must be a whole number from 1 to 100000, got 0"),
+        ("retrain: {epoch_sequences: 0}", "retrain.epoch_sequences: must be a whole number from"),
+        ("resources: {cpus_per_trial: 0}", f"resources.cpus_per_trial: {CPUS}, got 0"),
+        ("resources: {cpus_per_trial: 1e-5}", f"resources.cpus_per_trial: {CPUS}, got 1e-05"),
+        ("resources: {cpus_per_trial: 10001}", f"resources.cpus_per_trial: {CPUS}, got 10001"),
+        ("resources: {cpus_per_trial: 1e999}", f"resources.cpus_per_trial: {CPUS}, got inf"),
+        *(
+            (f"resources: {{gpus_per_trial: {value}}}", f"resources.gpus_per_trial: {GPUS}")
+            for value in (-0.5, 1.5, "2.5", "1e-5", "1e999", 10001, "all", "on")
         ),
         (
             "resources: {precision: int16}",
@@ -194,8 +212,12 @@ def test_one_mistake_gives_one_problem() -> None:
 def test_errors_of_reading_files(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"none\.yaml: cannot be read: No such file or directory"):
         load_space(tmp_path / "none.yaml")
-    with pytest.raises(SpaceError, match="cannot be read: Is a directory"):
+    with pytest.raises(SpaceError, match="cannot be read: it is a folder; give a regular file"):
         load_space(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(SpaceError, match="cannot be read: it is a pipe, a device"):
+            load_space(path)
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"space:\n  # \xfc\n")
     with pytest.raises(SpaceError, match=r"latin\.yaml:2: must be UTF-8 text, got the byte 0xfc"):
@@ -203,3 +225,27 @@ def test_errors_of_reading_files(tmp_path: Path) -> None:
     latin.write_text("space:\n  x: 1\n")
     with pytest.raises(SpaceError, match=r"latin\.yaml:2: space\.x: unknown name 'x'"):
         load_space(latin)
+
+
+IN_SPACE = "{dropout: %.4f, conv_channels: [%d, 8], kernel_size: [%d], learning_rate: 0.00%03d}"
+
+
+@pytest.mark.parametrize(("valid", "entries"), [(True, 10_000), (False, 2_000)])
+def test_many_entries_of_first_are_checked_fast(valid: bool, entries: int) -> None:
+    size = "{choice: [3, 5, 9]}"
+    text = (
+        "space:\n  dropout: {float: [0, 0.5]}\n  learning_rate: {float: [1e-4, 0.01]}\n"
+        f"  conv_channels: {{list_of: {{int: [1, 900]}}, length: [1, 4]}}\n  kernel_size: {size}\n"
+        "  padding: {choice: [valid]}\n  pooling: {choice: [4, 3]}\nfirst:\n"
+    )
+    kernel = 3 if valid else 9
+    text += "".join(
+        f"  - {IN_SPACE % (n % 5000 / 10000, 1 + n % 900, kernel, 100 + n % 900)}\n"
+        for n in range(entries)
+    )
+    started = time.process_time()
+    if valid:
+        assert len(parse_space(text).first) == entries
+    else:
+        assert len(problems(text)) == entries
+    assert time.process_time() - started < 4, "about one second where nothing else runs"

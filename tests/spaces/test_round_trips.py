@@ -83,8 +83,8 @@ SPACES = st.fixed_dictionaries({}, optional={name: domains(limits(name)) for nam
 RESOURCES = st.fixed_dictionaries(
     {},
     optional={
-        "cpus_per_trial": st.floats(0.5, 64),
-        "gpus_per_trial": st.just("auto") | st.floats(0, 1),
+        "cpus_per_trial": st.floats(0.0001, 64),
+        "gpus_per_trial": st.sampled_from(["auto", 0, 2]) | st.floats(0.0001, 1),
         "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
         "cpu_kernels": st.sampled_from(["off", False]),
     },

@@ -45,10 +45,12 @@ def test_outcomes_count_states_and_reasons() -> None:
         new_record(3, FAIL, reason="diverged"),
         new_record(4, FAIL, reason="diverged"),
         new_record(5, PRUNED),
+        new_record(6, PRUNED, reason="time budget of 2 h 00 min is used up"),
     ]
     assert ledger.outcomes(Ledger(trials, [INFEASIBLE])) == {
         "completed": 1,
         "stopped": 2,
+        "cut": 1,
         "failed": 3,
         "infeasible": 1,
         "failures": [
@@ -69,8 +71,9 @@ def test_spent_is_summed_by_outcome() -> None:
 def test_saved_share_counts_epochs_that_were_not_trained() -> None:
     trials = [new_record(0), new_record(1, PRUNED, 1), new_record(2, PRUNED, 2)]
     failed = new_record(3, FAIL, 1)
-    assert ledger.saved_share([*trials, failed], 4) == pytest.approx(1 - 7 / 12)
-    assert ledger.saved_share([failed], 4) is None
+    cut = new_record(4, PRUNED, 1, reason="time budget of 2 h 00 min is used up")
+    assert ledger.saved_share([*trials, failed, cut], 4) == pytest.approx(1 - 7 / 12)
+    assert ledger.saved_share([failed, cut], 4) is None
 
 
 def test_trials_are_ranked_by_state_epochs_and_rmse() -> None:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from crnn_search.errors import ModelFileError, StorageError
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
@@ -134,3 +139,117 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         checkpoint.save_model(path, model, SMALL, {"version": 2})
     assert checkpoint.load_model(path)[2] == {"version": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def rewrite(path: Path, header: Any = None, **tensors: Tensor | None) -> None:
+    """Write a file again with another header or other tensors, as a stranger could; None removes.
+
+    header: JSON's values, or a text.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    content = {k: v for k, v in {**content, **tensors}.items() if v is not None}
+    if header is not None:
+        metadata["header"] = header if isinstance(header, str) else json.dumps(header)
+    metadata.pop("sha256", None)
+    save_file(content, path, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [], "3", "null", '"text"', "{", "[" * 100_000, {}, {"config": []}, {"config": "conv"},
+        {"config": {}}, {"config": {}, "info": []}, {"config": {}, "info": {"max_digits": "8"}},
+        {"config": {"dropuot": 1}, "info": {}}, {"config": {"gru_sizes": {}}, "info": {}},
+        {"config": None, "info": {}},
+    ],
+)  # fmt: skip
+def test_header_of_another_shape_is_refused(model_file: Path, header: Any) -> None:
+    rewrite(model_file, header)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+        checkpoint.load_model(model_file)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (None, r"output\.bias must be float32 \[1\], got absent"),
+        (torch.zeros(2), r"output\.bias must be float32 \[1\], got float32 \[2\]"),
+        (torch.zeros(()), r"got float32 \[\]"),
+        (torch.zeros(1, dtype=torch.int8), r"got int8 \[1\]"),
+        (torch.zeros(1, dtype=torch.float64), r"got float64 \[1\]"),
+        (torch.zeros(1, dtype=torch.bfloat16), r"got bfloat16 \[1\]"),
+        (torch.zeros(1, dtype=torch.complex64), r"got complex64 \[1\]"),
+        (torch.zeros(1, dtype=torch.float8_e4m3fn), r"got float8_e4m3fn \[1\]"),
+    ],
+)
+def test_tensors_of_another_shape_or_dtype_are_refused(
+    model_file: Path, tensor: Tensor | None, message: str
+) -> None:
+    rewrite(model_file, **{"output.bias": tensor})
+    with pytest.raises(ModelFileError, match=rf"do not fit its configuration: .*{message}"):
+        checkpoint.load_model(model_file)
+
+
+def test_a_huge_network_is_refused_before_it_is_built(model_file: Path) -> None:
+    huge = {"conv_channels": [1024] * 6, "pooling": 1, "gru_sizes": [2048] * 4}
+    rewrite(model_file, {"config": huge, "info": {}})
+    with pytest.raises(ModelFileError, match="do not fit its configuration"):
+        checkpoint.load_model(model_file)
+
+
+def test_altered_weights_are_refused(model_file: Path) -> None:
+    content = bytearray(model_file.read_bytes())
+    content[-3] ^= 1  # in the last tensor
+    model_file.write_bytes(content)
+    with pytest.raises(ModelFileError, match="was altered: its checksum is another"):
+        checkpoint.load_model(model_file)
+
+
+@pytest.fixture
+def trained(training_data: TrainingData, tmp_path: Path) -> Path:
+    """A checkpoint after an epoch."""
+    state = engine.start(SMALL, seed=4, epochs=3, device=CPU)
+    engine.train_epoch(state, dataclasses.replace(training_data, epoch_sequences=128))
+    path = tmp_path / "epoch-0001.safetensors"
+    checkpoint.save_state(path, state, TRIAL, [{"epoch": 1}])
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": "1"}, {"epoch": 4}, {"epoch": -1}, {"epochs": 0}, {"seed": None}, {"seed": 1.5},
+        {"trial": []}, {"history": {}}, {"history": [1]}, {"epoch": True},
+    ],
+)  # fmt: skip
+def test_altered_header_of_a_checkpoint_is_refused(trained: Path, change: dict[str, Any]) -> None:
+    with safe_open(trained, "pt") as file:
+        header = json.loads(file.metadata()["header"])
+    rewrite(trained, header | change)
+    with pytest.raises(ModelFileError, match="has an invalid header: "):
+        checkpoint.load_state(trained, CPU)
+    rewrite(trained, {name: value for name, value in header.items() if name not in change})
+    with pytest.raises(ModelFileError, match="has an invalid header: it has no '"):
+        checkpoint.load_state(trained, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("optimizer.0.step", None),
+        ("optimizer.0.exp_avg", None),
+        ("optimizer.0.exp_avg", torch.zeros(1)),
+        ("optimizer.0.exp_avg", torch.zeros(1, dtype=torch.int64)),
+        ("optimizer.99.step", torch.zeros(())),
+        ("optimizer.first", torch.zeros(())),
+        ("optimizer.0.momentum.x", torch.zeros(())),
+    ],
+)
+def test_an_optimizer_of_another_shape_is_refused(
+    trained: Path, name: str, tensor: Tensor | None
+) -> None:
+    rewrite(trained, **{name: tensor})
+    with pytest.raises(ModelFileError, match="do not fit its configuration: "):
+        checkpoint.load_state(trained, CPU)

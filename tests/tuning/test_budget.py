@@ -30,13 +30,15 @@ def test_valid_budgets(time: str | None, compute: str | None, expected: Budget) 
     assert parse_budget(time, compute) == expected
 
 
-@pytest.mark.parametrize("text", ["", "2", "two hours", "0h", "-1h", "2h3"])
+@pytest.mark.parametrize(
+    "text", ["", "2", "two hours", "0h", "-1h", "2h3", "1000001h", "9" * 400 + "d"]
+)
 def test_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="--time-budget must be a time above 0, such as 2h"):
         parse_budget(text, None)
 
 
-@pytest.mark.parametrize("text", ["", "20", "0gpuh", "20 bananas"])
+@pytest.mark.parametrize("text", ["", "20", "0gpuh", "20 bananas", "9" * 400 + "gpuh"])
 def test_invalid_amount_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="--compute-budget must be a number above 0 and gpuh"):
         parse_budget(None, text)
@@ -56,8 +58,35 @@ def test_finalists_and_retraining_are_reserved() -> None:
     assert limit.reached([record()]) is None
     later = Limit(Budget(time_s=150.0), SPACE, 2, lambda: 30.0)
     assert later.reached([record()]) == (
-        "time budget of 0.0417 h: 0.033 h of it are reserved for finalists and retraining"
+        "time budget of 2 min 30 s: 2 min 00 s of it are reserved for finalists and retraining"
     )
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget(time_s=5), "time budget of 5 s is too small: finalists and retraining alone take"),
+        (Budget(time_s=0.036), "time budget of 0.036 s is too small: finalists and retraining al"),
+        (Budget(core_seconds=200), "budget of core time of 3 min 20 s is too small: finalists and"),
+    ],
+)
+def test_a_budget_that_cannot_hold_finalists_and_retraining(budget: Budget, message: str) -> None:
+    limit = Limit(budget, SPACE, 2, lambda: 0.0)
+    found = limit.shortage(limit.paces([record()]))
+    assert found is not None
+    assert found.startswith(message)
+    assert found.endswith("2 min 00 s" if budget.time_s else "4 min 00 s")
+    assert limit.reached([record()]) == found
+
+
+def test_a_budget_that_can_hold_them() -> None:
+    limit = Limit(Budget(121, 241, 1), SPACE, 2, lambda: 0.0)
+    assert limit.shortage(limit.paces([record()])) is None
+
+
+def test_a_budget_may_be_used_up_before_the_first_trial() -> None:
+    limit = Limit(Budget(time_s=5.0), SPACE, 2, lambda: 6.0)
+    assert limit.reached([]) == "time budget of 5 s is used up"
 
 
 def test_reserve_has_the_pace_of_the_best_trials() -> None:
