@@ -52,6 +52,21 @@ def read_json(path: Path) -> Any:
         InputError: it cannot be read or is not valid JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """The value in UTF-8 text of JSON, as this package writes it.
+
+    Raises:
+        ValueError: it is not JSON, or holds NaN, an infinity, half of a surrogate pair or
+            thousands of lists in lists.
+    """
+    try:
+        value = json.loads(content.decode())
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None
+    return value
