@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import shlex
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from ray import tune
 
 from crnn_search.cluster.resources import Allocation, Capacity
 from crnn_search.errors import InterruptedRun
+from crnn_search.storage import temporary
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
 from crnn_search.tuning.callback import RunCallback
@@ -63,13 +63,13 @@ def _fit(context: Context, config: tune.TuneConfig, callback: RunCallback) -> No
         checkpoints=run.checkpoint_location,
     )
     resources = functools.partial(_resources, context.allocation)
-    with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
+    with temporary.folder() as folder:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=config,
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=folder,
+                storage_path=str(folder),
                 callbacks=[callback],
                 # Without it Tune would save at a trial's end, to a folder no other node sees.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
