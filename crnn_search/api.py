@@ -82,14 +82,16 @@ class Run:
         """Check that the run may be continued. force: although it belongs to another user.
 
         Raises:
-            InputError: this version cannot continue it.
+            InputError: this version cannot continue it, or it was altered after it was finished.
             RunFolderError: another user owns it.
         """
         if not force:
             runs.check_owner(self.folder)
         from crnn_search.pipeline.manifest import Manifest
+        from crnn_search.storage import stages
 
         Manifest.read(self.folder)
+        stages.first_open(self.folder)
 
     def status(self) -> dict[str, Any]:
         """Its state: the content of `crnn-search status --json`.
@@ -125,13 +127,15 @@ class Run:
         """The report of a finished run, the content of `report.json`.
 
         Raises:
-            InputError: it has not been written yet, or cannot be read.
+            InputError: it has not been written yet, or was altered since.
         """
+        from crnn_search.storage import stages
         from crnn_search.storage.files import read_json
 
         path = self.folder.report_json
         if not path.is_file():
             raise InputError(f"{self.location} has no {path.name}: the run is not finished")
+        stages.check(self.folder, stages.REPORT)
         report: dict[str, Any] = read_json(path)
         return report
 
@@ -238,9 +242,13 @@ def extend(
     *,
     time_budget: str | None = None,
     compute_budget: str | None = None,
+    force: bool = False,
     **session: Unpack[Session],
 ) -> Run:
-    """Add trials to a run's search, then report and export again. Raises as `launch`."""
+    """Add trials to a run's search, then report and export again.
+
+    force: trust a run of another user, whose files decide what is trained. Raises as `launch`.
+    """
     from crnn_search.tuning.budget import parse_budget
 
     _check_keywords(session)
@@ -248,6 +256,7 @@ def extend(
         raise InputError(f"trials must be a whole number from 1 on, got {trials}")
     budget = parse_budget(time_budget, compute_budget)
     run = open_run(run)
+    run.check(force=force)
     with _session(run.folder, session) as (pipeline, progress, settings):
         pipeline.extend(run.folder, trials, progress, settings, budget)
     return run

@@ -46,6 +46,7 @@ Address = Annotated[
     str | None,
     typer.Option(help="A Ray cluster: auto or HOST:6379. By default a local Ray starts."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Trust a run of another user.")]
 Dashboard = Annotated[
     str | None,
     typer.Option(help="The dashboard of a Ray cluster, such as http://HEAD:8265."),

@@ -89,7 +89,7 @@ def launch(
 def resume(
     run: options.Run,
     address: options.Address = None,
-    force: Annotated[bool, typer.Option("--force", help="Trust a run of another user.")] = False,
+    force: options.Force = False,
     data_dir: options.DataDir = None,
     on_trial_end: options.OnTrialEnd = None,
     on_end: options.OnEnd = None,
@@ -114,6 +114,7 @@ def extend(
     time_budget: options.TimeBudget = None,
     compute_budget: options.ComputeBudget = None,
     address: options.Address = None,
+    force: options.Force = False,
     data_dir: options.DataDir = None,
     on_trial_end: options.OnTrialEnd = None,
     on_end: options.OnEnd = None,
@@ -121,9 +122,8 @@ def extend(
 ) -> None:
     """Add trials to a run's search, then report and export again."""
     session = _session(address, data_dir, on_trial_end, on_end, verbose)
-    _print_report(
-        api.extend(run, trials, time_budget=time_budget, compute_budget=compute_budget, **session)
-    )
+    budgets = {"time_budget": time_budget, "compute_budget": compute_budget}
+    _print_report(api.extend(run, trials, force=force, **budgets, **session))
 
 
 def _session(

@@ -30,6 +30,7 @@ from crnn_search.models import onnx_graph
 from crnn_search.models.folder import FORMATS, ModelFolder
 from crnn_search.models.predictor import Predictor, load, torch_predictor
 from crnn_search.models.readme import readme
+from crnn_search.storage import stages
 from crnn_search.storage.files import read_json, write_json, write_text, writing
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.training import checkpoint
@@ -60,13 +61,19 @@ class TrainedModel:
 def export_winner(run: RunFolder, formats: Sequence[str], digits: Digits) -> dict[str, float]:
     """Write the winner of a run, of its first seed, to the run's `model/` folder.
 
-    digits: with the test images. Returns and raises as `export`.
+    digits: with the test images. Returns and raises as `export`, and InputError if the run has not
+    been retrained.
     """
+    stages.check(run, stages.RETRAIN)
     entry = read_json(run.retrained)["winner"][0]
     winner = TrainedModel(*checkpoint.load_model(run.root / entry["file"]))
     table = testing_table(digits.labels, winner.info["max_digits"])
     first = SequenceTable(*(values[:EXPORT_CHECK_SEQUENCES] for values in vars(table).values()))
-    return export(winner, ModelFolder(run.model), formats, digits.images, first)
+    folder = ModelFolder(run.model)
+    differences = export(winner, folder, formats, digits.images, first)
+    files = (folder.config, folder.readme, *map(folder.model, formats))
+    stages.record(run, stages.EXPORT, files, add=True)
+    return differences
 
 
 def export(

@@ -10,6 +10,7 @@ from typing import Any
 from crnn_search.data.sequences import derive_seed
 from crnn_search.errors import RunError
 from crnn_search.pipeline.stage import run_stage
+from crnn_search.storage import stages
 from crnn_search.storage.files import write_json
 from crnn_search.storage.ledger import ranked
 from crnn_search.storage.trial import METRIC, Trial, TrialRecord, TrialState, trial_name
@@ -62,6 +63,7 @@ def choose(finalists: Sequence[TrialRecord], context: Context) -> dict[str, Any]
     with context.run.changes():
         write_json(context.run.finalists, {"finalists": rows, "repeats": repeats})
         write_json(context.run.best, winner)
+        stages.record(context.run, stages.FINALISTS, (context.run.finalists, context.run.best))
     return winner
 
 

@@ -14,9 +14,12 @@ from crnn_search.cluster.provenance import git_commit
 from crnn_search.data import mnist
 from crnn_search.errors import InputError
 from crnn_search.hyperparameters import Arithmetic
-from crnn_search.spaces.space import SearchSpace
+from crnn_search.spaces.space import SearchSpace, check_sections
+from crnn_search.storage.checks import ALTERED, check_types
 from crnn_search.storage.files import read_json, write_json
+from crnn_search.storage.journal import REPORT_TYPES
 from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import check_arithmetic
 from crnn_search.tuning.budget import Budget
 
 FORMAT = 2
@@ -105,11 +108,12 @@ class Manifest:
             found = values.pop("format", 1)
             if found != FORMAT:
                 raise InputError(_other_format(run, found, values["versions"]["crnn-search"]))
+            _check(values)
             if values["arithmetic"] is not None:
                 values["arithmetic"] = Arithmetic(**values["arithmetic"])
             budgets = {name: Budget(**budget) for name, budget in values["budget"].items()}
             return cls(**values | {"budget": RunBudget(**budgets)})
-        except (AttributeError, KeyError, TypeError) as error:
+        except ALTERED as error:
             raise InputError(
                 f"{run.location_of(run.manifest)} is not a manifest of this version of "
                 f"crnn-search: {type(error).__name__}: {error}"
@@ -129,6 +133,40 @@ class Manifest:
             hardware=self.hardware or hardware,
             arithmetic=arithmetic,
         )
+
+
+_TYPES = {
+    "name": "str", "command": "str", "created": "str", "git_commit": "str | None",
+    "versions": "dict[str, Any]", "seed": "int", "data_sha256": "dict[str, Any]",
+    "space": "dict[str, Any]", "budget": "dict[str, Any]", "warm_start": "list[str]",
+    "hardware": "dict[str, Any] | None", "arithmetic": "dict[str, Any] | None",
+    "earlier_reports": "list[dict[str, Any]]",
+}  # fmt: skip
+"""Types of a manifest's values."""
+
+_NODE_TYPES = {
+    "cpus": "float", "gpus": "float", "memory_gb": "float", "cpu_model": "str | None",
+}  # fmt: skip
+"""Types of what a report says of a node."""
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Check the types of what a manifest holds. Raises one of `ALTERED`."""
+    check_types({name: values[name] for name in _TYPES}, _TYPES)
+    for name in ("versions", "data_sha256"):
+        check_types(values[name], dict.fromkeys(values[name], "str"))
+    for budget in values["budget"].values():
+        check_types(budget, dict.fromkeys(budget, "float | None"))
+    for found in values["earlier_reports"]:
+        check_types({name: found[name] for name in REPORT_TYPES}, REPORT_TYPES)
+    if values["hardware"] is not None:
+        nodes: list[dict[str, Any]] = values["hardware"]["nodes"]
+        check_types({"nodes": nodes}, {"nodes": "list[dict[str, Any]]"})
+        for node in nodes:
+            check_types({name: node[name] for name in _NODE_TYPES}, _NODE_TYPES)
+    if values["arithmetic"] is not None:
+        check_arithmetic(values["arithmetic"])
+    check_sections(values["space"])
 
 
 def _other_format(run: RunFolder, found: object, version: str) -> str:

@@ -10,6 +10,7 @@ from crnn_search.data.sequences import derive_seed
 from crnn_search.errors import RunError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
 from crnn_search.pipeline.stage import run_stage
+from crnn_search.storage import stages
 from crnn_search.storage.files import write_json
 from crnn_search.storage.trial import Trial, TrialRecord, TrialState, trial_name
 from crnn_search.training import checkpoint
@@ -50,6 +51,8 @@ def retrain(winner: dict[str, Any], context: Context) -> None:
         result: dict[str, Any] = {"epochs": spec.epochs, "epoch_sequences": spec.epoch_sequences}
         result["winner"], result[BASELINE] = entries[: spec.seeds], entries[-spec.seeds :]
         write_json(context.run.retrained, result)
+        models = {context.run.root / entry["file"] for entry in entries}
+        stages.record(context.run, stages.RETRAIN, (context.run.retrained, *sorted(models)))
 
 
 def _retraining(context: Context, name: str, number: int, config: TrialConfig, k: int) -> Trial:

@@ -19,26 +19,22 @@ from crnn_search.data.sequences import Digits
 from crnn_search.errors import InputError
 from crnn_search.models.export import export_winner
 from crnn_search.models.folder import FORMATS
-from crnn_search.pipeline import finalists, retrain, search
+from crnn_search.pipeline import extension, finalists, recovery, retrain, search
 from crnn_search.pipeline.budget_check import check_budget
 from crnn_search.pipeline.hooks import NO_HOOKS, HookRunner, Hooks
 from crnn_search.pipeline.manifest import UNLIMITED, Manifest, RunBudget
 from crnn_search.results import report
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import MAX_TRIALS, SearchSpace, to_yaml
-from crnn_search.storage import lease
-from crnn_search.storage.files import read_json, write_json, write_text
-from crnn_search.storage.journal import SEARCH, Journal, read_history
+from crnn_search.storage import lease, stages
+from crnn_search.storage.files import read_json, write_text
+from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunFolder
-from crnn_search.storage.runs import is_retrained
 from crnn_search.tuning import warm_start
 from crnn_search.tuning.budget import Budget, Limit
 from crnn_search.tuning.context import Context, OnTrialEnd
 from crnn_search.tuning.progress import Progress
 from crnn_search.tuning.tuner import interrupted
-
-TIMED = ("start", SEARCH, "finalists", "retrain")
-"""The stages whose durations the report shows."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,17 @@ class Options:
     verbose: bool = False
     command: str = ""
     hooks: Hooks = NO_HOOKS
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A run whose lease this process holds, and what it has done so far."""
+
+    run: RunFolder
+    space: SearchSpace
+    manifest: Manifest
+    history: History
+    journal: Journal
 
 
 def launch(
@@ -83,14 +90,14 @@ def launch(
                 warm_start.write(earlier, run.warm_start)
             manifest = Manifest.create(run, space, budget, warm_runs, options.command)
             manifest.write(run)
-        return _continue(run, space, manifest, progress, options)
+        journal = Journal(run, on_retry=progress.note)
+        return _continue(_Work(run, space, manifest, History(), journal), progress, options)
 
 
 def resume(run: RunFolder, progress: Progress, options: Options) -> dict[str, Any]:
     """Continue a run where it stopped; returns the report. Raises as `launch` does."""
     with lease.acquire(run, progress.note):
-        manifest = Manifest.read(run)
-        return _continue(run, load_space(run.space), manifest, progress, options)
+        return _continue(_open(run, progress), progress, options)
 
 
 def extend(
@@ -98,71 +105,50 @@ def extend(
 ) -> dict[str, Any]:
     """Add trials to a run's search, and continue it as if it had been launched with them.
 
-    A report that exists is recorded in the manifest's `earlier_reports`: it opened the test images.
     Returns the new report. Raises as `launch` does.
     """
     with lease.acquire(run, progress.note):
-        manifest, space = Manifest.read(run), load_space(run.space)
-        if space.search.trials + trials > MAX_TRIALS:
+        work = _open(run, progress)
+        if work.space.search.trials + trials > MAX_TRIALS:
             raise InputError(f"a search has at most {MAX_TRIALS} trials, got {trials} more")
-        with run.changes():
-            manifest = _before_extension(run, manifest, space, budget)
-            manifest.write(run)
-        search_spec = space.search.model_copy(update={"trials": space.search.trials + trials})
-        space = dataclasses.replace(space, search=search_spec)
-        with run.changes():
-            for path in (run.finalists, run.best, run.retrained, run.report_json):
-                path.unlink(missing_ok=True)
-            write_text(run.space, to_yaml(space))  # from here on it is extended
-        return _continue(run, space, manifest, progress, options)
+        stages.first_open(run)  # the files of a finished run must be as they were
+        event = work.journal.write(
+            "extension", **extension.wish(run, work.space, work.history, trials, budget)
+        )
+        manifest, space = extension.settle(run, work.manifest, work.space, event)
+        work = dataclasses.replace(work, manifest=manifest, space=space)
+        return _continue(work, progress, options)
 
 
-def _before_extension(
-    run: RunFolder, manifest: Manifest, space: SearchSpace, limits: Budget
-) -> Manifest:
-    """The manifest with the run's report, if any, and the budget of its extension."""
-    reports = list(manifest.earlier_reports)
-    if run.report_json.exists():
-        test = read_json(run.report_json)["test"]
-        found = {name: test[name] for name in ("rmse", "rmse_interval")}
-        found["trials"] = space.search.trials
-        if found not in reports:  # it is there if an extension stopped right after this
-            reports.append(found)
-    history = read_history(run.journal, run.ledger)
-    records = history.records(SEARCH).values()
-    before = Budget(
-        history.elapsed_s,
-        sum(record.core_seconds for record in records),
-        sum(record.gpu_seconds for record in records),
+def _open(run: RunFolder, progress: Progress) -> _Work:
+    """An existing run as its last session left it, whatever ended that."""
+    history = recovery.recover(run, progress.note)
+    manifest, space = extension.settle(
+        run, Manifest.read(run), load_space(run.space), history.extension
     )
-    return dataclasses.replace(manifest, budget=RunBudget(limits, before), earlier_reports=reports)
+    recovery.check_space(run, space, history)
+    return _Work(run, space, manifest, history, Journal(run, history.elapsed_s, progress.note))
 
 
-def _continue(
-    run: RunFolder, space: SearchSpace, manifest: Manifest, progress: Progress, options: Options
-) -> dict[str, Any]:
-    """Do what is left of a run whose lease this process holds; returns the report."""
-    hooks = HookRunner(run, options.hooks, progress.note)
+def _continue(work: _Work, progress: Progress, options: Options) -> dict[str, Any]:
+    """Do what is left of a run; returns the report."""
+    hooks = HookRunner(work.run, options.hooks, progress.note)
     with hooks.running():
         try:
-            return _finish(run, space, manifest, progress, options, hooks.trial_ended)
+            return _finish(work, progress, options, hooks.trial_ended)
         except KeyboardInterrupt:
-            raise interrupted(run) from None
+            raise interrupted(work.run) from None
 
 
 def _finish(
-    run: RunFolder,
-    space: SearchSpace,
-    manifest: Manifest,
-    progress: Progress,
-    options: Options,
-    on_trial_end: OnTrialEnd,
+    work: _Work, progress: Progress, options: Options, on_trial_end: OnTrialEnd
 ) -> dict[str, Any]:
     """Train what is left to train, and write the report."""
-    history = read_history(run.journal, run.ledger)
-    journal = Journal(run, history.elapsed_s, progress.note)
+    run, space, manifest, journal = work.run, work.space, work.manifest, work.journal
+    first_open = stages.first_open(run)
     journal.start_session(os.environ.get(JOB_VARIABLE))
-    if not is_retrained(run):
+    stages.reopen(run, first_open or stages.REPORT)
+    if first_open in {stages.FINALISTS, stages.RETRAIN}:
         progress.note("data: MNIST")
         digits = mnist.load(options.data_dir)
         with connection.connect(options.address, progress.note, verbose=options.verbose):
@@ -179,7 +165,7 @@ def _finish(
             context = Context(
                 run,
                 space,
-                history,
+                work.history,
                 journal,
                 digits,
                 allocation,
@@ -187,7 +173,7 @@ def _finish(
                 progress,
                 on_trial_end,
             )
-            _train(context, manifest.budget)
+            _train(context, manifest.budget, first_open)
     journal.write("stage", stage="report")
     return _report(run, progress, options.data_dir)
 
@@ -210,11 +196,10 @@ def _hardware(probe: GpuProbe | None) -> dict[str, Any]:
     return {"nodes": nodes.hardware(), "gpu": gpu}
 
 
-def _train(context: Context, budget: RunBudget) -> None:
+def _train(context: Context, budget: RunBudget, first_open: str | None) -> None:
     """Search, repeat the finalists, retrain the winner: whatever of it is not done yet."""
-    run = context.run
-    if run.best.exists():
-        winner = read_json(run.best)
+    if first_open == stages.RETRAIN:
+        winner = read_json(context.run.best)
     else:
         limit = Limit(
             budget.limits,
@@ -232,13 +217,10 @@ def _report(run: RunFolder, progress: Progress, data_dir: Path | None) -> dict[s
     """Score the retrained models on the test images, write the report, export the winner."""
     progress.close()
     with run.changes():
-        retrained = read_json(run.retrained)
-        seconds = read_history(run.journal, run.ledger).seconds
-        seconds = {stage: seconds[stage] for stage in TIMED if stage in seconds}
-        write_json(run.retrained, retrained | {"seconds": seconds})
         progress.note("report: scoring the retrained networks on the test images")
         digits = mnist.load(data_dir, test_images=True)
         result = report.write_report(run, digits)
         progress.note("export: " + ", ".join(FORMATS))
         export_winner(run, FORMATS, digits)
+        stages.record(run, stages.FINISHED, (run.space, run.manifest, run.journal))
     return result

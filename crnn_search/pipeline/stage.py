@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
+from crnn_search.errors import ModelFileError
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial, TrialRecord
+from crnn_search.training import checkpoint
 from crnn_search.tuning import tuner
 from crnn_search.tuning.callback import RunCallback
+from crnn_search.tuning.checkpoints import is_of
 from crnn_search.tuning.context import Context
 
 
@@ -22,7 +27,7 @@ def run_stage(
     """Run those trials that an earlier session has not ended; returns the records of all, in order.
 
     stage: its name in the journal. title: its name for users.
-    keeps_models: a trial whose last checkpoint is missing runs again.
+    keeps_models: a trial whose last checkpoint is missing or damaged runs again.
 
     Raises:
         InterruptedRun: the user stopped it.
@@ -62,4 +67,11 @@ def _reusable(
 
 
 def _has_model(run: RunFolder, record: TrialRecord) -> bool:
-    return record.checkpoint is not None and run.file(record.checkpoint).is_file()
+    """Whether the last checkpoint of a trial is there and whole."""
+    if record.checkpoint is None:
+        return False
+    try:
+        found = checkpoint.load_state(run.file(record.checkpoint), torch.device("cpu"))
+    except ModelFileError:
+        return False
+    return is_of(record.trial, found.trial) and found.state.epoch == record.trial.epochs

@@ -19,15 +19,18 @@ from crnn_search.results import scores
 from crnn_search.results.html import to_html
 from crnn_search.results.importance import importances
 from crnn_search.results.markdown import LEARNING_CURVES, RMSE_BY_LENGTH, Report, render
-from crnn_search.storage import ledger
+from crnn_search.storage import ledger, stages
 from crnn_search.storage.files import read_json, write_json, write_text
-from crnn_search.storage.ledger import Ledger
+from crnn_search.storage.journal import SEARCH, History, read_history
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import METRIC, TrialRecord
 from crnn_search.training import checkpoint
 from crnn_search.training.footprint import parameter_count
 from crnn_search.training.model import CRNN
 from crnn_search.training.predict import predict
+
+TIMED = ("start", SEARCH, "finalists", "retrain")
+"""The stages whose durations are shown."""
 
 PUBLISHED = (
     {"name": "mnistCRNN README, 2016", "rmse": 1.17},
@@ -44,23 +47,28 @@ def write_report(run: RunFolder, digits: Digits) -> Report:
     digits: MNIST's 60,000 training images followed by its test images.
 
     Raises:
-        InputError: a result file is missing or no JSON.
+        InputError: a result file is missing or was altered, or the run has not been retrained.
         ModelFileError: a retrained network's file is missing or altered.
         RunError: the retrained networks are not those of `best.json`, or one of them diverged.
         StorageError: the run's folder cannot be written.
     """
-    search = ledger.read(run.ledger)
-    report = assemble(run, search, digits)
+    stages.check(run, stages.FINALISTS, stages.RETRAIN)
+    history = read_history(run.journal, run.ledger)
+    report = assemble(run, history, digits)
     write_json(run.report_json, report)
-    _plot(run, search.trials, report)
+    _plot(run, history.ended().trials, report)
     markdown = render(report)
     write_text(run.report_markdown, markdown)
     write_text(run.report_html, to_html(markdown, run))
+    plots = (run.plots / LEARNING_CURVES, run.plots / RMSE_BY_LENGTH)
+    files = (run.report_json, run.report_markdown, run.report_html, *plots)
+    stages.record(run, stages.REPORT, files)
     return report
 
 
-def assemble(run: RunFolder, search: Ledger, digits: Digits) -> Report:
+def assemble(run: RunFolder, history: History, digits: Digits) -> Report:
     """All that the report states, ready for JSON. Raises as `write_report` does."""
+    search = history.ended()
     manifest, best, retrained = map(read_json, (run.manifest, run.best, run.retrained))
     space = manifest["space"]
     config = TrialConfig.from_dict(best["config"])
@@ -68,7 +76,7 @@ def assemble(run: RunFolder, search: Ledger, digits: Digits) -> Report:
     if not winner:
         raise RunError(f"{run.retrained} must list at least one retrained winner, got none")
     baseline = _load(run, retrained["mnist_crnn_2016"], MNIST_CRNN_2016)
-    finalists = read_json(run.finalists)["finalists"] if run.finalists.is_file() else None
+    finalists = read_json(run.finalists)["finalists"]
     importance, note = importances(search.trials)
     return {
         "run": {k: v for k, v in manifest.items() if k not in {"space", "arithmetic"}},
@@ -89,7 +97,7 @@ def assemble(run: RunFolder, search: Ledger, digits: Digits) -> Report:
         "importance": importance,
         "importance_note": note,
         "retrained": {key: retrained[key] for key in ("epochs", "epoch_sequences")},
-        "seconds": retrained.get("seconds"),
+        "seconds": {name: history.seconds[name] for name in TIMED if name in history.seconds},
     }
 
 
@@ -117,12 +125,12 @@ def _networks(retrained: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _arithmetics(
     trials: Sequence[TrialRecord],
-    finalists: Sequence[Mapping[str, Any]] | None,
+    finalists: Sequence[Mapping[str, Any]],
     retrained: Mapping[str, Any],
 ) -> dict[str, list[str]]:
     """The names of the trials that trained in each arithmetic; one that moved may be in two."""
     used = [(record.trial.name, record.arithmetics) for record in trials]
-    used += [(f"finalist {row['number']}", row["arithmetics"]) for row in finalists or ()]
+    used += [(f"finalist {row['number']}", row["arithmetics"]) for row in finalists]
     used += [(PurePath(e["file"]).stem, e["arithmetics"]) for e in _networks(retrained)]
     by_arithmetic: dict[str, list[str]] = {}
     for name, arithmetics in used:
@@ -165,14 +173,14 @@ def _predict(models: Sequence[CRNN], digits: Digits, table: SequenceTable) -> li
 
 def _compute(
     trials: Sequence[TrialRecord],
-    finalists: Sequence[Mapping[str, Any]] | None,
+    finalists: Sequence[Mapping[str, Any]],
     retrained: Mapping[str, Any],
 ) -> Report:
-    """Core and GPU seconds by purpose; None where they are not known."""
+    """Core and GPU seconds by purpose."""
     return {
         key: {
             **ledger.spent(trials, key),
-            "finalists": None if finalists is None else sum(row[key] for row in finalists),
+            "finalists": sum(row[key] for row in finalists),
             "retrain": sum(entry[key] for entry in _networks(retrained)),
         }
         for key in ("core_seconds", "gpu_seconds")

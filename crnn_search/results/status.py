@@ -9,36 +9,41 @@ from typing import Any
 from crnn_search.errors import InputError, StorageError
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage import ledger
+from crnn_search.storage import ledger, stages
 from crnn_search.storage.journal import SEARCH, History, read_history
 from crnn_search.storage.lease import are_held, is_held
-from crnn_search.storage.ledger import Ledger, ranked
-from crnn_search.storage.run_folder import JOURNAL, LEDGER, RETRAINED, RunFolder
-from crnn_search.storage.runs import THREADS, is_retrained, list_runs
+from crnn_search.storage.ledger import ranked
+from crnn_search.storage.run_folder import JOURNAL, LEDGER, STAGES, RunFolder
+from crnn_search.storage.runs import THREADS, list_runs
 from crnn_search.storage.trial import METRIC, TrialRecord, TrialState
 from crnn_search.text import duration, first_line
 
-STAGES = (SEARCH, "finalists", "retrain")
+TRAINING = (SEARCH, "finalists", "retrain")
 """The stages that train."""
 
-FILES = (JOURNAL, LEDGER, RETRAINED)
+FILES = (JOURNAL, LEDGER, STAGES)
 """What `read_status` reads of a run in an object store, beside its space."""
 
 MAX_NAMES = 8
 """How many trials `plan` names; the others are counted."""
 
 
-def read_status(run: RunFolder, held: bool | None = None) -> dict[str, Any]:
+def read_status(
+    run: RunFolder, held: bool | None = None, *, contents: bool = True
+) -> dict[str, Any]:
     """All that is known of a run, ready for JSON.
 
-    held: whether a process is working on the run; None to look. `running_trials` of the answer:
-    those that have not ended.
+    held: whether a process is working on the run; None to look. contents: look at the content of
+    its files, not at their size only, to see which stages are done.
+
+    `running_trials` of the answer: those that have not ended. `damaged`: files of stages that were
+    done which are missing or altered. `notes`: what journal or ledger lacks.
 
     Raises:
         InputError: one of its files cannot be read.
     """
     try:
-        return _read_status(run, held)
+        return _read_status(run, held, contents=contents)
     except InputError as error:
         if not run.mirror:
             raise
@@ -54,7 +59,7 @@ def list_status(storage: str) -> list[tuple[RunFolder, dict[str, Any] | InputErr
     Raises:
         InputError: there is no such folder, or it cannot be read.
     """
-    runs = list_runs(storage, (LEDGER, RETRAINED))
+    runs = list_runs(storage, (LEDGER, STAGES))
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(_listed, runs))
     leased = [n for n, run in enumerate(runs) if run.mirror and run.mirror.was_leased]
@@ -69,27 +74,27 @@ def _listed(run: RunFolder) -> dict[str, Any] | InputError:
     try:
         if not run.has(run.best):
             run.fetch(JOURNAL)  # says whether all trials have ended
-        return read_status(run, held=False if run.mirror else None)
+        return read_status(run, held=False if run.mirror else None, contents=False)
     except InputError as error:
         return error
     except StorageError as error:
         return InputError(f"cannot read {run.location}: {error.reason}")
+    except OSError as error:
+        return InputError(f"cannot read {run.location}: {error.strerror}")
 
 
-def _read_status(run: RunFolder, held: bool | None) -> dict[str, Any]:
+def _read_status(run: RunFolder, held: bool | None, *, contents: bool) -> dict[str, Any]:
     space = load_space(run.space)
     history = read_history(run.journal, run.ledger)
-    ended = [record for record in history.records(SEARCH).values() if record.ended]
-    running = [r for stage in STAGES for r in history.records(stage).values() if not r.ended]
+    ended = history.ended().trials
+    running = [r for stage in TRAINING for r in history.records(stage).values() if not r.ended]
+    held = is_held(run) if held is None else held
     return {
         "name": run.name,
         "location": run.location,
-        "held": is_held(run) if held is None else held,
-        "stage": stage_of(run, history, space),
-        "trials": {
-            "requested": space.search.trials,
-            **ledger.outcomes(Ledger(ended, history.infeasible)),
-        },
+        "held": held,
+        "stage": stage_of(run, history, space, contents=contents),
+        "trials": {"requested": _requested(history, space), **ledger.outcomes(history.ended())},
         "running_trials": [_running(record) for record in running],
         "best": _best(ended),
         "compute": {
@@ -99,18 +104,34 @@ def _read_status(run: RunFolder, held: bool | None) -> dict[str, Any]:
         },
         "elapsed_s": history.elapsed_s,
         "sessions": history.sessions,
+        "damaged": stages.damaged(run, contents=contents),
+        "notes": [] if held else history.notes,  # a process may be writing what they miss
     }
 
 
-def stage_of(run: RunFolder, history: History, space: SearchSpace) -> str:
-    """The stage that a run is in: search, finalists, retrain, report or finished."""
-    if is_retrained(run):
-        return "finished" if run.has(run.report_json) and run.has(run.model) else "report"
-    if run.has(run.best):
-        return "retrain"
-    trials = history.records(SEARCH).values()
-    complete = len(trials) >= space.search.trials and all(record.ended for record in trials)
-    return "finalists" if complete or history.records("finalists") else SEARCH
+def stage_of(run: RunFolder, history: History, space: SearchSpace, *, contents: bool = True) -> str:
+    """The stage that a run is in: search, finalists, retrain, report or finished.
+
+    Raises:
+        InputError: `stages.json` cannot be read, or a file that no stage can write again is not as
+            the finished run had left it.
+    """
+    requested, first_open = _requested(history, space), stages.first_open(run, contents=contents)
+    if requested > space.search.trials:
+        return SEARCH
+    if first_open is None:
+        return "finished"
+    if first_open == stages.FINALISTS:
+        trials = history.records(SEARCH).values()
+        complete = len(trials) >= requested and all(record.ended for record in trials)
+        return "finalists" if complete or history.stage != SEARCH else SEARCH
+    return "retrain" if first_open == stages.RETRAIN else "report"
+
+
+def _requested(history: History, space: SearchSpace) -> int:
+    """How many trials the search is to have; the space lacks those of an extension at first."""
+    extension = history.extension
+    return max(space.search.trials, extension["trials"] if extension else 0)
 
 
 def describe(status: dict[str, Any]) -> str:
@@ -125,6 +146,8 @@ def describe(status: dict[str, Any]) -> str:
         *_trial_lines(status),
         *_compute_lines(status["compute"]),
         ("elapsed", f"{duration(status['elapsed_s'])}, sessions: {status['sessions']}"),
+        *(("damaged", f"{name}: removed, cut or altered") for name in status["damaged"]),
+        *(("note", text) for text in status["notes"]),
     ]  # fmt: skip
     heading = f"{status['name']}: {_STAGE_WORDS[status['stage']]}"
     if status["stage"] != "finished":
@@ -172,7 +195,7 @@ def _spent(history: History, key: str) -> dict[str, float]:
     search = list(history.records(SEARCH).values())
     spent = ledger.spent(search, key)
     spent["running"] = _sum((record for record in search if not record.ended), key)
-    return spent | {stage: _sum(history.records(stage).values(), key) for stage in STAGES[1:]}
+    return spent | {stage: _sum(history.records(stage).values(), key) for stage in TRAINING[1:]}
 
 
 def _sum(records: Iterable[TrialRecord], key: str) -> float:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import PARAMETERS, ModelSpec, TrialConfig, unknown_name
@@ -189,6 +196,23 @@ class SearchSpace:
 
     def _named(self, config: Mapping[str, Any]) -> list[str]:
         return [name for name in self.space if name in config]
+
+
+def check_sections(values: Mapping[str, Any]) -> None:
+    """Check the values that `SearchSpace.sections` gave.
+
+    Raises:
+        KeyError: a section is missing.
+        ValueError: a value is not valid.
+    """
+    specs: tuple[type[Section], ...] = (TaskSpec, SearchSpec, RetrainSpec, ResourcesSpec)
+    for name, spec in zip(SECTIONS, specs, strict=True):
+        try:
+            spec.model_validate(values[name])
+        except ValidationError as error:
+            found = error.errors()[0]
+            where = ".".join(map(str, (name, *found["loc"])))
+            raise ValueError(f"{where}: {found['msg']}") from None
 
 
 def sample(space: SearchSpace, seed: int, count: int) -> list[dict[str, Any]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from crnn_search.errors import InputError, StorageError
+
+_LONE_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Those that stand for no byte of a file name."""
 
 
 @contextlib.contextmanager
@@ -49,13 +53,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write a text file atomically, in UTF-8; a lone surrogate becomes an escape as `\udcff`.
+    """Write a text file atomically, in UTF-8: see `encode`.
 
     Raises:
         StorageError: it cannot be written.
     """
     with writing(path), atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_bytes(encode(text))
+
+
+def encode(text: str) -> bytes:
+    r"""A text in UTF-8, which has no lone surrogates.
+
+    What Python makes of a file name that is not UTF-8 becomes an escape as `\udcff`, which JSON
+    reads again; others become question marks.
+    """
+    return _LONE_SURROGATES.sub("?", text).encode(errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -75,6 +88,21 @@ def read_json(path: Path) -> Any:
         InputError: it cannot be read or is not valid JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """The value in UTF-8 text of JSON, as this package writes it.
+
+    Raises:
+        ValueError: it is not JSON, or holds NaN, an infinity, thousands of lists in lists or
+            a lone surrogate that stands for no byte of a file name.
+    """
+    try:
+        value = json.loads(content.decode())
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="surrogateescape")
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None
+    return value

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crnn_search.errors import InputError
 from crnn_search.storage import jsonl
 from crnn_search.storage.checks import ALTERED, altered_line
 from crnn_search.storage.jsonl import Record
-from crnn_search.storage.trial import InfeasibleTrial, TrialRecord, TrialState
+from crnn_search.storage.trial import InfeasibleTrial, TrialRecord, TrialState, trial_name
 
 WORDS = {
     TrialState.COMPLETE: "completed",
@@ -48,11 +49,17 @@ def read(path: Path) -> Ledger:
         InputError: it cannot be read or was altered; names the file and the line.
     """
     ledger = Ledger()
+    lines: dict[int, int] = {}
     for number, line in enumerate(jsonl.read(path), start=1):
         try:
             _add(line, ledger)
         except ALTERED as error:
             raise altered_line(path, number, "a trial", error) from error
+        if (first := lines.setdefault(line["number"], number)) != number:
+            raise InputError(
+                f"lines {first} and {number} of {path} are of the same trial, "
+                f"{trial_name(line['number'])}; remove one of them"
+            )
     ledger.trials.sort(key=lambda record: record.trial.number)
     ledger.infeasible.sort(key=lambda trial: trial.number)
     return ledger
@@ -127,4 +134,9 @@ def _add(line: Record, ledger: Ledger) -> None:
     if line["state"] == TrialState.INFEASIBLE:
         ledger.infeasible.append(InfeasibleTrial.from_dict(line))
     else:
-        ledger.trials.append(TrialRecord.from_dict(line))
+        record = TrialRecord.from_dict(line)
+        if record.trial.name != trial_name(record.trial.number):
+            raise ValueError(
+                f"name must be {trial_name(record.trial.number)}, got {record.trial.name}"
+            )
+        ledger.trials.append(record)

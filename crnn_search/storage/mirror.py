@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from crnn_search.storage.jsonl import Record
 from crnn_search.storage.object_store import Found, ObjectStore
 from crnn_search.storage.retry import READ_RETRY_FOR_S
-from crnn_search.storage.run_folder import APPENDED, LEASE, NOT_PUSHED
+from crnn_search.storage.run_folder import APPENDED, LEASE, NOT_PUSHED, STAGES
 from crnn_search.storage.store_lease import FREE
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class Mirror:
             for listed in self._listed.keys() - self._fetched.keys()
         )
 
+    def size(self, name: str) -> int | None:
+        """The size of a file at the last `pull`, in bytes; None if there was none."""
+        parts = [n for n in self._listed if name in {n, _appended(n)}]
+        return sum(self._listed[n].size for n in parts) if parts else None
+
     @property
     def was_leased(self) -> bool:
         """Whether the lease had an owner, dead or alive, at the last `pull`."""
@@ -114,7 +119,9 @@ class Mirror:
         self._segments[path.name] = segment
 
     def push(self) -> None:
-        """Write all files that have changed, those in folders first; remove those that are gone.
+        """Remove files that are gone; write those that have changed, those in folders first.
+
+        The list of the stages' files is written last: what it lists is then in the store.
 
         Raises:
             LeaseLostError: another process has taken over the run.
@@ -125,7 +132,7 @@ class Mirror:
         for name in sorted(set(self._pushed) - set(files)):
             self.store.remove(name)
             del self._pushed[name]
-        for name in sorted(files, key=lambda name: ("/" not in name, name)):
+        for name in sorted(files, key=lambda name: (name == STAGES, "/" not in name, name)):
             if self._pushed.get(name) != files[name]:
                 self.store.write(name, (self.root / name).read_bytes())
                 self._pushed[name] = files[name]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crnn_search.errors import InputError
 from crnn_search.storage.location import join
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 SPACE = "space.yaml"
 """The file that makes a folder the folder of a run."""
 
-JOURNAL, LEDGER, RETRAINED = "journal.jsonl", "trials.jsonl", "retrained.json"
+JOURNAL, LEDGER, STAGES = "journal.jsonl", "trials.jsonl", "stages.json"
 LOG, TENSORBOARD = "search.log", "tensorboard"
 CHECKPOINTS, STOP, LEASE = "checkpoints", "stop", "lease.json"
 
@@ -67,6 +68,19 @@ class RunFolder:
         if path.exists():
             return True
         return self.mirror is not None and self.mirror.has(path.relative_to(self.root).as_posix())
+
+    def size(self, path: Path) -> int | None:
+        """The size of a file of the run, fetched or not, in bytes; None if there is none.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            if path.is_file():
+                return path.stat().st_size
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
+        return self.mirror.size(path.relative_to(self.root).as_posix()) if self.mirror else None
 
     def fetch(self, *names: str) -> None:
         """Fetch more files of a run that was opened for some only; in a folder nothing is to do.
@@ -150,7 +164,12 @@ class RunFolder:
 
     @property
     def retrained(self) -> Path:
-        return self.root / RETRAINED
+        return self.root / "retrained.json"
+
+    @property
+    def stages(self) -> Path:
+        """The files of each stage that is done."""
+        return self.root / STAGES
 
     @property
     def retrained_models(self) -> Path:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import datetime
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from crnn_search.errors import InputError, RunFolderError, StorageError
-from crnn_search.storage.files import read_json
+from crnn_search.storage import stages, temporary
 from crnn_search.storage.location import is_uri, join, local_path
 from crnn_search.storage.mirror import Mirror
 from crnn_search.storage.object_store import ChangedError, ObjectStore
@@ -98,7 +96,11 @@ def open_run(location: str, wanted: Collection[str] | None = None) -> RunFolder:
         RunFolderError: there is no run, or it cannot be read.
     """
     run = _opened(location, wanted)
-    if not run.space.is_file():
+    try:
+        is_run = run.space.is_file()
+    except OSError as error:
+        raise RunFolderError(f"cannot read {run.space}: {error.strerror}") from error
+    if not is_run:
         raise RunFolderError(
             f"{location} is not the folder of a run: it has no {SPACE}; give a folder that "
             "crnn-search launch created, such as runs/NAME"
@@ -126,8 +128,11 @@ def list_runs(storage: str, wanted: Collection[str] = ()) -> list[RunFolder]:
             raise InputError(
                 f"there is no folder {storage}; name the folder of runs with --storage"
             )
-        found = [RunFolder(path) for path in sorted(folder.iterdir())]
-    return [run for run in found if run.space.is_file()]
+        try:
+            found = [RunFolder(path) for path in sorted(folder.iterdir())]
+        except OSError as error:
+            raise InputError(f"cannot read {storage}: {error.strerror}") from error
+    return [run for run in found if _may_be_run(run)]
 
 
 def remove_run(run: RunFolder) -> None:
@@ -142,34 +147,43 @@ def check_owner(run: RunFolder) -> None:
     """Check that a run is this user's own: its files decide what is trained.
 
     Raises:
-        RunFolderError: another user owns its folder or one of the files that are read.
+        RunFolderError: another user owns its folder or one of the files that are read, or one
+            cannot be read.
     """
     user = os.geteuid()
-    for path in (run.root, run.space, run.manifest, run.journal, run.ledger, run.checkpoints):
-        if path.exists() and path.stat().st_uid != user:
+    paths = [run.root, run.space, run.manifest, run.journal, run.ledger, run.warm_start]
+    paths += [run.finalists, run.best, run.retrained, run.stages, run.report_json]
+    for folder in (run.checkpoints, run.retrained_models):
+        paths += [folder, *folder.rglob("*")]
+    for path in paths:
+        try:
+            owner = path.stat().st_uid
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise RunFolderError(f"cannot read {path}: {error.strerror}") from error
+        if owner != user:
             raise RunFolderError(
-                f"{path} belongs to user {path.stat().st_uid}, not to you, user {user}, and its "
+                f"{path} belongs to user {owner}, not to you, user {user}, and its "
                 "contents would be trusted; if you do trust them, add --force"
             )
 
 
 def is_retrained(run: RunFolder) -> bool:
-    """Whether the retraining is finished and all its models exist.
+    """Whether winner and retraining are as they were when they were done.
 
     Raises:
-        InputError: the file that lists them cannot be read.
+        InputError: `stages.json` cannot be read.
     """
-    return run.retrained.is_file() and all(run.has(path) for path in retrained_files(run))
+    return stages.first_open(run) not in {stages.FINALISTS, stages.RETRAIN}
 
 
-def retrained_files(run: RunFolder) -> list[Path]:
-    """The models of the winner and of the reference network, one for each seed.
-
-    Raises:
-        InputError: the file that lists them cannot be read.
-    """
-    lists = [value for value in read_json(run.retrained).values() if isinstance(value, list)]
-    return [run.root / entry["file"] for entries in lists for entry in entries]
+def _may_be_run(run: RunFolder) -> bool:
+    """Whether a folder is a run, or cannot be read."""
+    try:
+        return run.space.is_file()
+    except OSError:
+        return True
 
 
 def _exists(name: str, storage: str, location: str) -> RunFolderError:
@@ -212,8 +226,7 @@ def _opened(location: str, wanted: Collection[str] | None) -> RunFolder:
 
 def _mirrored(uri: str) -> RunFolder:
     """A run at a URI, with a temporary local folder that is removed when this process exits."""
-    folder = tempfile.mkdtemp(prefix="crnn-search-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = temporary.create_folder()
     path = uri.partition("?")[0].rstrip("/")
-    root = Path(folder) / path.rpartition("/")[2]
+    root = folder / path.rpartition("/")[2]
     return RunFolder(root, Mirror(uri, root))

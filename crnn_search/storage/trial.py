@@ -8,13 +8,14 @@ process needs to train it, again or anew; `TrialRecord` is built from the journa
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
-from crnn_search.storage.checks import check_types, field_types
+from crnn_search.hyperparameters import PARAMETERS, Arithmetic, TrialConfig
+from crnn_search.storage.checks import check_bounds, check_types, field_types
 
 METRIC = "validation_rmse"
 """What searches minimise: RMSE on the validation sequences."""
@@ -29,6 +30,21 @@ _EVENT_TYPES = {
     "reason": "str | None",
 }  # fmt: skip
 """Types of the values in an event of a trial."""
+
+_COUNT, _UNITS, _SECONDS = (1, 2**53), (0, 1e6), (0, 1e12)
+
+_BOUNDS = {
+    "number": (0, 2**53), "seed": (0, 2**53), "epochs": _COUNT, "grace_epochs": _COUNT,
+    "epoch_sequences": _COUNT, "max_digits": _COUNT, "gpus": _UNITS, "cpus": _UNITS,
+    "seconds": _SECONDS, "core_seconds": _SECONDS, "gpu_seconds": _SECONDS,
+}  # fmt: skip
+"""Bounds of the values of a trial, its record and its events."""
+
+_NAME = re.compile(r"[\w-]+")
+"""A trial's name is that of its folder of checkpoints."""
+
+_CHECKPOINT = re.compile(r"checkpoints/[\w-]+/\w[\w.-]*")
+"""Where a checkpoint is stored: in no other place."""
 
 
 class TrialState(StrEnum):
@@ -76,12 +92,18 @@ class Trial:
 
         Raises:
             ConfigError: a hyperparameter is unknown or out of range.
-            KeyError, TypeError: a field is missing, unknown or of another type.
+            KeyError, TypeError, ValueError: a field is missing, unknown, of another type or not
+                valid.
         """
         config = TrialConfig.from_dict(values["config"])
         arithmetic = Arithmetic(**values["arithmetic"])
         check_types(values, field_types(cls))
-        return cls(**{**values, "config": config, "arithmetic": arithmetic})
+        check_arithmetic(values["arithmetic"])
+        check_bounds(values, _BOUNDS)
+        trial = cls(**{**values, "config": config, "arithmetic": arithmetic})
+        if not _NAME.fullmatch(trial.name):
+            raise ValueError(f"name must be letters, digits, - and _, got {trial.name!r}")
+        return trial
 
     def same_training(self, other: Trial) -> bool:
         """Whether both train the same network in the same way, on whatever share of a GPU."""
@@ -153,6 +175,7 @@ class TrialRecord:
             KeyError, TypeError, ValueError: the event lacks a key, or a value is not valid.
         """
         check_types(event, _EVENT_TYPES)
+        check_bounds(event, _BOUNDS)
         kind = event["event"]
         if kind in {"epoch", "spent"}:
             self.seconds += event["seconds"]
@@ -166,12 +189,36 @@ class TrialRecord:
             self.train_loss.append(event["train_loss"])
             if METRIC in event:
                 self.validation_rmse.append(event[METRIC])
-            self.checkpoint = event["checkpoint"] or self.checkpoint
+            self.checkpoint = _checked(event["checkpoint"]) or self.checkpoint
         elif kind == "retry":
             self.retries.append(event["cause"])
             self.trial = Trial.from_dict(event["trial"])
         elif kind == "ended":
             self.state, self.reason = TrialState(event["state"]), event["reason"]
+
+    def check(self) -> None:
+        """Check what is known of an ended trial against itself.
+
+        Raises:
+            ValueError: its epochs are more than its budget, or not those of its state.
+        """
+        validated, last = len(self.validation_rmse), self.last_rmse
+        if self.epochs > self.trial.epochs or validated not in {0, self.epochs}:
+            raise ValueError(
+                f"{self.trial.name} must have at most {self.trial.epochs} epochs, each with a "
+                f"train_loss and all or none with a {METRIC}, got {self.epochs} and {validated}"
+            )
+        valid = {
+            TrialState.COMPLETE: self.epochs == self.trial.epochs
+            and (last is not None or self.trial.all_images),
+            TrialState.PRUNED: last is not None,
+            TrialState.FAIL: True,
+        }
+        if not valid.get(self.state, False):
+            raise ValueError(
+                f"{self.trial.name} cannot have ended as {self.state} after {self.epochs} of "
+                f"{self.trial.epochs} epochs with the {METRIC} {last}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """A line of the ledger: the trial's own fields and these, in one flat mapping."""
@@ -185,8 +232,12 @@ class TrialRecord:
         """The record that `to_dict` gave. Raises as `Trial.from_dict`, and ValueError."""
         own = {item.name: line[item.name] for item in fields(cls) if item.name != "trial"}
         check_types(own, field_types(cls))
+        check_bounds(own, _BOUNDS)
+        _checked(own["checkpoint"])
         trial = Trial.from_dict({k: v for k, v in line.items() if k not in own})
-        return cls(**{**own, "trial": trial, "state": TrialState(line["state"])})
+        record = cls(**{**own, "trial": trial, "state": TrialState(line["state"])})
+        record.check()
+        return record
 
 
 @dataclass(frozen=True)
@@ -209,11 +260,28 @@ class InfeasibleTrial:
         """The trial that `to_dict` gave.
 
         Raises:
-            KeyError, TypeError: a field is missing or of another type.
+            KeyError, TypeError, ValueError: a field is missing, of another type or not valid.
         """
         own = {item.name: line[item.name] for item in fields(cls)}
         check_types(own, field_types(cls))
+        check_bounds(own, _BOUNDS)
+        if unknown := own["config"].keys() - PARAMETERS.keys():
+            raise ValueError(f"config has the unknown name {min(unknown)!r}")
         return cls(**own)
+
+
+def check_arithmetic(values: Mapping[str, Any]) -> None:
+    """Check the values of an `Arithmetic`. Raises KeyError, TypeError or ValueError."""
+    check_types(values, {"precision": "str", "cpu_kernels": "bool"})
+    if values["precision"] not in {"float32", "bfloat16"}:
+        raise ValueError(f"precision must be float32 or bfloat16, got {values['precision']!r:.200}")
+
+
+def _checked(checkpoint: str | None) -> str | None:
+    """The place of a checkpoint, which may be none. Raises ValueError if it is no such place."""
+    if checkpoint is not None and not _CHECKPOINT.fullmatch(checkpoint):
+        raise ValueError(f"checkpoint must be a file of a trial's checkpoints, got {checkpoint!r}")
+    return checkpoint
 
 
 def trial_name(number: int) -> str:

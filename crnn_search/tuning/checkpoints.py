@@ -5,25 +5,28 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
 
 from crnn_search.errors import ConfigError, ModelFileError, StorageError
+from crnn_search.storage import temporary
 from crnn_search.storage.checks import check_types, field_types
 from crnn_search.storage.location import is_uri, join
 from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.retry import OnRetry, with_retries
-from crnn_search.storage.trial import METRIC, Trial
+from crnn_search.storage.run_folder import CHECKPOINTS, RunFolder
+from crnn_search.storage.trial import METRIC, Trial, TrialRecord
 from crnn_search.training.checkpoint import load_state, save_state
 from crnn_search.training.engine import TrainState
 from crnn_search.training.metrics import EpochMetrics
 
 T = TypeVar("T")
+
+_NAME = re.compile(r"epoch-(\d{4,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class CheckpointFolder:
                     reason = str(error).replace(str(path), location)
                     problems.append(f"checkpoint not used: {reason}")
                     continue
-            if _is_of(trial, found.trial):
+            if is_of(trial, found.trial):
                 return Resumed(found.state, found.history, problems)
             problems.append(f"checkpoint not used: {location} is of another training")
         return Resumed(None, [], problems)
@@ -125,7 +128,7 @@ class CheckpointFolder:
             names = self._store.names()
         else:
             names = [path.name for path in self.path.glob("epoch-*.safetensors")]
-        found = [re.fullmatch(r"epoch-(\d{4,})\.safetensors", name) for name in names]
+        found = [_NAME.fullmatch(name) for name in names]
         return {int(match[1]) for match in found if match}
 
     def _with_retries(self, action: Callable[[], T]) -> T:
@@ -138,9 +141,9 @@ class CheckpointFolder:
         if self._store is None:
             save_state(path, state, trial.to_dict(), history)
             return
-        with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
-            save_state(Path(folder) / path.name, state, trial.to_dict(), history)
-            self._store.write(path.name, (Path(folder) / path.name).read_bytes())
+        with temporary.folder() as folder:
+            save_state(folder / path.name, state, trial.to_dict(), history)
+            self._store.write(path.name, (folder / path.name).read_bytes())
 
     @contextlib.contextmanager
     def _local(self, name: str) -> Iterator[Path]:
@@ -148,9 +151,9 @@ class CheckpointFolder:
         if self._store is None:
             yield self.path / name
             return
-        with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
-            self._store.fetch(name, Path(folder) / name)
-            yield Path(folder) / name
+        with temporary.folder() as folder:
+            self._store.fetch(name, folder / name)
+            yield folder / name
 
 
 def best_epoch(validation_rmse: Sequence[float | None]) -> int | None:
@@ -170,9 +173,46 @@ def _check_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         raise ModelFileError(f"{path} has an invalid history: {error}") from error
 
 
-def _is_of(trial: Trial, header: Mapping[str, Any]) -> bool:
+def tidy(run: RunFolder, records: Mapping[str, TrialRecord]) -> None:
+    """Remove those checkpoints of a run that its history does not lead to.
+
+    A crash may leave an ended trial more than its last and its best one. Of a trial that has not
+    ended, or that nothing is known of, the history may have been cut: only the next epoch's can
+    have been saved without being recorded.
+
+    records: what is known of each trial by name.
+
+    Raises:
+        StorageError: the folder or the object store cannot be written.
+    """
+    for name, epochs in _saved_epochs(run).items():
+        record = records.get(name)
+        if record and record.ended:
+            wanted = {record.saved_epochs, best_epoch(record.validation_rmse)}
+        else:
+            wanted = set(range(1, (record.epochs if record else 0) + 2))
+        if not epochs <= wanted:
+            CheckpointFolder(join(run.checkpoint_location, name)).keep(wanted)
+
+
+def _saved_epochs(run: RunFolder) -> dict[str, set[int]]:
+    """The epochs that each trial of a run has a checkpoint of."""
+    if run.mirror:
+        names = run.mirror.store.names(CHECKPOINTS)
+        files = [PurePosixPath(name).relative_to(CHECKPOINTS) for name in names]
+    else:
+        found = run.checkpoints.glob("*/*.safetensors")
+        files = [PurePosixPath(path.relative_to(run.checkpoints)) for path in found]
+    saved: dict[str, set[int]] = {}
+    for file in files:
+        if match := _NAME.fullmatch(file.name):
+            saved.setdefault(str(file.parent), set()).add(int(match[1]))
+    return saved
+
+
+def is_of(trial: Trial, header: Mapping[str, Any]) -> bool:
     """Whether a checkpoint whose header has this trial is of the same training."""
     try:
         return Trial.from_dict(header).same_training(trial)
-    except (ConfigError, KeyError, TypeError):
+    except (ConfigError, KeyError, TypeError, ValueError):
         return False

@@ -6,7 +6,6 @@ import functools
 import logging
 import shlex
 import signal
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from ray import tune
 from crnn_search import signals
 from crnn_search.cluster.resources import Allocation, Capacity
 from crnn_search.errors import InterruptedRun
+from crnn_search.storage import temporary
 from crnn_search.storage.files import writing
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
@@ -97,13 +97,13 @@ def _run_tune(context: Context, config: tune.TuneConfig, callback: RunCallback) 
         checkpoints=run.checkpoint_location,
     )
     resources = functools.partial(_resources, context.allocation)
-    with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
+    with temporary.folder() as folder:
         tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=config,
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=folder,
+                storage_path=str(folder),
                 callbacks=[callback],
                 # Without it Tune would save at a trial's end, to a folder no other node sees.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

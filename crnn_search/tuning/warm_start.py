@@ -20,10 +20,12 @@ from crnn_search.hyperparameters import PARAMETERS, TrialConfig
 from crnn_search.spaces.domains import Fixed, canonical
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage import jsonl, ledger
+from crnn_search.storage import jsonl
+from crnn_search.storage.checks import ALTERED, altered_line, check_types
 from crnn_search.storage.files import write_text
+from crnn_search.storage.journal import read_history
 from crnn_search.storage.jsonl import Record
-from crnn_search.storage.run_folder import LEDGER
+from crnn_search.storage.run_folder import JOURNAL, LEDGER
 from crnn_search.storage.runs import open_run
 from crnn_search.storage.trial import METRIC, TrialRecord, TrialState
 
@@ -67,14 +69,14 @@ def fit(space: SearchSpace, runs: Sequence[str]) -> Fitted:
     left_out: Counter[str] = Counter()
     unusable = 0
     for folder in runs:
-        run = open_run(folder, (LEDGER,))
+        run = open_run(folder, (LEDGER, JOURNAL))
         earlier = load_space(run.space)
         if earlier.task != space.task:
             raise InputError(
                 f"a warm start needs the same task: {folder} has max_digits "
                 f"{earlier.task.max_digits}, this space {space.task.max_digits}"
             )
-        past = ledger.read(run.ledger) if run.ledger.exists() else ledger.Ledger()
+        past = read_history(run.journal, run.ledger).ended()
         unusable += len(past.infeasible)
         for record in past.trials:
             config, missing = _fitting(space, record.trial.config)
@@ -94,8 +96,18 @@ def write(fitted: Fitted, path: Path) -> None:
 
 
 def read(space: SearchSpace, path: Path) -> list[FrozenTrial]:
-    """The stored trials as Optuna's; none if the run had no warm start."""
-    return [_frozen(space, trial) for trial in jsonl.read(path)] if path.exists() else []
+    """The stored trials as Optuna's; none if the run had no warm start.
+
+    Raises:
+        InputError: a line was altered; names the file and the line.
+    """
+    trials = []
+    for number, trial in enumerate(jsonl.read(path) if path.exists() else [], start=1):
+        try:
+            trials.append(_frozen(space, trial))
+        except ALTERED as error:
+            raise altered_line(path, number, "an earlier trial", error) from error
+    return trials
 
 
 def _fitting(space: SearchSpace, config: TrialConfig) -> tuple[dict[str, Any], list[str]]:
@@ -130,6 +142,7 @@ def _values(
 
 
 def _frozen(space: SearchSpace, trial: Record) -> FrozenTrial:
+    check_types(trial[METRIC], dict.fromkeys(trial[METRIC], "float"))
     values = {int(epoch): value for epoch, value in trial[METRIC].items()}
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState[trial["state"]],

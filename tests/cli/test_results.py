@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from PIL import Image
 from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.pipeline.manifest import Manifest
 from crnn_search.spaces.file import parse_space
+from crnn_search.storage import stages
+from crnn_search.storage.files import write_json
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.training import checkpoint
 from crnn_search.training.model import CRNN
@@ -31,6 +32,15 @@ def run(tmp_path: Path) -> RunFolder:
     return run
 
 
+def retrained(run: RunFolder) -> None:
+    """Let the run be retrained, with a model that is none."""
+    model = run.retrained_models / "seed-0.safetensors"
+    for path in (run.best, run.retrained, model):
+        write_json(path, {})
+    stages.record(run, stages.FINALISTS, [run.best])
+    stages.record(run, stages.RETRAIN, [run.retrained, model])
+
+
 @pytest.mark.parametrize("command", ["report", "export"])
 def test_run_without_retraining_is_refused(
     crnn_search: CommandLine, run: RunFolder, command: str
@@ -44,8 +54,8 @@ def test_run_without_retraining_is_refused(
 def test_missing_model_is_named_with_a_remedy(
     crnn_search: CommandLine, run: RunFolder, command: str
 ) -> None:
-    entry = {"file": "retrained/trial-0000-retrained-0.safetensors"}
-    run.retrained.write_text(json.dumps({"winner": [entry], "mnist_crnn_2016": []}))
+    retrained(run)
+    (run.retrained_models / "seed-0.safetensors").unlink()
     done = crnn_search(command, str(run.root))
     assert done.code == 2
     assert f"a model is missing in {run.root}/retrained" in done.err
@@ -63,7 +73,7 @@ def test_missing_model_in_a_bucket_is_named_by_the_bucket(
 
     mirror: Any = Mirror()
     mirrored = RunFolder(run.root, mirror)
-    run.retrained.write_text('{"winner": [{"file": "retrained/missing"}]}')
+    run.retrained.write_text("{}")
     monkeypatch.setattr("crnn_search.storage.runs.open_run", lambda _: mirrored)
     done = crnn_search("report", Mirror.uri)
     assert done.code == 2
@@ -73,7 +83,7 @@ def test_missing_model_in_a_bucket_is_named_by_the_bucket(
 
 
 def test_unknown_format_is_refused(crnn_search: CommandLine, run: RunFolder) -> None:
-    run.retrained.write_text("{}")
+    retrained(run)
     done = crnn_search("export", str(run.root), "--format", "pickle")
     assert done.code == 2
     assert "--format must be one of safetensors, onnx" in done.err

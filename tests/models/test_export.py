@@ -18,6 +18,7 @@ from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import TrainingSpec, TrialConfig
 from crnn_search.models import export, onnx_graph, predictor
 from crnn_search.models.folder import ModelFolder
+from crnn_search.storage import stages
 from crnn_search.storage.files import write_json
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.training import checkpoint
@@ -137,6 +138,7 @@ def test_a_run_exports_its_winner_of_the_first_seed(
     checkpoint.save_model(path, model, TrialConfig(spec, TrainingSpec()), INFO)
     entries = [{"file": "retrained/first.safetensors"}, {"file": "retrained/second.safetensors"}]
     write_json(run.retrained, {"winner": entries})
+    stages.record(run, stages.RETRAIN, [run.retrained, path])
     assert set(export.export_winner(run, ["onnx"], digits)) == {"onnx"}
     images, lengths = sequences(2, 3)
     sums = predictor.load(run.root)(images, lengths)

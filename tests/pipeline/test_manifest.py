@@ -17,7 +17,8 @@ from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.tuning.budget import Budget
 
-HARDWARE = {"nodes": [{"name": "here", "cpus": 2.0}], "gpu": None}
+NODE = {"name": "here", "cpus": 2.0, "gpus": 0.0, "memory_gb": 4.0, "cpu_model": None}
+HARDWARE = {"nodes": [NODE], "gpu": None}
 
 
 @pytest.fixture
@@ -78,7 +79,21 @@ def test_other_format_is_refused(run: RunFolder, space: SearchSpace, found: int 
 
 @pytest.mark.parametrize(
     "change",
-    [{"surprise": 1}, {"budget": {"limits": 3}}, {"arithmetic": {"precision": "x", "y": 1}}],
+    [
+        {"surprise": 1},
+        {"budget": {"limits": 3}},
+        {"budget": {"limits": {"time_s": "long"}}},
+        {"arithmetic": {"precision": "x", "y": 1}},
+        {"arithmetic": {"precision": "int16", "cpu_kernels": False}},
+        {"name": 3},
+        {"seed": "7"},
+        {"versions": {"python": 3}},
+        {"hardware": {"nodes": [{"name": "here"}]}},
+        {"hardware": {"nodes": 3}},
+        {"earlier_reports": [{"rmse": 1.0}]},
+        {"space": {}},
+        {"space": {"task": {"max_digits": "many"}}},
+    ],
 )
 def test_altered_manifest_is_refused(
     run: RunFolder, space: SearchSpace, change: dict[str, object]

@@ -12,19 +12,23 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from crnn_search import api
 from crnn_search.cli.display import PlainProgress
 from crnn_search.cluster.resources import Allocation
-from crnn_search.errors import InterruptedRun
-from crnn_search.hyperparameters import Arithmetic
+from crnn_search.errors import InputError, InterruptedRun, RunFolderError
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.pipeline import run as pipeline
 from crnn_search.pipeline.manifest import Manifest
 from crnn_search.spaces.file import load_space, parse_space
+from crnn_search.storage.journal import Journal
 from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import Trial
 from crnn_search.tuning.budget import Budget, Limit
 from crnn_search.tuning.context import Context
 
 SPACE = parse_space("search: {trials: 5}\nspace: {}")
 RUN = "crnn_search.pipeline.run"
+NODE = {"name": "here", "cpus": 2.0, "gpus": 0.0, "memory_gb": 4.0, "cpu_model": None}
 KERNELS = Arithmetic("float32", cpu_kernels=True)
 
 
@@ -56,7 +60,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[Allocation]:
     monkeypatch.setattr(f"{RUN}.mnist.load", lambda *_: None)
     monkeypatch.setattr(f"{RUN}.connection.connect", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(f"{RUN}.gpu_share.probe_gpu", lambda *_: None)
-    monkeypatch.setattr(f"{RUN}.nodes.hardware", lambda: [{"name": "here"}])
+    monkeypatch.setattr(f"{RUN}.nodes.hardware", lambda: [NODE])
     monkeypatch.setattr(f"{RUN}.storage_check.check_storage", lambda _: None)
     monkeypatch.setattr(f"{RUN}.allocate", lambda *_, **__: Allocation(1.0, 0.0, 2))
     monkeypatch.setattr(f"{RUN}.resolve_arithmetic", resolve)
@@ -92,7 +96,7 @@ def test_manifest_is_there_before_the_cluster(
     assert Manifest.read(run).hardware is None
     started = until_search(pipeline.resume, run)
     assert started.limit.budget == Budget(time_s=9e9), "an early interruption keeps the budget"
-    assert Manifest.read(run).hardware == {"nodes": [{"name": "here"}], "gpu": None}
+    assert Manifest.read(run).hardware == {"nodes": [NODE], "gpu": None}
 
 
 def test_extension_records_the_report_and_adds_trials(
@@ -111,3 +115,29 @@ def test_extension_records_the_report_and_adds_trials(
     assert manifest.earlier_reports == [{"rmse": 0.9, "rmse_interval": [0.8, 1.0], "trials": 5}]
     assert manifest.space["search"]["trials"] == 8
     assert not any(p.exists() for p in (run.report_json, run.finalists, run.best, run.retrained))
+
+
+def test_extend_refuses_the_run_of_another_user(
+    run: RunFolder, probed: list[Allocation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Item 7 of issue 15: it trained from the files of another user."""
+    until_search(pipeline.launch, SPACE, run)
+    monkeypatch.setattr("os.geteuid", lambda: run.root.stat().st_uid + 1)
+    with pytest.raises(RunFolderError, match=r"belongs to user .*; if you do trust .* --force"):
+        api.extend(run.root, 2)
+    assert "extension" not in run.journal.read_text()
+    with pytest.raises(SearchStartedError, match="the search started") as caught:
+        api.extend(run.root, 2, force=True)
+    assert caught.value.context.space.search.trials == 7
+
+
+def test_a_space_that_was_altered_is_refused(run: RunFolder, probed: list[Allocation]) -> None:
+    until_search(pipeline.launch, SPACE, run)
+    log = Journal(run)
+    config = TrialConfig.from_dict({"dropout": 0.5})
+    trial = Trial("trial-0000", 0, config, 0, 3, 1, 10, 8)
+    log.write("trial", stage="search", trial=trial.to_dict())
+    progress = PlainProgress(Console(quiet=True))
+    message = r"trial-0000 of .*journal.jsonl is not in the space of .*space.yaml.*: dropout: must"
+    with pytest.raises(InputError, match=message):
+        pipeline.resume(run, progress, pipeline.Options())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from crnn_search.cli.display import PlainProgress
@@ -18,6 +19,7 @@ from crnn_search.storage import jsonl
 from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial, TrialRecord, TrialState
+from crnn_search.training import checkpoint, engine
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
 
@@ -105,14 +107,29 @@ def test_record_of_another_training_is_not_used(
     assert started == ["trial-0", "trial-1"]
 
 
-def test_trial_runs_again_if_its_model_is_missing(tmp_path: Path, started: list[str]) -> None:
+@pytest.mark.parametrize("damage", ["missing", "cut", "of another trial", "of another epoch"])
+def test_trial_runs_again_if_its_model_is_not_whole(
+    tmp_path: Path, started: list[str], damage: str
+) -> None:
+    path = tmp_path / str(ENDED.checkpoint)
+    save(path, TRIALS[damage == "of another trial"], epoch=1 if damage == "of another epoch" else 2)
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
     assert run_stage(context(tmp_path, ENDED), keeps_models=True) == BOTH_COMPLETE
     assert started == ["trial-0", "trial-1"]
 
 
+def save(path: Path, trial: Trial, epoch: int) -> None:
+    """Save a checkpoint of a trial that was not trained."""
+    path.parent.mkdir(parents=True)
+    state = engine.start(trial.config, seed=0, epochs=2, device=torch.device("cpu"))
+    state.epoch = epoch
+    checkpoint.save_state(path, state, trial.to_dict())
+
+
 def test_trial_whose_model_exists_is_not_run_again(tmp_path: Path, started: list[str]) -> None:
-    checkpoint = tmp_path / str(ENDED.checkpoint)
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+    save(tmp_path / str(ENDED.checkpoint), TRIALS[0], epoch=2)
     assert run_stage(context(tmp_path, ENDED), keeps_models=True) == BOTH_COMPLETE
     assert started == ["trial-1"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crnn_search.data.sequences import Digits, testing_table
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
-from crnn_search.storage import jsonl
+from crnn_search.storage import jsonl, stages
 from crnn_search.storage.files import read_json, write_json
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, Trial, TrialRecord, TrialState, trial_name
@@ -100,10 +100,21 @@ def make_run(root: Path) -> RunFolder:
             "epochs": 2, "epoch_sequences": 700,
             "winner": _save_networks(run, "winner", SMALL, 2),
             "mnist_crnn_2016": _save_networks(run, "mnist_crnn_2016", MNIST_CRNN_2016, 1),
-            "seconds": {"search": 90.0, "finalists": 30.0, "retrain": 8000.0},
         },
     )  # fmt: skip
+    starts = {"search": 2.0, "finalists": 92.0, "retrain": 122.0, "report": 8122.0}
+    for stage, elapsed_s in starts.items():
+        event = {"event": "stage", "elapsed_s": elapsed_s, "stage": stage}
+        jsonl.append(run.journal, event)
+    record_stages(run)
     return run
+
+
+def record_stages(run: RunFolder) -> None:
+    """Record that the run's files are as its stages wrote them."""
+    stages.record(run, stages.FINALISTS, (run.finalists, run.best))
+    models = run.retrained_models.glob("*.safetensors")
+    stages.record(run, stages.RETRAIN, (run.retrained, *models))
 
 
 def _manifest(name: str) -> dict[str, Any]:
@@ -141,8 +152,9 @@ def _save_networks(run: RunFolder, name: str, config: TrialConfig, seeds: int) -
 
 
 def change(path: Path, **values: Any) -> None:
-    """Change some values of a JSON file."""
+    """Change some values of a JSON file of a run, as if its stage had written them."""
     write_json(path, read_json(path) | values)
+    record_stages(RunFolder(path.parent))
 
 
 def predictions(run: RunFolder, name: str, digits: Digits) -> Tensor:

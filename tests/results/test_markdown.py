@@ -53,7 +53,7 @@ def test_numbers_have_three_significant_digits(value: float | None, text: str) -
         "- 2 × `diverged: training loss 'nan' | <script>`\n",
         "| finalists, repeated | 1 min 40 s | 0 s |",
         "| completed trials | 6 min 00 s | 36 s |",
-        "Wall time: search 1 min 30 s, finalists 30 s, retrain 2 h 13 min.",
+        "Wall time: start 2 s, search 1 min 30 s, finalists 30 s, retrain 2 h 13 min.",
         "| `learning_rate` |",
         "```console\ncrnn-search launch quick.yaml\n```",
         "- commit: missing, not run from a checkout",

@@ -11,12 +11,14 @@ import torch
 
 from crnn_search.data import sequences
 from crnn_search.data.sequences import TRAINING_IMAGES, Digits
-from crnn_search.errors import InputError, ModelFileError, RunError
+from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
 from crnn_search.results import markdown, report, scores
 from crnn_search.storage import jsonl
 from crnn_search.storage.files import read_json
+from crnn_search.storage.journal import Journal
 from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import TrialRecord
 from crnn_search.training import checkpoint, metrics
 from crnn_search.training.model import CRNN
 from tests.results.result_files import (
@@ -26,6 +28,7 @@ from tests.results.result_files import (
     change,
     predictions,
     record,
+    record_stages,
 )
 
 
@@ -64,7 +67,9 @@ def test_search_figures(written: dict[str, Any]) -> None:
     }  # fmt: skip
     assert compute["gpu_seconds"]["retrain"] == 22.5
     assert compute["asha_saved_share"] == pytest.approx(1 - 39 / 42)
-    assert written["seconds"] == {"search": 90.0, "finalists": 30.0, "retrain": 8000.0}
+    assert written["seconds"] == {
+        "start": 2.0, "search": 90.0, "finalists": 30.0, "retrain": 8000.0,
+    }  # fmt: skip
 
 
 def test_best_trial_and_manifest(written: dict[str, Any]) -> None:
@@ -87,10 +92,10 @@ def test_arithmetic_of_the_run_and_of_its_trials(written: dict[str, Any]) -> Non
 
 def test_different_arithmetics_are_recorded_by_trial(fresh: RunFolder, digits: Digits) -> None:
     moved = dataclasses.replace(
-        record(18, "PRUNED", [9.0, 8.0]), arithmetics=[ARITHMETIC, "float32"]
+        record(1, "PRUNED", [9.0, 8.0]), arithmetics=[ARITHMETIC, "float32"]
     )
     fresh.ledger.write_text("")
-    for ended in (record(17, "COMPLETE", [9.0, 8.0, 1.0]), moved):
+    for ended in (record(0, "COMPLETE", [9.0, 8.0, 1.0]), moved):
         jsonl.append(fresh.ledger, ended.to_dict())
     entries = read_json(fresh.retrained)["winner"]
     entries[1]["arithmetics"] = ["bfloat16"]
@@ -100,8 +105,8 @@ def test_different_arithmetics_are_recorded_by_trial(fresh: RunFolder, digits: D
     change(fresh.finalists, finalists=rows)
     result = report.write_report(fresh, digits)
     assert result["arithmetics"] == {
-        ARITHMETIC: ["trial-0017", "trial-0018", "finalist 3", "winner-0", "mnist_crnn_2016-0"],
-        "float32": ["trial-0018", "finalist 5"],
+        ARITHMETIC: ["trial-0000", "trial-0001", "finalist 3", "winner-0", "mnist_crnn_2016-0"],
+        "float32": ["trial-0001", "finalist 5"],
         "bfloat16": ["winner-1"],
     }
 
@@ -115,8 +120,8 @@ def test_report_can_be_written_again_and_is_the_same(reported: RunFolder, digits
 
 
 def test_missing_figures_are_null_and_missing_in_words(fresh: RunFolder, digits: Digits) -> None:
-    fresh.finalists.unlink()
-    change(fresh.retrained, mnist_crnn_2016=[], seconds=None)
+    change(fresh.retrained, mnist_crnn_2016=[])
+    fresh.journal.unlink()
     fresh.ledger.write_text("")
     jsonl.append(fresh.ledger, record(0, "FAIL", []).to_dict())
     result = report.write_report(fresh, digits)
@@ -126,10 +131,8 @@ def test_missing_figures_are_null_and_missing_in_words(fresh: RunFolder, digits:
     text = fresh.report_markdown.read_text()
     for expected in (
         "| mnistCRNN's network of 2016, trained in this run | missing | missing | missing | mis",
-        "Missing: the run has no finalists.json.",
         "The difference between them is missing: the network of 2016 was not trained.",
         "Missing: it needs at least 8 trials",
-        "| finalists, repeated | missing | missing |",
         "Wall time: missing.",
     ):
         assert expected in text
@@ -159,19 +162,53 @@ def test_a_run_without_a_retrained_winner_is_refused(fresh: RunFolder, digits: D
         report.write_report(fresh, digits)
 
 
-def test_missing_files_are_named(fresh: RunFolder, digits: Digits) -> None:
-    (fresh.root / "retrained/winner-1.safetensors").unlink()
-    with pytest.raises(ModelFileError, match=r"winner-1\.safetensors does not exist"):
+def test_missing_and_altered_files_are_named(fresh: RunFolder, digits: Digits) -> None:
+    model = fresh.root / "retrained/winner-1.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"!")
+    with pytest.raises(InputError, match=r"winner-1\.safetensors was removed, cut or altered"):
         report.write_report(fresh, digits)
-    fresh.best.unlink()
-    with pytest.raises(InputError, match=r"cannot read .*best\.json"):
+    model.unlink()
+    with pytest.raises(InputError, match=r"winner-1\.safetensors was removed, cut or altered"):
         report.write_report(fresh, digits)
+    for path in (fresh.best, fresh.finalists):
+        path.write_text("[]")
+    with pytest.raises(InputError, match=r"finalists\.json, .*best\.json was removed, cut or alte"):
+        report.write_report(fresh, digits)
+    fresh.stages.unlink()
+    with pytest.raises(InputError, match="has not finished its stage finalists: continue it"):
+        report.write_report(fresh, digits)
+
+
+def test_a_short_ledger_is_completed_from_the_journal(fresh: RunFolder, digits: Digits) -> None:
+    """Item 2 of issue 15: trials.jsonl shortened by two bytes counted a trial less."""
+    fresh.ledger.unlink()
+    fresh.journal.unlink()
+    log = Journal(fresh)
+    for number in range(2):
+        ended = record(number, "COMPLETE", [8.0, 3.0, 1.0])
+        log.write("trial", stage="search", trial=ended.trial.to_dict())
+        known = TrialRecord(ended.trial)
+        for epoch, value in enumerate(ended.validation_rmse, start=1):
+            known.apply(
+                log.write(
+                    "epoch", name=ended.trial.name, epoch=epoch, validation_rmse=value,
+                    train_loss=value, failure=None, checkpoint=None, seconds=5.0, cpus=2,
+                    gpus=0.2, node="a", device="cpu", arithmetic=ARITHMETIC,
+                )
+            )  # fmt: skip
+        known.state = ended.state
+        log.write_ended(known)
+    expected = report.write_report(fresh, digits)
+    assert expected["trials"]["completed"] == 2
+    fresh.ledger.write_bytes(fresh.ledger.read_bytes()[:-2])
+    assert report.write_report(fresh, digits) == expected
 
 
 def test_a_network_that_diverged_is_refused(fresh: RunFolder, digits: Digits) -> None:
     model = CRNN(SMALL.model)
     torch.nn.init.constant_(model.output.bias, float("nan"))
     checkpoint.save_model(fresh.root / "retrained/winner-0.safetensors", model, SMALL, {})
+    record_stages(fresh)
     with pytest.raises(RunError, match="got 2000 that are not: the training diverged"):
         report.write_report(fresh, digits)
     assert not fresh.report_json.exists()

@@ -12,8 +12,10 @@ from typing import Any, cast
 
 import pytest
 
+from crnn_search.errors import InputError
 from crnn_search.results import status
-from crnn_search.results.status import describe, plan, read_status
+from crnn_search.results.status import describe, list_status, plan, read_status
+from crnn_search.storage import stages
 from crnn_search.storage.files import write_json
 from crnn_search.storage.journal import Journal
 from crnn_search.storage.mirror import Mirror
@@ -50,11 +52,11 @@ class Writer:
         trial = record(number, "RUNNING", []).trial.to_dict()
         trial["name"] = name = name or trial["name"]
         self.journal.write("trial", stage=stage, trial=trial)
-        for value in rmse:
+        for epoch, value in enumerate(rmse, start=1):
             self.journal.write(
-                "epoch", name=name, validation_rmse=value, train_loss=value, failure=None,
-                checkpoint=None, seconds=5.0, cpus=2, gpus=0.5, node="a", device="cpu",
-                arithmetic=ARITHMETIC,
+                "epoch", name=name, epoch=epoch, validation_rmse=value, train_loss=value,
+                failure=None, checkpoint=None, seconds=5.0, cpus=2, gpus=0.2, node="a",
+                device="cpu", arithmetic=ARITHMETIC,
             )  # fmt: skip
 
     def end(self, number: int, state: str, *rmse: float | None) -> None:
@@ -99,7 +101,7 @@ def test_unfinished_run_as_json(run: RunFolder, writer: Writer) -> None:
         "completed": 30.0, "stopped": 10.0, "failed": 20.0, "running": 20.0, "finalists": 0.0,
         "retrain": 0.0,
     }  # fmt: skip
-    assert known["compute"]["gpu_seconds"]["running"] == 5.0
+    assert known["compute"]["gpu_seconds"]["running"] == 2.0
     assert known["compute"]["asha_saved_share"] == pytest.approx(1 - 4 / 6)
 
 
@@ -113,8 +115,8 @@ def test_unfinished_run_as_text(run: RunFolder, writer: Writer) -> None:
         "  best       trial 0, validation RMSE 2.000",
         "  core time  1 min 20 s: completed trials 30 s, stopped trials 10 s, failed trials 20 s, "
         "running trials 20 s",
-        "  GPU time   20 s: completed trials 8 s, stopped trials 2 s, failed trials 5 s, "
-        "running trials 5 s",
+        "  GPU time   8 s: completed trials 3 s, stopped trials 1 s, failed trials 2 s, "
+        "running trials 2 s",
         "  saved      33% of the epochs by early stopping",
         "  elapsed    0 s, sessions: 1",
     ]
@@ -173,7 +175,7 @@ def test_best_trial_without_a_completed_one(run: RunFolder) -> None:
     writer = Writer(run)
     writer.end(0, "PRUNED", 2.0)
     writer.end(1, "PRUNED", 5.0, 4.0)
-    writer.end(2, "PRUNED", 1.0, 1.0, None)
+    writer.end(2, "FAIL", 1.0, 1.0, None)
     known = read_status(run)
     assert "best       trial 1, validation RMSE 4.000 after 2 epochs only" in describe(known)
 
@@ -217,16 +219,96 @@ def test_stages_after_the_search(run: RunFolder) -> None:
 def test_stages_after_the_choice(run: RunFolder) -> None:
     Writer(run)
     write_json(run.best, {})
+    assert stage_and_plan(run)[0] == "search", "the stage is not recorded as done"
+    stages.record(run, stages.FINALISTS, [run.best])
     assert stage_and_plan(run) == ("retrain", "resume will retrain the winner, report")
-    write_json(run.retrained, {"winner": [{"file": "retrained/winner.safetensors"}]})
-    assert stage_and_plan(run)[0] == "retrain"
-    run.retrained_models.mkdir()
-    (run.retrained_models / "winner.safetensors").touch()
+    write_json(run.retrained, {})
+    stages.record(run, stages.RETRAIN, [run.retrained])
     assert stage_and_plan(run) == ("report", "resume will report")
-    run.report_json.touch()
-    run.model.mkdir()
+    run.report_json.write_text("{}")
+    stages.record(run, stages.REPORT, [run.report_json])
+    stages.record(run, stages.EXPORT, [])
+    assert stage_and_plan(run)[0] == "report"
+    stages.record(run, stages.FINISHED, [run.space, run.journal])
     assert stage_and_plan(run) == ("finished", "nothing is left to do")
     assert describe(read_status(run)).startswith("demo: finished\n")
+
+
+@pytest.mark.parametrize("content", [None, "", "{}\n", "[] "])
+def test_a_finished_run_with_a_damaged_file_is_not_finished(
+    run: RunFolder, content: str | None
+) -> None:
+    """Item 1 of issue 15: a run counted as finished whose `model/` was empty."""
+    finish(run)
+    assert stage_and_plan(run)[0] == "finished"
+    if content is None:
+        run.report_json.unlink()
+    else:
+        run.report_json.write_text(content)
+    assert stage_and_plan(run) == ("report", "resume will report")
+    known = read_status(run)
+    assert known["damaged"] == ["report.json"]
+    assert "  damaged    report.json: removed, cut or altered" in describe(known)
+
+
+@pytest.mark.parametrize("name", ["space.yaml", "journal.jsonl", "manifest.json"])
+def test_a_finished_run_whose_records_were_altered_is_refused(run: RunFolder, name: str) -> None:
+    finish(run)
+    path = run.root / name
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    with pytest.raises(InputError, match=rf"{path} of a finished run was removed, cut or altered"):
+        read_status(run)
+    if name != "space.yaml":  # it makes a folder a run
+        path.unlink()
+        ((_, content),) = list_status(str(run.root.parent))
+        assert isinstance(content, InputError)
+        assert str(path) in str(content)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"lunch": {}}', '{"report": []}', '{"report": {"/etc/passwd": {}}}',
+             '{"report": {"report.json": {"bytes": "many", "sha256": ""}}}', "{"],
+)  # fmt: skip
+def test_altered_list_of_files_is_refused(run: RunFolder, text: str) -> None:
+    finish(run)
+    run.stages.write_text(text)
+    with pytest.raises(InputError, match=rf"{run.stages}"):
+        read_status(run)
+
+
+def finish(run: RunFolder) -> None:
+    """A finished run whose only result is `report.json`."""
+    Writer(run)
+    run.manifest.write_text("{}")
+    run.report_json.write_text("{} ")
+    for stage in (stages.FINALISTS, stages.RETRAIN, stages.EXPORT):
+        stages.record(run, stage, [])
+    stages.record(run, stages.REPORT, [run.report_json])
+    stages.record(run, stages.FINISHED, [run.space, run.manifest, run.journal])
+
+
+def test_an_interrupted_extension_is_searching(run: RunFolder) -> None:
+    """Item 9 of issue 15: the stage was that of the finalists before the extension."""
+    writer = Writer(run)
+    for number in range(5):
+        writer.end(number, "COMPLETE", 3.0, 2.0, 1.0)
+    writer.journal.write("stage", stage="finalists")
+    writer.start(0, 1.0, stage="finalists", name="trial-0000-seed-0")
+    writer.journal.write("ended", name="trial-0000-seed-0", state="FAIL", reason=None)
+    assert stage_and_plan(run)[0] == "finalists"
+    none = dict.fromkeys(("time_s", "core_seconds", "gpu_seconds"))
+    budget = {"limits": none, "before": none}
+    writer.journal.write("extension", trials=7, budget=budget, report=None)
+    for text in (SPACE, SPACE.replace("trials: 5", "trials: 7")):
+        run.space.write_text(text)
+        known = read_status(run)
+        assert (known["stage"], known["trials"]["requested"]) == ("search", 7)
+        assert "start 2 more trials" in plan(known)
+    writer.journal.write("stage", stage="search")
+    assert stage_and_plan(run)[0] == "search"
+    for number in (5, 6):
+        writer.end(number, "COMPLETE", 3.0, 2.0, 1.0)
+    assert stage_and_plan(run)[0] == "finalists"
 
 
 def stage_and_plan(run: RunFolder) -> tuple[str, str]:

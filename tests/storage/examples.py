@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from hypothesis import strategies as st
 
-from crnn_search.hyperparameters import Arithmetic, ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.hyperparameters import (
+    PARAMETERS,
+    Arithmetic,
+    ModelSpec,
+    TrainingSpec,
+    TrialConfig,
+)
 from crnn_search.storage.trial import (
     DIED,
     METRIC,
@@ -61,6 +68,8 @@ def new_record(
 
 _text = st.text(max_size=8)
 _maybe = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+_names = st.text("abc019_-", min_size=1, max_size=8)
+_places = st.builds("checkpoints/{}/epoch-0001.safetensors".format, _names)
 _seconds = st.floats(0, 1e6).map(lambda value: round(value, 3))
 
 configs = st.builds(
@@ -80,7 +89,7 @@ configs = st.builds(
 
 trials = st.builds(
     Trial,
-    name=_text,
+    name=_names,
     number=st.integers(0, 9999),
     config=configs,
     seed=st.integers(0, 2**31),
@@ -97,28 +106,42 @@ trials = st.builds(
     gpus=st.none() | st.floats(0.01, 8),
 )
 
-records = st.builds(
+
+def _with_epochs(record: TrialRecord, values: list[float | None]) -> TrialRecord:
+    """The record with these values by epoch, of a trial that is named as in a search."""
+    name = trial_name(record.trial.number)
+    trial = dataclasses.replace(record.trial, name=name, epochs=max(1, len(values)))
+    whole = bool(values) and values[-1] is not None
+    state = record.state if whole else TrialState.FAIL
+    return dataclasses.replace(
+        record, trial=trial, validation_rmse=values, train_loss=values, state=state
+    )
+
+
+_records = st.builds(
     TrialRecord,
     trials,
-    validation_rmse=st.lists(_maybe, max_size=3),
-    train_loss=st.lists(_maybe, max_size=3),
     seconds=_seconds,
     core_seconds=_seconds,
     gpu_seconds=_seconds,
     node=_text,
     device=_text,
     arithmetics=st.lists(_text, max_size=2),
-    checkpoint=st.none() | _text,
+    checkpoint=st.none() | _places,
     failure=st.none() | _text,
     state=st.sampled_from([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]),
     reason=st.none() | _text,
     retries=st.lists(st.sampled_from([DIED, OUT_OF_MEMORY, PREEMPTED]), max_size=2),
 )
 
+records = st.builds(_with_epochs, _records, st.lists(_maybe, max_size=3))
+
 infeasible_trials = st.builds(
     InfeasibleTrial,
     number=st.integers(0, 9999),
-    config=st.dictionaries(_text, st.none() | st.integers() | _text, max_size=3),
+    config=st.dictionaries(
+        st.sampled_from(sorted(PARAMETERS)), st.none() | st.integers() | _text, max_size=3
+    ),
     reason=_text,
 )
 
@@ -139,8 +162,8 @@ epoch_events = st.builds(
             "epoch": st.integers(1, 9),
             "train_loss": _maybe,
             "failure": st.none() | _text,
-            "checkpoint": st.none() | _text,
-        },
-        optional={METRIC: _maybe},
+            "checkpoint": st.none() | _places,
+            METRIC: _maybe,
+        }
     ),
 )

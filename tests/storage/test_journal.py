@@ -3,26 +3,28 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import math
 import os
 import socket
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crnn_search.errors import InputError, StorageError
-from crnn_search.storage import jsonl
+from crnn_search.storage import jsonl, ledger
 from crnn_search.storage.journal import SEARCH, History, Journal, read_history
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import DIED, InfeasibleTrial, TrialRecord, TrialState, trial_name
 from tests.storage import examples
-from tests.storage.examples import USAGE, epoch_event, new_record, new_trial
+from tests.storage.examples import USAGE, epoch_event, new_trial
 
-SPENT = {"event": "spent", "name": trial_name(0), **USAGE}
+SPENT: dict[str, Any] = {"event": "spent", "name": trial_name(0), **USAGE}
 RETRY = {"event": "retry", "name": trial_name(0), "cause": DIED, "reason": "killed"}
-ENDED = {"event": "ended", "name": trial_name(0), "state": "COMPLETE", "reason": None}
+ENDED = {"event": "ended", "name": trial_name(0), "state": "FAIL", "reason": None}
 
 
 @pytest.fixture
@@ -47,22 +49,26 @@ def test_files_that_do_not_exist_are_an_empty_history(run: RunFolder) -> None:
     events=st.lists(
         examples.epoch_events
         | st.just(SPENT)
-        | st.just(ENDED)
         | st.builds(
             lambda trial: RETRY | {"trial": trial.to_dict()},
             st.floats(0.1, 1).map(lambda gpus: new_trial(gpus=gpus)),
         ),
         max_size=8,
-    )
+    ),
+    ended=st.booleans(),
 )
 def test_a_record_is_read_as_its_events_made_it(
-    events: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    events: list[dict[str, Any]], ended: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     run = RunFolder(tmp_path_factory.mktemp("run"))
-    log, record = Journal(run), TrialRecord(new_trial())
-    log.write("trial", stage=SEARCH, trial=new_trial().to_dict())
-    for event in copy.deepcopy(events):
-        record.apply(log.write(**event))
+    clock = iter(range(99))
+    with mock.patch("time.monotonic", side_effect=lambda: float(next(clock))):
+        log, record = Journal(run), TrialRecord(new_trial())
+        log.write("trial", stage=SEARCH, trial=new_trial().to_dict())
+        for event in copy.deepcopy([*events, *([ENDED] if ended else [])])[-4:]:
+            if event["event"] == "epoch":
+                event["epoch"] = record.epochs + 1
+            record.apply(log.write(**event))
     assert history_of(run).records(SEARCH) == {trial_name(0): record}
 
 
@@ -83,15 +89,18 @@ def test_records_are_in_the_stages_and_in_the_order_of_their_creation(run: RunFo
 def test_the_ledger_ends_trials_of_the_search(run: RunFolder) -> None:
     log = Journal(run)
     log.write("trial", stage=SEARCH, trial=new_trial(0).to_dict())
-    write(log, epoch_event(trial_name(0), 1))
-    log.write_ended(new_record(0, TrialState.PRUNED, epochs=1, reason="rung 1"))
-    log.write_ended(new_record(1, TrialState.COMPLETE))
-    log.write_ended(InfeasibleTrial(2, {"pooling": 4}, "no pixels"))
+    record = history_of(run).records(SEARCH)[trial_name(0)]
+    record.apply(log.write(**epoch_event(trial_name(0), 1)))
+    record.apply(log.write(**SPENT))
+    record.state, record.reason = TrialState.PRUNED, "rung 1"
+    log.write_ended(record)
+    log.write_ended(InfeasibleTrial(1, {"pooling": 4}, "no pixels"))
     history = history_of(run)
-    pruned, complete = history.records(SEARCH).values()
-    assert (pruned.state, pruned.reason, pruned.seconds) == (TrialState.PRUNED, "rung 1", 2.0)
-    assert complete == new_record(1)
-    assert history.infeasible == [InfeasibleTrial(2, {"pooling": 4}, "no pixels")]
+    (pruned,) = history.records(SEARCH).values()
+    assert (pruned.state, pruned.reason, pruned.seconds) == (TrialState.PRUNED, "rung 1", 4.0)
+    assert history.infeasible == [InfeasibleTrial(1, {"pooling": 4}, "no pixels")]
+    assert history.ended() == ledger.read(run.ledger)
+    assert (history.unlisted, history.notes) == ([], [])
 
 
 def test_working_time_continues_in_the_next_session(
@@ -151,7 +160,13 @@ def without(event: dict[str, Any], key: str) -> str:
     return json.dumps(whole)
 
 
+FIRST = {"event": "trial", "stage": SEARCH, "trial": new_trial().to_dict()}
 TRIAL = {"event": "trial", "stage": SEARCH, "trial": new_trial(1).to_dict()}
+NO_LIMITS = {"time_s": None, "core_seconds": None, "gpu_seconds": None}
+EXTENSION = {
+    "event": "extension", "trials": 3, "budget": {"limits": NO_LIMITS, "before": NO_LIMITS},
+    "report": None,
+}  # fmt: skip
 EPOCH = epoch_event(trial_name(0), 1)
 SESSION = {"event": "session", "host": "host", "pid": 1, "job": None}
 
@@ -163,9 +178,31 @@ SESSION = {"event": "session", "host": "host", "pid": 1, "job": None}
         (without(SESSION, "elapsed_s"), "it has no 'elapsed_s'"),
         (line(SESSION, elapsed_s="1.0"), "elapsed_s must be of type float, got '1.0'"),
         (line(SESSION, elapsed_s=None), "elapsed_s must be of type float, got None"),
+        (line(SESSION, elapsed_s=-1), "elapsed_s must be from 0 to 1e[+]12, got -1"),
+        (line(SESSION, elapsed_s=0.5), "elapsed_s must be at least that of the line before, 1.0"),
+        (line(SESSION, elapsed_s=10**400), "elapsed_s must be of type float, got 10000"),
+        (line(SESSION, elapsed_s=math.nan), "is not valid JSON: Out of range float values"),
+        (line(SESSION, host="\ud800"), "is not valid JSON: .* surrogates not allowed"),
+        (line(FIRST), "it repeats the line before"),
+        (line(FIRST, elapsed_s=2.0), "an earlier line has created trial-0000"),
         (line(SESSION, event="lunch"), "unknown event 'lunch'"),
         (line(SESSION, event=[]), r"unknown event \[\]"),
         (line({"event": "stage"}), "it has no 'stage'"),
+        (line({"event": "stage", "stage": "lunch"}), "stage must be one of search, finalists, "),
+        (line(TRIAL | {"trial": new_trial(1, name="../else").to_dict()}), "name must be letters,"),
+        (line(TRIAL | {"trial": new_trial(1, name="trial-1").to_dict()}), "must be trial-0001"),
+        (line(EPOCH, epoch=2), "epoch must be 1, got 2"),
+        (line(EPOCH, epoch=True), "epoch must be of type int, got True"),
+        (line(EPOCH, cpus=-1), "cpus must be from 0 to 1e[+]06, got -1"),
+        (line(EPOCH, checkpoint="/etc/passwd"), "checkpoint must be a file of a trial's"),
+        (line(RETRY, trial=new_trial(seed=8).to_dict()), "trial-0000 must be trained as it was"),
+        (line(ENDED, state="RUNNING"), "trial-0000 cannot have ended as RUNNING after 0 of 4"),
+        (line(ENDED, state="COMPLETE"), "trial-0000 cannot have ended as COMPLETE after 0 of 4"),
+        (line(EXTENSION, trials=0), "trials must be from 1 to"),
+        (line(EXTENSION, budget={"limits": {}}), "it has no 'time_s'"),
+        (line(EXTENSION, budget=None), "budget must be of type dict"),
+        (line(EXTENSION, report={"rmse": 1.0}), "it has no 'rmse_interval'"),
+        (without(EXTENSION, "trials"), "it has no 'trials'"),
         (line(TRIAL, stage=1), "stage must be of type str, got 1"),
         (line(TRIAL, trial=None), "is not an event of this version of crnn-search"),
         (line(TRIAL, trial={}), "it has no 'config'"),
@@ -185,8 +222,7 @@ SESSION = {"event": "session", "host": "host", "pid": 1, "job": None}
     ],
 )
 def test_an_altered_line_is_an_error_that_names_it(run: RunFolder, text: str, message: str) -> None:
-    first = line({"event": "trial", "stage": SEARCH, "trial": new_trial().to_dict()})
-    run.journal.write_text(f"{first}\n{text}\n")
+    run.journal.write_text(f"{line(FIRST)}\n{text}\n")
     with pytest.raises(InputError, match=rf"line 2 of {run.journal} .*{message}"):
         history_of(run)
 

@@ -37,8 +37,9 @@ def test_appended_lines_are_read(tmp_path: Path) -> None:
 def test_a_lone_surrogate_is_written_as_its_escape(tmp_path: Path) -> None:
     path, item = tmp_path / "trials.jsonl", {"reason": "caf\udce9"}
     jsonl.append(path, item)
-    assert path.read_bytes() == b'{"reason": "caf\\udce9"}\n'
-    assert jsonl.read(path) == [item]
+    jsonl.append(path, {"reason": "\ud800"})  # no byte of a file name
+    assert path.read_bytes() == b'{"reason": "caf\\udce9"}\n{"reason": "?"}\n'
+    assert jsonl.read(path) == [item, {"reason": "?"}]
 
 
 @given(records=RECORDS, data=st.data())

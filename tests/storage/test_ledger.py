@@ -19,7 +19,13 @@ FAIL, PRUNED = TrialState.FAIL, TrialState.PRUNED
 INFEASIBLE = InfeasibleTrial(6, {"pooling": 4}, "no pixels")
 
 
-@given(lines=st.lists(examples.records | examples.infeasible_trials, max_size=5))
+@given(
+    lines=st.lists(
+        examples.records | examples.infeasible_trials,
+        max_size=5,
+        unique_by=lambda line: number_of(line),
+    )
+)
 def test_a_ledger_is_read_as_written(
     lines: list[TrialRecord | InfeasibleTrial], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -108,6 +114,13 @@ def without(key: str) -> str:
         (without("config"), "it has no 'config'"),
         (without("seed"), "missing 1 required positional argument: 'seed'"),
         (altered(number="one"), "number must be of type int, got 'one'"),
+        (altered(number=-1), "number must be from 0 to .*, got -1"),
+        (altered(name="trial-0002"), "name must be trial-0001, got trial-0002"),
+        (altered(seconds=1e13), "seconds must be from 0 to .*, got"),
+        (altered(state="RUNNING"), "trial-0001 cannot have ended as RUNNING after 4 of 4"),
+        (altered(train_loss=[1.0]), "must have at most 4 epochs, each with a train_loss and all"),
+        (altered(validation_rmse=[1, 2, 3, None]), "ended as COMPLETE .* validation_rmse None"),
+        (altered(checkpoint="../../x"), "checkpoint must be a file of a trial's checkpoints"),
         (altered(seconds="long"), "seconds must be of type float, got 'long'"),
         (altered(state="DONE"), "'DONE' is not a valid TrialState"),
         (altered(state=[]), r"state must be of type TrialState, got \[\]"),
@@ -115,6 +128,10 @@ def without(key: str) -> str:
         (altered(config={"layers": 2}), "unknown name 'layers'"),
         (altered(value=1.5), "unexpected keyword argument 'value'"),
         ('{"state": "INFEASIBLE", "number": 1, "config": {}}', "it has no 'reason'"),
+        (
+            '{"state": "INFEASIBLE", "number": 1, "config": {"layers": 2}, "reason": ""}',
+            "config has the unknown name 'layers'",
+        ),
         ('{"state": "INFEASIBLE", "number": "1", "config": {}, "reason": ""}', "number must be"),
         ("[1]", r"must be a JSON object, got \[1\]"),
         ("{broken", "is not valid JSON"),
@@ -124,4 +141,13 @@ def test_an_altered_line_is_an_error_that_names_it(tmp_path: Path, line: str, me
     path = tmp_path / "trials.jsonl"
     path.write_text("\n".join([json.dumps(new_record(0).to_dict()), line, ""]))
     with pytest.raises(InputError, match=rf"line 2 of {path} .*{message}"):
+        ledger.read(path)
+
+
+def test_a_trial_that_is_listed_twice_is_an_error_that_names_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    for number in (0, 1, 0):
+        jsonl.append(path, new_record(number).to_dict())
+    message = rf"lines 1 and 3 of {path} are of the same trial, trial-0000; remove one"
+    with pytest.raises(InputError, match=message):
         ledger.read(path)

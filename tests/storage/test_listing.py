@@ -9,7 +9,7 @@ import pytest
 
 from crnn_search.errors import InputError
 from crnn_search.results.status import FILES, list_status, read_status
-from crnn_search.storage import journal, lease
+from crnn_search.storage import journal, lease, stages
 from crnn_search.storage.files import write_json
 from crnn_search.storage.location import join
 from crnn_search.storage.run_folder import LEASE, RunFolder
@@ -48,12 +48,17 @@ def new_run(storage: str, name: str, *, retrained: bool = False) -> RunFolder:
         run.space.write_text(SPACE)
         run.manifest.write_text("{}")
         if retrained:
-            write_json(run.best, {})
-            write_json(run.retrained, {"winner": [{"file": "retrained/a.safetensors"}]})
-            write_json(run.report_json, {})
-            for path in (run.retrained_models / "a.safetensors", run.model / "model.onnx"):
+            for path in (run.best, run.retrained, run.report_json):
+                write_json(path, {})
+            models = run.retrained_models / "a.safetensors", run.model / "model.onnx"
+            for path in models:
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(bytes(1000))
+            stages.record(run, stages.FINALISTS, [run.best])
+            stages.record(run, stages.RETRAIN, [run.retrained, models[0]])
+            stages.record(run, stages.REPORT, [run.report_json])
+            stages.record(run, stages.EXPORT, [models[1]])
+            stages.record(run, stages.FINISHED, [run.space, run.manifest])
     record = new_record(0)
     journal.append(run, run.journal, {
         "event": "trial", "elapsed_s": 1.0, "stage": "search", "trial": record.trial.to_dict(),
@@ -77,7 +82,7 @@ def test_a_listing_reads_no_models_and_the_journals_of_unfinished_runs_only(
     assert (started["stage"], started["trials"]["completed"]) == ("search", 1)
     kinds = sorted(name.partition(".d/")[0].rpartition("/")[2] for name in requests)
     assert kinds == [
-        "(list)", "(list)", "journal.jsonl", "retrained.json", "space.yaml", "space.yaml",
+        "(list)", "(list)", "journal.jsonl", "space.yaml", "space.yaml", "stages.json",
         "trials.jsonl", "trials.jsonl",
     ]  # fmt: skip
 

@@ -172,3 +172,28 @@ def test_remove_leaves_nothing(s3: str) -> None:
     mirror.remove()
     assert mirror.store.names() == []
     assert run.space.exists()
+
+
+def test_sizes_of_what_was_not_fetched_are_known(s3: str) -> None:
+    run, _ = new_run(s3, "sizes")
+    with run.changes():
+        write_json(run.best, {"number": 1})
+    for number in range(SEGMENT_LINES + 1):
+        journal.append(run, run.journal, {"number": number})
+    again = open_run(run.location, ())
+    assert not again.best.exists()
+    assert again.size(again.best) == run.best.stat().st_size
+    assert again.size(again.journal) == run.journal.stat().st_size
+    assert again.size(again.report_json) is None
+
+
+def test_the_list_of_the_stages_files_is_written_last(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, mirror = new_run(s3, "order")
+    written: list[str] = []
+    monkeypatch.setattr(mirror.store, "write", lambda name, content: written.append(name))
+    with run.changes():
+        for path in (run.stages, run.root / "zoo.json", run.plots / "a.json"):
+            write_json(path, {})
+    assert written == ["plots/a.json", "zoo.json", "stages.json"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crnn_search.errors import InputError, RunFolderError
-from crnn_search.storage import mirror
+from crnn_search.storage import mirror, stages
 from crnn_search.storage.files import read_json, write_json
 from crnn_search.storage.location import join
 from crnn_search.storage.run_folder import RunFolder
@@ -173,26 +173,36 @@ def test_the_files_of_another_user_are_refused(
 ) -> None:
     run = new_run(str(tmp_path), "demo")
     check_owner(run)
-    monkeypatch.setattr(os, "geteuid", lambda: run.root.stat().st_uid + 1)
-    with pytest.raises(RunFolderError, match=r"belongs to user .* its contents would be trusted"):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: run.root.stat().st_uid + 1)
+        with pytest.raises(RunFolderError, match=r"belongs to user .* contents would be trusted"):
+            check_owner(run)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+@pytest.mark.parametrize(
+    "name", ["best.json", "warm_start.jsonl", "checkpoints/trial-0000/a", "retrained/a"]
+)
+def test_each_file_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
+    run = new_run(str(tmp_path), "demo")
+    path = run.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    check_owner(run)
+    os.chown(path, 12345, -1)
+    with pytest.raises(RunFolderError, match=rf"{path} belongs to user 12345, not to you, user 0"):
         check_owner(run)
 
 
-def test_a_run_is_retrained_once_all_its_models_exist(tmp_path: Path) -> None:
+def test_a_run_is_retrained_once_its_models_are_recorded_and_whole(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
+    model = run.retrained_models / "seed-1.safetensors"
     assert not is_retrained(run)
-    files = ["retrained/seed-1.safetensors", "retrained/seed-2.safetensors"]
-    entries = [{"seed": n, "file": file} for n, file in enumerate(files)]
-    write_json(run.retrained, {"epochs": 1, "winner": entries[:1], "mnist_crnn_2016": entries[1:]})
-    run.retrained_models.mkdir()
-    (tmp_path / files[0]).touch()
+    for path in (run.best, run.retrained, model):
+        write_json(path, {})
     assert not is_retrained(run)
-    (tmp_path / files[1]).touch()
+    stages.record(run, stages.FINALISTS, [run.best])
+    stages.record(run, stages.RETRAIN, [run.retrained, model])
     assert is_retrained(run)
-
-
-def test_an_altered_list_of_models_is_an_error(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.retrained.write_text("{broken")
-    with pytest.raises(InputError, match=r"cannot read .*retrained\.json: Expecting"):
-        is_retrained(run)
+    model.write_bytes(b"")
+    assert not is_retrained(run)

@@ -66,7 +66,8 @@ def test_trial_is_recorded_from_its_creation_to_its_end(context: Context) -> Non
     report(callback, in_tune, result(1, 3.0, **saved))
     report(callback, in_tune, result(2, 2.0))
     callback.on_trial_complete(0, [in_tune], in_tune)
-    (created, first, _) = events(context)
+    (created, first, _, end) = events(context)
+    assert (end["event"], end["state"]) == ("ended", "PRUNED")
     assert (created["event"], created["stage"], created["trial"]["name"]) == (
         "trial",
         "search",

@@ -1,0 +1,259 @@
+"""A whole pipeline in this process: real files and networks, but no Ray and no training.
+
+`Recorder` copies the run's folder before each change of a file: what a crash there would leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from ray import tune
+
+from crnn_search.cluster.resources import Allocation
+from crnn_search.data import mnist, sequences
+from crnn_search.data.sequences import Digits
+from crnn_search.hyperparameters import Arithmetic
+from crnn_search.pipeline import run as pipeline
+from crnn_search.pipeline import search
+from crnn_search.results import plots
+from crnn_search.spaces.file import parse_space
+from crnn_search.storage import jsonl, stages
+from crnn_search.storage.files import read_json
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import Trial
+from crnn_search.training import checkpoint, engine
+from crnn_search.training.metrics import EpochMetrics
+from crnn_search.tuning import stage_log, tuner
+from crnn_search.tuning.callback import RunCallback
+from crnn_search.tuning.checkpoints import CheckpointFolder
+from crnn_search.tuning.context import Context
+from crnn_search.tuning.epoch_result import EpochResult
+from crnn_search.tuning.progress import Progress
+from tests.small_run import without
+from tests.tuning.fake_tune import FakeTune
+
+SPACE = parse_space("""
+task: {max_digits: 2}
+search: {trials: 4, max_epochs: 2, grace_epochs: 1, reduction_factor: 2, seed: 3,
+         max_concurrent_trials: 1, epoch_sequences: 10}
+retrain: {finalists: 2, seeds: 1, epochs: 1, epoch_sequences: 10}
+space:
+  conv_channels: {list_of: {int: [2, 4]}, length: [1, 6]}
+  kernel_size: 3
+  padding: valid
+  gru_sizes: [4]
+  dropout: {float: [0.0, 0.5]}
+  learning_rate: {float: [1.0e-4, 2.0e-2], log: true}
+""")
+"""Some of its networks are infeasible."""
+
+TIMES = {"seconds", "core_seconds", "gpu_seconds", "created", "command", "budget", "elapsed_s"}
+"""What differs between a run and one that was interrupted."""
+
+CHANGES = ("write", "fsync", "replace", "rename", "unlink", "remove", "rmdir", "mkdir", "ftruncate")
+"""Functions of `os` that change files; `Path` calls them, too."""
+
+
+class SavingTune(FakeTune):
+    """Trials whose checkpoints are real files of networks that were never trained."""
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__(run.root, lambda *_: None, _Saved(run))
+        self._of = run
+
+    def fit(self, context: Context, config: tune.TuneConfig, callback: RunCallback) -> None:
+        self._of.checkpoints.mkdir(exist_ok=True)
+        super().fit(context, config, callback)
+
+    def _step(self, trial: Trial, epoch: int, accident: str | None, restored: bool) -> EpochResult:
+        step = super()._step(trial, epoch, accident, restored)
+        if trial.all_images:
+            assert step.metrics
+            metrics = {**step.metrics.to_dict(), "validation_rmse": None, "exact_sum_rate": None}
+            step = _replace_metrics(step, metrics)
+        if not restored:
+            state = engine.start(
+                trial.config, seed=trial.seed, epochs=trial.epochs, device=torch.device("cpu")
+            )
+            state.epoch = epoch
+            assert step.metrics
+            folder = CheckpointFolder(self._of.checkpoints / trial.name)
+            folder.save(trial, state, [step.metrics.to_dict()] * epoch)
+        return step
+
+
+def _replace_metrics(step: EpochResult, metrics: dict[str, Any]) -> EpochResult:
+    return replace(step, metrics=EpochMetrics(**metrics))
+
+
+class _Saved(dict[str, int]):
+    """The newest saved epoch of each trial: those of the files."""
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__()
+        self._of = run
+
+    def __contains__(self, name: object) -> bool:
+        return bool(self._epochs(str(name)))
+
+    def __getitem__(self, name: str) -> int:
+        return max(self._epochs(name))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return max(self._epochs(name), default=default)
+
+    def __setitem__(self, name: str, epoch: int) -> None:
+        pass
+
+    def _epochs(self, name: str) -> list[int]:
+        found = (self._of.checkpoints / name).glob("epoch-*.safetensors")
+        return [int(path.stem.removeprefix("epoch-")) for path in found]
+
+
+@contextlib.contextmanager
+def no_cluster(digits: Digits) -> Iterator[None]:
+    """A pipeline that needs neither Ray nor MNIST, and takes no time for what is not files."""
+    patches = {
+        "crnn_search.pipeline.run.connection.connect": lambda *_, **__: contextlib.nullcontext(),
+        "crnn_search.pipeline.run.gpu_share.probe_gpu": lambda *_: None,
+        "crnn_search.pipeline.run.nodes.hardware": lambda: [
+            {"cpus": 1.0, "gpus": 0.0, "memory_gb": 1.0, "cpu_model": None}
+        ],
+        "crnn_search.pipeline.run.storage_check.check_storage": lambda _: None,
+        "crnn_search.pipeline.run.allocate": lambda *_, **__: Allocation(1.0, 0.0, 1),
+        "crnn_search.pipeline.run.resolve_arithmetic": lambda *_: Arithmetic(),
+    }
+    with contextlib.ExitStack() as stack:
+        for name, value in patches.items():
+            stack.enter_context(mock.patch(name, value))
+        for thing, name, other in (
+            (mnist, "load", lambda *_, **__: digits),
+            (sequences, "TEST_SEQUENCES", 20),
+            (stage_log, "TensorBoard", mock.MagicMock()),
+            (search, "_copy_study", mock.MagicMock()),
+            (plots, "learning_curves", _plot),
+            (plots, "rmse_by_length", _plot),
+        ):
+            stack.enter_context(mock.patch.object(thing, name, other))
+        yield
+
+
+def _plot(path: Path, *_: Any, **__: Any) -> None:
+    """A plot: drawing one would take a second."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"a plot")
+
+
+def work(command: Callable[..., Any], run: RunFolder, *arguments: Any) -> None:
+    """Run `launch`, `resume` or `extend`. arguments: after the run."""
+    fake = SavingTune(run)
+    progress = mock.create_autospec(Progress, instance=True)
+    words = [SPACE, run] if command is pipeline.launch else [run, *arguments]
+    with mock.patch.object(tuner, "_fit", fake.fit):
+        command(*words, progress=progress, options=pipeline.Options())
+
+
+def results(run: RunFolder) -> dict[str, Any]:
+    """All that a run's files say, without times; and the names of all files."""
+    assert stages.first_open(run) is None
+    named = {
+        path.relative_to(run.root).as_posix(): path
+        for path in sorted(run.root.rglob("*"))
+        if path.is_file()
+    }
+    json_files = (run.finalists, run.best, run.retrained, run.report_json, run.manifest)
+    found: dict[str, Any] = {path.name: without(TIMES, read_json(path)) for path in json_files}
+    found["ledger"] = without(TIMES, jsonl.read(run.ledger))
+    same = [n for n in named if n.startswith(("model/", "plots/", "retrained/", "space.yaml"))]
+    found |= {name: _content(named[name]) for name in same}
+    return found | {"files": list(named)}
+
+
+def _content(path: Path) -> str:
+    """What a file says, as a hash. The order of safetensors' metadata is another each time."""
+    content = hashlib.sha256()
+    if path.suffix == ".safetensors":
+        model, config, info = checkpoint.load_model(path)
+        content.update(repr((config, info)).encode())
+        for value in model.state_dict().values():
+            content.update(value.numpy().tobytes())
+    else:
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+@dataclass
+class Recorder:
+    """Copies a folder before each change of a file in it, unless nothing changed since.
+
+    copies: in order, what a crash at that point leaves. Of a line that is being appended, half.
+    """
+
+    root: Path
+    into: Path
+    copies: list[Path] = field(default_factory=list)
+    points: int = 0
+    _seen: set[str] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """A block whose changes are recorded."""
+        with contextlib.ExitStack() as stack:
+            for name in CHANGES:
+                changed = self._wrapped(name, getattr(os, name))
+                stack.enter_context(mock.patch.object(os, name, changed))
+            yield
+        self._copy()
+
+    def _wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*arguments: Any, **named: Any) -> Any:
+            if name == "write":
+                half = arguments[1][: len(arguments[1]) // 2]
+                function(arguments[0], half)
+                self._copy()
+                return len(half) + int(function(arguments[0], arguments[1][len(half) :]))
+            self._copy()
+            return None if name == "fsync" else function(*arguments, **named)
+
+        return changed
+
+    def _copy(self) -> None:
+        self.points += 1
+        state = _state(self.root)
+        if state not in self._seen:
+            self._seen.add(state)
+            self.copies.append(self.into / f"{len(self.copies):04d}" / self.root.name)
+            with _unpatched():
+                shutil.copytree(self.root, self.copies[-1])
+
+
+_REAL = {name: getattr(os, name) for name in CHANGES}
+
+
+@contextlib.contextmanager
+def _unpatched() -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name, function in _REAL.items():
+            stack.enter_context(mock.patch.object(os, name, function))
+        yield
+
+
+def _state(root: Path) -> str:
+    """What a folder holds, temporary names left out of account."""
+    found = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        found.update((".temporary" if hidden else name).encode())
+        if path.is_file() and not hidden:
+            found.update(path.read_bytes())
+    return found.hexdigest()
