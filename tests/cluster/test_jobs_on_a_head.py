@@ -135,8 +135,9 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
 def test_two_submitted_searches_share_a_cluster_and_are_stopped_and_resumed(head: Head) -> None:
     storage = head.root / "shared"
     folder = ("--storage", str(storage))
-    first = head.submit("space.yaml", "--name", "first", *folder, "--trials", "4")
-    second = head.submit("space.yaml", "--name", "second", *folder, "--trials", "4")
+    held_after_1 = ("--trials", "4", "--set", "search.grace_epochs=2")  # ASHA stops none there
+    first = head.submit("space.yaml", "--name", "first", *folder, *held_after_1)
+    second = head.submit("space.yaml", "--name", "second", *folder, *held_after_1)
     for name in ("first", "second"):
         wait_for(storage / name, event="epoch", name="trial-0002", epoch=1)  # there it waits
     listed = head.run("list", "--address", head.address)

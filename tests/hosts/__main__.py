@@ -33,7 +33,7 @@ PACKAGES = "iproute2 openssh-server rsync faketime"
 WHOLE_S = 20 * 60.0
 """How long all faults together may take, with the cluster's start."""
 
-FAULT_S = 240.0
+FAULT_S = 5 * 60.0
 """How long one fault may take, from the start of its search until the cluster is whole again."""
 
 
