@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from crnn_search.data.sequences import TRAINING_IMAGES, Digits, SequenceTable, draw_table
 from crnn_search.training.engine import TrainingData
-from tests.small_run import FinishedRun, finished_run
+from tests.small_run import FinishedRun, end_started, finished_run
 
 FAST_LIMIT_S = 10
 """How long the call of a test may take that is not marked slow."""
@@ -56,6 +56,12 @@ def _may_be_slow(item: pytest.Item) -> bool:
     profile = item.config.getoption("--hypothesis-profile")
     many_examples = profile == "ci" and item.get_closest_marker("hypothesis") is not None
     return many_examples or any(item.get_closest_marker(name) for name in ("slow", "gpu"))
+
+
+@pytest.fixture(autouse=True)
+def _no_run_outlives_its_test() -> Iterator[None]:
+    yield
+    end_started()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from unittest import mock
 
 from crnn_search.data.sequences import Digits
 from crnn_search.storage import jsonl
+from tests.waiting import WaitError, wait
 
 SPACE = """
 search: {trials: 5, max_epochs: 2, grace_epochs: 1, reduction_factor: 2, epoch_sequences: 1024,
@@ -125,18 +125,39 @@ def run_here(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def start(
     root: Path, *arguments: str, before: str = "", **variables: str
 ) -> subprocess.Popen[bytes]:
-    """Start `crnn-search` in `root`; it prints to the file `log`.
+    """Start `crnn-search` in `root`; it prints to the file `log`, and ends with its test.
 
     before: Python that runs first. variables: of the environment, for the workers too.
     """
     with (root / "log").open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", before + PROGRAM, *arguments],
             cwd=root,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY, **variables},
         )
+    _STARTED.append(process)
+    return process
+
+
+_STARTED: list[subprocess.Popen[bytes]] = []
+
+
+def end_started() -> None:
+    """Kill what `start` has started and still runs: its test has failed."""
+    while _STARTED:
+        process = _STARTED.pop()
+        process.kill()
+        process.wait(30)
+
+
+def wait_for_end(process: subprocess.Popen[bytes], root: Path, timeout_s: float = 300) -> int:
+    """Wait until what `start` has started in `root` ends; returns its exit code."""
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        raise WaitError(f"it has not ended after {timeout_s:.0f} s:\n{_log(root)}") from None
 
 
 def results(run: Path) -> dict[str, Any]:
@@ -160,15 +181,29 @@ def without(keys: Collection[str], value: Any) -> Any:
     return [without(keys, item) for item in value] if isinstance(value, list) else value
 
 
-def wait_for(run: Path, after: int = 0, **fields: Any) -> None:
-    """Wait until the journal has an event with these fields, after its first `after` lines."""
-    deadline = time.monotonic() + 240
+def wait_for(
+    run: Path, after: int = 0, process: subprocess.Popen[bytes] | None = None, **fields: Any
+) -> None:
+    """Wait until the journal has an event with these fields, after its first `after` lines.
+
+    process: the run's: the wait ends with it.
+    """
     path = run / "journal.jsonl"
-    while not path.exists() or not any(
-        fields.items() <= event.items() for event in jsonl.read(path)[after:]
-    ):
-        assert time.monotonic() < deadline, f"no event with {fields}"
-        time.sleep(0.02)
+
+    def happened() -> bool:
+        ended = process is not None and process.poll() is not None
+        events = jsonl.read(path)[after:] if path.exists() else []
+        if any(fields.items() <= event.items() for event in events):
+            return True
+        assert not ended, f"the run ended without an event with {fields}:\n{_log(run.parents[1])}"
+        return False
+
+    wait(happened, 240, lambda: f"no event with {fields}:\n{_log(run.parents[1])}")
+
+
+def _log(root: Path) -> str:
+    """What `start` has printed in `root`."""
+    return (root / "log").read_text() if (root / "log").exists() else ""
 
 
 def write_mnist(folder: Path, digits: Digits) -> None:

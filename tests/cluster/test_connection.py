@@ -33,7 +33,9 @@ with connection.connect(None):
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_processes_of_a_local_ray_keep_freed_memory() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, check=True, timeout=240
+    )
     here, there = map(int, done.stdout.split()[-2:])
     assert there < here / 10
 

@@ -227,7 +227,11 @@ def test_probe_runs_on_cuda(digits: Digits) -> None:
 def test_tasks_on_real_nodes() -> None:
     """A GPU that is only declared cannot be measured; nodes answer, fail and are late."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, SPACE], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, SPACE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=400,
     )
     probe, notes, answer, failure, late, processes = json.loads(done.stdout.splitlines()[-1])
     assert probe is None

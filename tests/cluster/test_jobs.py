@@ -45,6 +45,7 @@ class FakeClient:
             cwd=folder,
             capture_output=True,
             text=True,
+            timeout=60,
         ).stdout
 
     def list_jobs(self) -> list[Any]:

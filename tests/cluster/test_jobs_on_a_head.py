@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from crnn_search.data.sequences import Digits
+from tests import held
 from tests.small_run import PROGRAM, REPOSITORY, SPACE, results, wait_for, write_mnist
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]  # one head for all
@@ -94,7 +95,8 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
     root = tmp_path_factory.mktemp("head")
     (root / "space.yaml").write_text(SPACE)
     write_mnist(root / "data", digits)
-    (root / "driver.py").write_text(PROGRAM.replace('"data"', repr(str(root / "data"))))
+    program = held.PROGRAM + PROGRAM.replace('"data"', repr(str(root / "data")))
+    (root / "driver.py").write_text(program)
     port = free_port()
     # Ray's sockets are in its folder, and the path of a socket has at most 107 bytes.
     rays = tempfile.mkdtemp(prefix="ray-")
@@ -108,7 +110,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
                 *("--disable-usage-stats", f"--ray-client-server-port={free_port()}"),
                 *(f"--object-store-memory={200 * 2**20}", f"--temp-dir={rays}"),
             ],
-            env=environment(),
+            env=environment() | {"PYTHONPATH": REPOSITORY, held.FOLDER: str(root)},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -126,17 +128,18 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
         shutil.rmtree(rays, ignore_errors=True)
 
 
 def test_two_submitted_searches_share_a_cluster_and_are_stopped_and_resumed(head: Head) -> None:
     storage = head.root / "shared"
     folder = ("--storage", str(storage))
-    long = ("--trials", "4", "--set", "search.epoch_sequences=4096")  # none ends by itself
-    first = head.submit("space.yaml", "--name", "first", *folder, *long)
-    second = head.submit("space.yaml", "--name", "second", *folder, *long)
+    held_after_1 = ("--trials", "4", "--set", "search.grace_epochs=2")  # ASHA stops none there
+    first = head.submit("space.yaml", "--name", "first", *folder, *held_after_1)
+    second = head.submit("space.yaml", "--name", "second", *folder, *held_after_1)
     for name in ("first", "second"):
-        wait_for(storage / name, event="epoch", name="trial-0001", epoch=1)
+        wait_for(storage / name, event="epoch", name="trial-0002", epoch=1)  # there it waits
     listed = head.run("list", "--address", head.address)
     assert [line.split()[:2] for line in listed.splitlines()[1:]] == [
         [first, "running"],
@@ -153,6 +156,8 @@ def test_two_submitted_searches_share_a_cluster_and_are_stopped_and_resumed(head
     assert "no process runs" in head.command("stop", str(storage / "second")).stderr
     assert head.run("list", *folder).count(" no ") == 2
 
+    for name in ("first", "second"):
+        held.go_file(name, head.root).touch()
     resumed = [head.submit("--resume", str(storage / name)) for name in ("first", "second")]
     assert [head.wait_for_end(job) for job in resumed] == ["succeeded"] * 2
     assert results(storage / "first") == results(storage / "second")

@@ -9,75 +9,111 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from crnn_search.errors import CrnnSearchError
 from tests.hosts import faults, refusals
-from tests.hosts.cluster import Cluster, listens, prepare, prepare_client, wait
+from tests.hosts.cluster import Cluster, listens, prepare, prepare_client
 from tests.hosts.faults import Fault
-from tests.hosts.hosts import HOME, PROGRAMS, Host, HostError, World, enter
+from tests.hosts.hosts import HOME, PROGRAMS, Host, World, enter
+from tests.hosts.limits import (
+    at_most,
+    hold_signals,
+    interruptible,
+    take_signals,
+)
+from tests.waiting import wait
 
 PACKAGES = "iproute2 openssh-server rsync faketime"
+
+WHOLE_S = 20 * 60.0
+"""How long all faults together may take, with the cluster's start."""
+
+FAULT_S = 5 * 60.0
+"""How long one fault may take, from the start of its search until the cluster is whole again."""
 
 
 def main() -> int:
     """Check that hosts can be made, and run everything in a world that is removed afterwards."""
     options = _options()
     if options.inside:
+        take_signals()
         return run(World(options.inside), _wanted(options))
+    hold_signals()
     problem = _problem()
     if problem:
         print(f"cluster-test: {problem}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="crnn-search-", dir="/var/tmp"))
+    print(f"the hosts' files: {folder}", flush=True)
+    code = 1
     try:
         _put_mnist(folder / "mnist")
-        words = ["--short"] * options.short
-        code = enter([*words, *(f"--fault={word}" for word in options.fault)], folder)
-        left = _processes(str(folder))
-        print(f"left behind: {', '.join(left) or 'nothing'}")
-        return code or bool(left)
+        words = ["--short"] * options.short + [f"--fault={word}" for word in options.fault]
+        code = enter(words, folder, WHOLE_S + 60)
+    except KeyboardInterrupt:
+        print("cluster-test: interrupted", file=sys.stderr)
+        code = 130
+    except (RuntimeError, CrnnSearchError) as error:
+        print(f"cluster-test: {error}", file=sys.stderr)
     finally:
-        if options.keep:
-            _keep_logs(folder, options.keep)
-        shutil.rmtree(folder)
+        try:
+            if options.keep:
+                _keep_logs(folder, options.keep)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # `_left_behind` looks for it
+    left = _left_behind(str(folder))
+    print(f"left behind: {', '.join(left) or 'nothing'}")
+    return code or bool(left)
 
 
 def run(world: World, wanted: dict[str, Fault]) -> int:
     """Bring the cluster up, inject the faults, take it down; returns the exit code."""
     start = time.monotonic()
+    failed = False
     try:
-        cluster = _hosts(world)
-        print(f"cluster up from another host: {cluster.up():.0f} s", flush=True)
-        for what, answer in refusals.checks(cluster):
-            print(f"{what}: {answer}", flush=True)
-        failed = False
+        with at_most(WHOLE_S / 2):
+            cluster = _hosts(world)
+            print(f"cluster up from another host: {cluster.up():.0f} s", flush=True)
+            for what, answer in refusals.checks(cluster):
+                print(f"{what}: {answer}", flush=True)
         for name, fault in wanted.items():
-            try:
-                outcome = fault(cluster)
-            except (HostError, RuntimeError) as error:
-                failed = True
-                print(f"{name}: FAILED: {error}", flush=True)
+            failed = not _inject(name, fault, cluster, WHOLE_S - (time.monotonic() - start))
+            if failed:
                 break  # the next one needs a whole cluster
-            note = f" ({outcome.note})" if outcome.note else ""
-            print(
-                f"{name}: {outcome.counted}; continued after {outcome.recovered_s:.0f} s{note}",
-                flush=True,
-            )
         print(f"the token: {refusals.find_secrets(cluster)}")
-        cluster.down()
-    except (HostError, RuntimeError) as error:
+        if not failed:
+            cluster.down()
+    except (RuntimeError, CrnnSearchError) as error:
         failed = True
         print(f"cluster-test: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        return 130
     print(f"{'failed' if failed else 'passed'} in {time.monotonic() - start:.0f} s")
     return int(failed)
+
+
+def _inject(name: str, fault: Fault, cluster: Cluster, left_s: float) -> bool:
+    """Inject a fault and print what became of its search; returns whether that was right.
+
+    left_s: what is left of the time for all faults.
+    """
+    start = time.monotonic()
+    try:
+        with at_most(min(FAULT_S, left_s)):
+            outcome = fault(cluster)
+    except (RuntimeError, CrnnSearchError) as error:
+        print(f"{name}: FAILED: {error}", flush=True)
+        return False
+    note = f" ({outcome.note})" if outcome.note else ""
+    print(
+        f"{name}: {outcome.counted}; continued after {outcome.recovered_s:.0f} s{note}; "
+        f"{time.monotonic() - start:.0f} s in all",
+        flush=True,
+    )
+    return True
 
 
 def _hosts(world: World) -> Cluster:
@@ -142,22 +178,24 @@ def _put_mnist(folder: Path) -> None:
     """Copy MNIST's files from the cache, or download them: the hosts have no internet."""
     from crnn_search.data import mnist
 
-    found = mnist.find()
-    folder.mkdir()
-    for name in mnist.FILES:
-        shutil.copy(found / name, folder)
+    with interruptible():
+        found = mnist.find()
+        folder.mkdir()
+        for name in mnist.FILES:
+            shutil.copy(found / name, folder)
 
 
-def _processes(word: str) -> list[str]:
-    """Processes whose command has a word, other than this one."""
-    found = []
+def _left_behind(folder: str) -> list[str]:
+    """Processes whose command names the test's folder, mounts in it, and the folder itself."""
+    found = [folder] if Path(folder).exists() else []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            mounts = (process / "mountinfo").read_text()
         except OSError:
             continue
-        if word in command and int(process.name) != os.getpid():
-            found.append(command)
+        if folder in command or folder in mounts:
+            found.append(f"process {process.name}: {command}")
     return found
 
 

@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.hosts.hosts import HOME, SHARED, Host, HostError, World
+from tests.hosts.hosts import HOME, Host, World
+from tests.hosts.limits import HostError
+from tests.waiting import wait
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "cluster.on-prem.yaml"
@@ -63,20 +64,33 @@ class Cluster:
         """Wait until the cluster is the head and all workers, no more; returns how long it took."""
         expected = sorted(host.name for host in (self.head, *self.workers))
         program = shlex.join(["venv/bin/python", "-c", ALIVE])
+        answer = ""
+
+        def whole() -> bool:
+            nonlocal answer
+            try:
+                answer = self.ssh(self.head, program, check=False)
+            except HostError as error:  # a head that starts may not answer
+                answer = str(error)
+            return f"ALIVE {expected}" in answer
+
         return wait(
-            lambda: f"ALIVE {expected}" in self.ssh(self.head, program, check=False),
+            whole,
             timeout_s,
-            f"the cluster's nodes are not {expected}; see {self.log}",
+            lambda: f"the cluster's nodes are not {expected}, but:\n{answer}\nsee {self.log}",
         )
 
     def tunnel(self) -> str:
         """The head's dashboard as the client sees it: through SSH, as it is bound to loopback."""
-        if not self._tunnel or self._tunnel[0] is not self.head:
+        host, process = self._tunnel or (None, None)
+        if host is not self.head or process is None or process.poll() is not None:
             words = ("ssh", "-N", "-L", "8265:127.0.0.1:8265", f"root@{self.head.address}")
             self._tunnel = self.head, self.client.start(*words, log=self.log)
             probe = ("bash", "-c", "true < /dev/tcp/127.0.0.1/8265 && echo OPEN")
             wait(
-                lambda: "OPEN" in self.client.run(*probe, check=False), 30, "the tunnel is not open"
+                lambda: "OPEN" in self.client.run(*probe, check=False),
+                30,
+                f"the SSH tunnel to {self.head.name} is not open; see {self.log}",
             )
         return "http://127.0.0.1:8265"
 
@@ -104,7 +118,8 @@ class Cluster:
             (f"head_ip: {FILLED_IN['head']}", f"head_ip: {self.head.address}"),
             (f"{first}\n    - {second}", rows),
         ):
-            assert text.count(old) == 1, f"{CONFIG} has no {old!r}"
+            if text.count(old) != 1:
+                raise HostError(f"{CONFIG} must have {old!r} once")
             text = text.replace(old, new)
         (self.client.files / "tmp/home/checkout" / CONFIG).write_text(text)
 
@@ -131,22 +146,8 @@ def prepare_client(host: Host) -> None:
     shutil.copy(host.world.folder / "key", home / ".ssh/id_ed25519")
     (home / ".ssh/config").write_text(
         "StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n"
-        "LogLevel ERROR\nServerAliveInterval 5\n"
+        "LogLevel ERROR\nServerAliveInterval 5\nServerAliveCountMax 6\n"
     )
-
-
-def wait(what: Callable[[], bool], timeout_s: float, otherwise: str) -> float:
-    """Wait until `what` is true; returns how long it took, in seconds.
-
-    Raises:
-        HostError: it was not true after `timeout_s`; `otherwise` is the message.
-    """
-    start = time.monotonic()
-    while not what():
-        if time.monotonic() - start > timeout_s:
-            raise HostError(f"after {timeout_s:g} s: {otherwise}")
-        time.sleep(0.1)
-    return time.monotonic() - start
 
 
 def listens(host: Host, port: int = 22) -> bool:
@@ -161,6 +162,3 @@ def listens(host: Host, port: int = 22) -> bool:
 def _ssh(host: Host, command: str) -> list[str]:
     """An SSH command; of the environment it passes token mode only."""
     return ["ssh", f"root@{host.address}", f"RAY_AUTH_MODE=token {command}"]
-
-
-__all__ = ["SHARED", "Cluster", "listens", "prepare", "prepare_client", "wait"]

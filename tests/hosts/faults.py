@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.hosts import searches
-from tests.hosts.cluster import SHARED, Cluster, wait
-from tests.hosts.hosts import Host
+from tests.hosts.cluster import Cluster
+from tests.hosts.hosts import SHARED, Host
+from tests.hosts.limits import HostError
 from tests.hosts.searches import Search
+from tests.waiting import wait
 
 CUT_S = 60
 UNREACHABLE_S = 30
@@ -31,6 +33,7 @@ def worker_killed(cluster: Cluster) -> Outcome:
     search, victim, trials = _in_the_middle(cluster, "worker-killed")
     known = len(search.events())
     victim.kill()
+    search.let_go()
     recovered_s = _wait_for_epochs(search, trials, known)
     counted = search.finish()
     victim.boot()
@@ -44,6 +47,7 @@ def link_cut(cluster: Cluster) -> Outcome:
     known = len(search.events())
     start = time.monotonic()
     victim.cut()
+    search.let_go()
     recovered_s = _wait_for_epochs(search, trials, known)
     time.sleep(max(0.0, CUT_S - (time.monotonic() - start)))
     victim.mend()
@@ -54,12 +58,13 @@ def link_cut(cluster: Cluster) -> Outcome:
 def worker_joins(cluster: Cluster) -> Outcome:
     """A machine that is named in the file is switched on; it gets trials."""
     search = searches.submit(cluster, "worker-joins")
-    search.under_way()
+    search.wait_for_middle()
     known = len(search.events())
     new = cluster.off.pop()
     new.boot()
     cluster.workers.append(new)
     recovered_s = search.wait_for(lambda event: event.get("node") == new.name, known)
+    search.let_go()
     return Outcome(search.finish(), recovered_s, f"its first epoch ended on {new.name}")
 
 
@@ -67,7 +72,8 @@ def driver_killed(cluster: Cluster) -> Outcome:
     """The driver's process dies; a worker host, which sees the same storage, resumes the search."""
     search, _, _ = _in_the_middle(cluster, "driver-killed")
     cluster.head.run("kill", "-9", str(search.events(event="session")[-1]["pid"]))
-    search.process.wait(60)
+    search.let_go()
+    search.wait_for_end(60)
     return _resumed(cluster, search, cluster.workers[0], time.monotonic())
 
 
@@ -76,6 +82,7 @@ def head_killed(cluster: Cluster) -> Outcome:
     search, _, _ = _in_the_middle(cluster, "head-killed")
     start = time.monotonic()
     cluster.head.kill()
+    search.let_go()
     cluster.head = cluster.spare_head
     cluster.head.boot()
     up_s = cluster.up()
@@ -89,37 +96,44 @@ def storage_unreachable(cluster: Cluster) -> Outcome:
     hosts = [cluster.head, *cluster.workers]
     for host in hosts:
         host.run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(SHARED))
-    time.sleep(UNREACHABLE_S)
+    start = time.monotonic()
+    search.let_go()
+    for host in cluster.workers:
+        wait(
+            lambda host=host: "cannot be reached" in search.notes_on(host),  # type: ignore[misc]
+            60,
+            f"no trial on {host.name} has noticed that the storage is away",
+        )
+    time.sleep(max(0.0, UNREACHABLE_S - (time.monotonic() - start)))
     known = len(search.events())
     for host in hosts:
-        host.run("umount", str(SHARED))
+        host.run("umount", "--lazy", str(SHARED))  # also while a process looks at it
     recovered_s = search.wait_for(_is_epoch, known)
     counted = search.finish()
     warnings = [line for line in search.printed().splitlines() if "cannot be reached" in line]
     if not warnings:
-        raise RuntimeError(f"{search.name} gave no warning:\n{search.tail()}")
+        raise HostError(f"{search.name} gave no warning:\n{search.tail()}")
     return Outcome(counted, recovered_s, f"warned: {warnings[0]}")
 
 
 def clock_off(cluster: Cluster) -> Outcome:
-    """A worker comes with a clock ten minutes ahead: libfaketime shows its processes that time."""
+    """A worker comes with a clock ten minutes ahead: libfaketime shows its processes that time.
+
+    It keeps this clock.
+    """
     host = cluster.workers[-1]
     _switch_off(cluster, host)
-    before = dict(host.variables)
     host.variables |= {"LD_PRELOAD": FAKETIME, "FAKETIME": f"+{CLOCK_OFF_S}s"}
     host.boot()
     cluster.wait_for_nodes()
     search, _, trials = _in_the_middle(cluster, "clock-off", host)
     off_s = float(cluster.ssh(host, "date +%s")) - time.time()
     if abs(off_s - CLOCK_OFF_S) > 5:
-        raise RuntimeError(f"the clock of {host.name} is {off_s:.0f} s off, not {CLOCK_OFF_S}")
-    recovered_s = _wait_for_epochs(search, trials, len(search.events()))
-    counted = search.finish()
-    _switch_off(cluster, host)
-    host.variables = before
-    host.boot()
-    cluster.wait_for_nodes()
-    return Outcome(counted, recovered_s, f"{host.name} was {off_s:.0f} s ahead")
+        raise HostError(f"the clock of {host.name} is {off_s:.0f} s off, not {CLOCK_OFF_S}")
+    known = len(search.events())
+    search.let_go()
+    recovered_s = _wait_for_epochs(search, trials, known)
+    return Outcome(search.finish(), recovered_s, f"{host.name} was {off_s:.0f} s ahead")
 
 
 Fault = Callable[[Cluster], Outcome]
@@ -129,8 +143,8 @@ ALL = SHORT | {
     "new worker joins": worker_joins,
     "driver killed": driver_killed,
     f"storage unreachable for {UNREACHABLE_S} s": storage_unreachable,
-    "clock of a host 10 minutes off": clock_off,
     "head host killed": head_killed,
+    "clock of a host 10 minutes off": clock_off,  # last: the cluster keeps this host
 }
 
 
@@ -146,18 +160,11 @@ def _switch_off(cluster: Cluster, host: Host) -> None:
 def _in_the_middle(
     cluster: Cluster, name: str, victim: Host | None = None
 ) -> tuple[Search, Host, set[str]]:
-    """A search with trials on every worker, one of the workers, and the trials it runs."""
+    """A search that waits in its middle, one of the workers, and the trials that wait on it."""
     search = searches.submit(cluster, name)
-    search.under_way()
+    search.wait_for_middle()
     victim = victim or cluster.workers[0]
-    trials: set[str] = set()
-
-    def has_trials() -> bool:  # it has none between two trials
-        trials.update(search.running_on(victim))
-        return bool(trials)
-
-    wait(has_trials, 60, f"{victim.name} runs no trial of {name}")
-    return search, victim, trials
+    return search, victim, search.held_on(victim)
 
 
 def _wait_for_epochs(search: Search, trials: set[str], known: int) -> float:
@@ -176,13 +183,13 @@ def _resumed(cluster: Cluster, search: Search, host: Host, start: float) -> Outc
     """Resume a search whose driver died, and check that no ended trial has changed."""
     ended, known = search.ledger(), len(search.events())
     if not 0 < len(ended) < searches.TRIALS:
-        raise RuntimeError(f"{search.name} was not in its middle: {len(ended)} trials had ended")
+        raise HostError(f"{search.name} was not in its middle: {len(ended)} trials had ended")
     search = searches.resume(cluster, search.name, host)
     search.wait_for(_is_epoch, known)
     recovered_s = time.monotonic() - start
     counted = search.finish()
     if search.ledger()[: len(ended)] != ended:
-        raise RuntimeError(f"{search.name}: the ledger's first lines have changed")
+        raise HostError(f"{search.name}: the ledger's first lines have changed")
     return Outcome(counted, recovered_s, f"resumed on {host.name}")
 
 

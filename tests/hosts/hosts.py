@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.hosts.limits import HostError, interruptible
+from tests.waiting import wait
 
 NETWORK = "10.77.0"
 HOME = Path("/tmp/home")
@@ -51,10 +55,6 @@ UsePAM no
 MaxStartups 50
 PidFile none
 """
-
-
-class HostError(RuntimeError):
-    """A command on a host, or one that makes a host, failed."""
 
 
 @dataclass
@@ -119,10 +119,10 @@ class Host:
 
     def kill(self) -> None:
         """Switch it off: its link is dead and all its processes end at once, unasked."""
-        assert self._first is not None
+        if self._first is None:
+            raise HostError(f"{self.name} is off")
         _run("ip", "link", "delete", self.link)
-        self._first.kill()
-        self._first.wait()
+        end_world(self._first)
         self._first = None
         _run("ip", "netns", "delete", self.name)
 
@@ -151,30 +151,21 @@ class Host:
         Raises:
             HostError: it failed or took too long.
         """
-        try:
-            done = subprocess.run(
-                [*self._enter({}), *command],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                text=True, timeout=timeout_s, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise HostError(f"{shlex.join(command)} on {self.name}: {error}") from error
-        if check and done.returncode:
-            raise HostError(f"{shlex.join(command)} on {self.name} failed:\n{done.stdout}")
-        return done.stdout
+        what = f"{shlex.join(command)} on {self.name}"
+        return _run(*self._enter({}), *command, what=what, timeout_s=timeout_s, check=check)
 
     def _enter(self, variables: dict[str, str]) -> list[str]:
-        assert self._first is not None
         # `ip netns exec` became `unshare`, whose only child is the host's first process.
-        parent = self._first.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        children = _children(self._first.pid) if self._first else []
+        if not children:
+            raise HostError(f"{self.name} is off; see {self.files / 'sshd.log'}")
         given = {
             "HOME": str(HOME), "PATH": f"{HOME}/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "PYTHONPATH": f"{HOME}/crnn-search", "RAY_AUTH_MODE": "token", "COLUMNS": "200",
             "LANG": "C.UTF-8", **self.variables, **variables,
         }  # fmt: skip
         return [
-            "nsenter", "--target", children[0], "--net", "--pid", "--mount", "--uts", "--ipc",
+            "nsenter", "--target", str(children[0]), "--net", "--pid", "--mount", "--uts", "--ipc",
             "env", "--ignore-environment", "--chdir", str(HOME),
             *[f"{name}={value}" for name, value in given.items()],
         ]  # fmt: skip
@@ -205,24 +196,51 @@ class World:
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name))
 
 
-def enter(arguments: Sequence[str], folder: Path) -> int:
-    """Run this package again as the first process of a new world; its exit code."""
+def enter(arguments: Sequence[str], folder: Path, timeout_s: float) -> int:
+    """Run this package again as the first process of a new world; its exit code.
+
+    Raises:
+        HostError: it had not ended after `timeout_s`.
+        KeyboardInterrupt: a signal came. As after every end, nothing of the world is left.
+    """
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL",
          "unshare", "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child",
          "--mount-proc", "--propagation", "private",
          sys.executable, "-m", "tests.hosts", "--inside", str(folder), *arguments],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,  # a terminal's signals reach this process only
     )  # fmt: skip
     try:
-        return process.wait()
-    except KeyboardInterrupt:
-        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.wait(timeout=10)  # it was interrupted, too
-        return 130
+        with interruptible():
+            return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        raise HostError(f"the test has not ended after {timeout_s:.0f} s") from None
     finally:
-        process.kill()  # and with it, by --kill-child, everything in its world
-        process.wait()
+        end_world(process)
+
+
+def end_world(process: subprocess.Popen[bytes]) -> None:
+    """Kill the first process of the namespaces that an `unshare` has made, and wait for it.
+
+    Linux kills all others with it, and does not end it before they have.
+    """
+
+    def ended() -> bool:
+        for pid in [] if process.poll() is not None else _children(process.pid) or [process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return process.poll() is not None
+
+    wait(ended, 60, f"process {process.pid} does not end, although it was killed")
+
+
+def _children(pid: int) -> list[int]:
+    """The children of a process's first thread; none if it has ended."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def _passwd() -> str:
@@ -232,7 +250,23 @@ def _passwd() -> str:
     )
 
 
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        raise HostError(f"{shlex.join(command)} failed: {done.stderr.strip()}")
+def _run(*command: str, what: str = "", timeout_s: float = 60, check: bool = True) -> str:
+    """Run a command; returns what it printed.
+
+    what: the command as a message names it.
+
+    Raises:
+        HostError: it failed or took too long.
+    """
+    what = what or shlex.join(command)
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        printed = error.stdout.decode(errors="replace") if error.stdout else ""
+        raise HostError(f"{what} has not ended after {timeout_s:.0f} s:\n{printed}") from error
+    if check and done.returncode:
+        raise HostError(f"{what} failed:\n{done.stdout}")
+    return done.stdout

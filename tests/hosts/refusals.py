@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tests.hosts import searches
 from tests.hosts.cluster import Cluster, listens
 from tests.hosts.hosts import HOME, SHARED
+from tests.hosts.limits import HostError
 
 HTTP = """
 import sys, urllib.error, urllib.request
@@ -52,10 +54,10 @@ def checks(cluster: Cluster) -> Iterator[tuple[str, str]]:
     """Each attempt that must be refused, and the answer to it.
 
     Raises:
-        RuntimeError: one was not refused.
+        HostError: one was not refused.
     """
     if listens(cluster.head, 8265):
-        raise RuntimeError("the dashboard listens on more than loopback")
+        raise HostError("the dashboard listens on more than loopback")
     yield "dashboard from another host", "no answer: it is bound to loopback"
     for what, program, address in (
         ("dashboard", HTTP, "http://127.0.0.1:8265/nodes?view=summary"),
@@ -68,13 +70,13 @@ def checks(cluster: Cluster) -> Iterator[tuple[str, str]]:
             for header in ([], [f"{key} {WRONG}"], [f"{key} {TOKEN}"])
         ]
         if answers[2] not in {"200", "OK"} or not set(answers[:2]) <= REFUSED:
-            raise RuntimeError(f"{what}: without, with a wrong and the right token: {answers}")
+            raise HostError(f"{what}: without, with a wrong and the right token: {answers}")
         yield f"{what} without and with a wrong token", " and ".join(answers[:2])
     for words, joined in JOINS.items():
         command = f"{words} timeout 15 venv/bin/python -c '{JOIN}' {cluster.head.address}:6379"
         answer = cluster.ssh(cluster.head, command, check=False)
         if ("JOINED" in answer) != joined or joined == ("Unauthenticated" in answer):
-            raise RuntimeError(f"GCS with {words}:\n{answer}")
+            raise HostError(f"GCS with {words}:\n{answer}")
     yield "GCS without and with a wrong token", "Unauthenticated and Unauthenticated"
     yield "storage that only the head sees", _unseen_storage(cluster)
 
@@ -91,7 +93,7 @@ def _unseen_storage(cluster: Cluster) -> str:
     reasons = [line.strip() for line in printed.splitlines() if "it has no such folder" in line]
     left = list((cluster.head.files / "tmp/home/runs").glob("*"))
     if "CODE 2" not in printed or len(reasons) != len(cluster.workers) or left:
-        raise RuntimeError(f"{left} {printed}")
+        raise HostError(f"{left} {printed}")
     return "refused: " + ", ".join(sorted(reasons))
 
 
@@ -99,18 +101,21 @@ def find_secrets(cluster: Cluster) -> str:
     """Look for the token in all files that the searches have written.
 
     Raises:
-        RuntimeError: it was found.
+        HostError: it was found.
     """
     token = (cluster.client.files / "tmp/home/.ray/auth_token").read_bytes().strip()
     files = [path for path in (cluster.world.shared / "runs").rglob("*") if path.is_file()]
     files += cluster.log.parent.glob("*.log")
     found = [str(path) for path in files if token in path.read_bytes()]
     if found or not token:
-        raise RuntimeError(f"the token is in {found}")
+        raise HostError(f"the token is in {found}")
     return f"not in the {len(files)} files of runs and logs"
 
 
 def _status(cluster: Cluster, program: str, address: str, *headers: str) -> str:
     words = " ".join(f'"{header}"' for header in headers)
     printed = cluster.ssh(cluster.head, f"venv/bin/python -c '{program}' '{address}' {words}")
-    return printed.split("STATUS ")[1].split()[0]
+    status = re.search(r"STATUS (\S+)", printed)
+    if status is None:
+        raise HostError(f"{address} gave no answer:\n{printed}")
+    return status[1]

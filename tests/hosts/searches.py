@@ -1,4 +1,7 @@
-"""A small real search on a cluster, watched through its journal and compared with its ledger."""
+"""A small real search on a cluster, watched through its journal and compared with its ledger.
+
+Its trials wait in its middle until they are let go: see `held`.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from crnn_search.storage import jsonl
-from tests.hosts.cluster import SHARED, Cluster, wait
-from tests.hosts.hosts import Host
+from tests import held
+from tests.hosts.cluster import Cluster
+from tests.hosts.hosts import SHARED, Host
+from tests.hosts.limits import HostError
+from tests.waiting import wait
 
 TRIALS, EPOCHS = 8, 4
 SPACE = f"""
 search: {{trials: {TRIALS}, max_epochs: {EPOCHS}, grace_epochs: 2, reduction_factor: 2,
-         epoch_sequences: 6000, seed: 3}}
+         epoch_sequences: 1000, seed: 3}}
 retrain: {{epochs: 1, epoch_sequences: 256, seeds: 1, finalists: 1}}
 space:
   conv_channels: {{list_of: {{int: [4, 8]}}, length: 1}}
@@ -26,6 +32,16 @@ space:
   learning_rate: {{float: [5.0e-3, 3.0e-2], log: true}}
   batch_size: 64
 """
+
+
+SUBMIT = """
+from crnn_search.cluster import jobs
+whole, jobs.PROGRAM = jobs.PROGRAM, jobs.PROGRAM.replace("-m crnn_search", "-m tests.held_trials")
+assert jobs.PROGRAM != whole, whole
+from crnn_search.cli.app import main
+main()
+"""
+"""The command line, whose jobs are those of `tests.held_trials`."""
 
 
 @dataclass
@@ -51,49 +67,97 @@ class Search:
         return [event for event in found if wanted.items() <= event.items()]
 
     def wait_for(
-        self, what: Callable[[dict[str, Any]], bool], after: int, timeout_s: float = 180
+        self, what: Callable[[dict[str, Any]], bool], after: int, timeout_s: float = 120
     ) -> float:
-        """Wait for an event that is not among the first `after`; returns how long it took."""
+        """Wait for an event that is not among the first `after`; returns how long it took.
 
-        def happened() -> bool:
-            if self.process.poll() not in {None, 0}:
-                raise RuntimeError(f"{self.name} ended:\n{self.tail()}")
-            return any(what(event) for event in self.events()[after:])
-
-        return wait(happened, timeout_s, f"{self.name} makes no progress:\n{self.tail()}")
-
-    def under_way(self) -> None:
-        """Wait until some trials have ended and others run on every worker."""
-        nodes = {worker.name for worker in self.cluster.workers}
-        wait_s = 120.0
-        self.wait_for(lambda event: event["event"] == "epoch", 0, wait_s)
-        wait(
-            lambda: (
-                bool(self.ledger())
-                and nodes <= {event["node"] for event in self.events(event="epoch")}
-            ),
-            wait_s,
-            f"not every one of {nodes} has a trial of {self.name}, or none has ended",
+        Raises:
+            HostError: the search ended without it, or it did not come in time.
+        """
+        return self._wait(
+            lambda: any(what(event) for event in self.events()[after:]),
+            timeout_s,
+            "it has not made the progress that was waited for",
         )
 
-    def running_on(self, host: Host) -> set[str]:
-        """The trials whose last epoch a host trained and that have not ended."""
+    def wait_for_middle(self) -> None:
+        """Wait until its first trials have ended, and others wait on every worker.
+
+        Raises:
+            HostError: the search ended before, or this did not come in time.
+        """
+        workers = self.cluster.workers
+        self._wait(
+            lambda: len(self.ledger()) >= held.FREE and all(map(self.held_on, workers)),
+            150,
+            lambda: (
+                f"{len(self.ledger())} of its first {held.FREE} trials have ended, and these wait: "
+                f"{ {worker.name: self.held_on(worker) for worker in workers} }"
+            ),
+        )
+
+    def held_on(self, host: Host) -> set[str]:
+        """The trials that wait on a host, until `let_go`: see `held`."""
         last = {event["name"]: event["node"] for event in self.events(event="epoch")}
         ended = {line["name"] for line in self.ledger()}
-        return {name for name, node in last.items() if node == host.name} - ended
+        free = {f"trial-{number:04d}" for number in range(held.FREE)}
+        return {name for name in last if last[name] == host.name} - ended - free
+
+    def let_go(self) -> None:
+        """Let the trials that wait continue, on all hosts."""
+        cluster = self.cluster
+        for host in (cluster.head, cluster.spare_head, *cluster.workers, *cluster.off):
+            held.go_file(self.name, host.files / "tmp/home").touch()
+
+    def notes_on(self, host: Host) -> str:
+        """What trials have noticed on a host, whether or not the driver has heard of it."""
+        path = held.notes_file(self.name, host.files / "tmp/home")
+        return path.read_text() if path.exists() else ""
+
+    def _wait(
+        self, what: Callable[[], bool], timeout_s: float, otherwise: str | Callable[[], str]
+    ) -> float:
+        """Wait until something is true of the search; returns how long it took."""
+
+        def happened() -> bool:
+            ended = self.process.poll() is not None
+            if what():
+                return True
+            if ended:
+                raise HostError(f"{self.name} has ended before: {reason()}")
+            return False
+
+        def reason() -> str:
+            why = otherwise if isinstance(otherwise, str) else otherwise()
+            return f"{self.name}: {why}; its output:\n{self.tail()}"
+
+        return wait(happened, timeout_s, reason)
 
     def ledger(self) -> list[dict[str, Any]]:
         path = self.folder / "trials.jsonl"
         return jsonl.read(path) if path.exists() else []
 
-    def finish(self, timeout_s: float = 300) -> str:
-        """Wait for its end; returns its trials in words, checked against those asked for."""
+    def wait_for_end(self, timeout_s: float) -> int:
+        """Wait until its driver, or whoever follows it, has ended; returns the exit code.
+
+        Raises:
+            HostError: it did not end in time.
+        """
         try:
-            code = self.process.wait(timeout_s)
+            return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"{self.name} does not end:\n{self.tail()}") from None
+            message = f"{self.name} has not ended after {timeout_s:.0f} s:\n{self.tail()}"
+            raise HostError(message) from None
+
+    def finish(self) -> str:
+        """Wait for its end; returns its trials in words, checked against those asked for.
+
+        Raises:
+            HostError: it failed, did not end in time, or lost or repeated a trial.
+        """
+        code = self.wait_for_end(150)
         if code or not (self.folder / "report.json").exists():
-            raise RuntimeError(f"{self.name} ended with exit code {code}:\n{self.tail()}")
+            raise HostError(f"{self.name} ended with exit code {code}:\n{self.tail()}")
         return self.count()
 
     def count(self) -> str:
@@ -106,7 +170,7 @@ class Search:
         twice = sum(trained.values()) - len(trained) + len(self.events(event="spent"))
         counted = f"lost {lost}, repeated {repeated}"
         if failed or lost or repeated or set(ended) != set(range(TRIALS)):
-            raise RuntimeError(f"{self.name}: {counted}, failed: {failed}")
+            raise HostError(f"{self.name}: {counted}, failed: {failed}")
         return f"{counted}, epochs trained twice {twice}"
 
     def printed(self) -> str:
@@ -122,20 +186,27 @@ def write_space(cluster: Cluster) -> None:
 
 
 def submit(cluster: Cluster, name: str) -> Search:
-    """Submit a search from the client, which is not part of the cluster, and follow its job."""
+    """Submit a search from the client, which is not part of the cluster, and follow its job.
+
+    Raises:
+        HostError: it was refused.
+    """
     write_space(cluster)
     dashboard = cluster.tunnel()
     place = f"--name {name} --storage {SHARED}/runs --data-dir {SHARED}/mnist"
     words = f"submit {SHARED}/space.yaml --address {dashboard} {place}"
-    printed = cluster.client.run("crnn-search", *words.split()).splitlines()
-    job = next(line.removeprefix("job: ") for line in printed if line.startswith("job: "))
+    printed = cluster.client.run("python", "-c", SUBMIT, *words.split())
+    jobs = [line for line in printed.splitlines() if line.startswith("job: ")]
+    if not jobs:
+        raise HostError(f"{name} has no job:\n{printed}")
     log = cluster.log.with_name(f"{name}.log")
+    job = jobs[0].removeprefix("job: ")
     follow = ("crnn-search", "logs", job, "--address", dashboard, "--follow")
     return Search(cluster, name, cluster.client.start(*follow, log=log))
 
 
 def resume(cluster: Cluster, name: str, host: Host) -> Search:
-    """Resume a search on a host."""
+    """Resume a search on a host; no trial waits any more."""
     words = f"resume {SHARED}/runs/{name} --address auto --data-dir {SHARED}/mnist"
     log = cluster.log.with_name(f"{name}.log")
     return Search(cluster, name, cluster.start_ssh(host, f"venv/bin/crnn-search {words}", log))

@@ -28,6 +28,7 @@ from tests.small_run import (
     results,
     run_here,
     start,
+    wait_for_end,
 )
 
 CPU = torch.device("cpu")
@@ -40,8 +41,9 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     prepare(tmp_path, digits)
     run = tmp_path / "runs" / "demo"
     process = start(tmp_path, *LAUNCH, before=faulty.FULL_DISK)
-    assert process.wait(timeout=120) == 1
+    code = wait_for_end(process, tmp_path, 120)
     printed = (tmp_path / "log").read_text()
+    assert code == 1, printed
     assert "error: cannot write runs/demo/" in printed
     assert "No space left on device" in printed
     assert "1 of 5 ended" in run_here(tmp_path, "status", "runs/demo").stdout
@@ -100,7 +102,7 @@ def test_failing_trials_do_not_change_the_others(tmp_path: Path, digits: Digits)
     prepare(tmp_path, digits, SPACE)
     (tmp_path / "faults").mkdir()
     process = start(tmp_path, *LAUNCH, before=faulty.PROGRAM, FAULTS=str(tmp_path / "faults"))
-    assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    assert wait_for_end(process, tmp_path) == 0, (tmp_path / "log").read_text()
     run = tmp_path / "runs" / "demo"
     trials = {trial["number"]: trial for trial in jsonl.read(run / "trials.jsonl")}
     ended = {number: (trial["state"], trial["reason"]) for number, trial in trials.items()}

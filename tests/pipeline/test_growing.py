@@ -8,10 +8,12 @@ import pytest
 
 from crnn_search.data.sequences import Digits
 from crnn_search.storage import jsonl
-from tests.small_run import LAUNCH, prepare, start
+from tests import held
+from tests.small_run import LAUNCH, prepare, start, wait_for, wait_for_end
+from tests.waiting import wait
 
 SPACE = """
-search: {trials: 14, max_epochs: 2, grace_epochs: 2, epoch_sequences: 8192, seed: 3}
+search: {trials: 8, max_epochs: 2, grace_epochs: 2, epoch_sequences: 512, seed: 3}
 retrain: {epochs: 1, epoch_sequences: 256, seeds: 1, finalists: 1}
 space:
   conv_channels: 4
@@ -43,24 +45,35 @@ threading.Thread(target=grow, daemon=True).start()
 @pytest.mark.slow
 def test_trials_start_on_a_node_that_joins_later(tmp_path: Path, digits: Digits) -> None:
     prepare(tmp_path, digits, SPACE)
-    process = start(
-        tmp_path, *LAUNCH, before=GROWING, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 32
-    )
-    assert process.wait(timeout=280) == 0, (tmp_path / "log").read_text()
-    events = jsonl.read(tmp_path / "runs" / "demo" / "journal.jsonl")
-    started = running = 0
-    at_once = []
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32, held.FOLDER: str(tmp_path)}
+    process = start(tmp_path, *LAUNCH, before=held.PROGRAM + GROWING, **variables)
+    run = tmp_path / "runs" / "demo"
+    wait_for(run, process=process, event="epoch")
+
+    def four_run_or_it_ended() -> bool:
+        return process.poll() is not None or max(at_once(jsonl.read(run / "journal.jsonl"))) == 4
+
+    wait(four_run_or_it_ended, 200, "not four trials run at once")
+    held.go_file("demo", tmp_path).touch()
+    assert wait_for_end(process, tmp_path, 200) == 0, (tmp_path / "log").read_text()
+    events = jsonl.read(run / "journal.jsonl")
+    first_epoch = [event["event"] for event in events].index("epoch")
+    before = [event for event in events[:first_epoch] if event["event"] == "trial"]
+    assert len(before) == 1, "one core runs one trial"
+    assert max(at_once(events)) == 4, "nodes of 1 and 3 cores"
+    assert len(jsonl.read(run / "trials.jsonl")) == 8
+
+
+def at_once(events: list[jsonl.Record]) -> list[int]:
+    """How many trials of the search ran, whenever one was started or had ended an epoch."""
+    running, found = 0, [0]
     for event in events:
         if event["event"] == "stage" and event["stage"] != "search":
             break
         if event["event"] == "trial":
-            running, started = running + 1, started + 1
-            at_once.append(running)
+            running += 1
+            found.append(running)
         elif event["event"] == "epoch":
-            at_once.append(running)
+            found.append(running)
             running -= event["epoch"] == 2
-    assert started == 14
-    first_epoch = [event["event"] for event in events].index("epoch")
-    before = [event for event in events[:first_epoch] if event["event"] == "trial"]
-    assert len(before) == 1, "one core runs one trial"
-    assert max(at_once) == 4, "nodes of 1 and 3 cores"
+    return found

@@ -23,6 +23,7 @@ from tests.small_run import (
     run_here,
     start,
     wait_for,
+    wait_for_end,
 )
 
 pytestmark = pytest.mark.slow
@@ -47,11 +48,11 @@ def test_killed_three_times_it_ends_with_the_same_results(
     words: tuple[str, ...] = LAUNCH
     for point, event in points.items():
         process = start(root, *words)
-        wait_for(run, after=len(journal(run)), **event)
+        wait_for(run, len(journal(run)), process, **event)
         time.sleep(0.2)  # into the next step
         assert process.poll() is None, f"the run ended before it was killed {point}"
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(30)
         words = RESUME
     done = command(root, *RESUME)
     assert done.returncode == 0, done.stderr
@@ -63,13 +64,13 @@ def test_killed_three_times_it_ends_with_the_same_results(
 def test_interrupted_once_and_twice_it_continues(root: Path, finished: FinishedRun) -> None:
     run = root / "runs" / "demo"
     process = start(root, *LAUNCH)
-    wait_for(run, event="epoch", name="trial-0001", epoch=1)
+    wait_for(run, process=process, event="epoch", name="trial-0001", epoch=1)
     assert "demo: searching, running" in run_here(root, "status", "runs/demo").stdout
     other = run_here(root, *RESUME)
     assert other.returncode == 2
     assert "another process is using runs/demo; wait for it or stop it" in other.stderr
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 130
+    assert wait_for_end(process, root, 120) == 130
     printed = (root / "log").read_text()
     assert "crnn-search resume runs/demo" in printed
 
@@ -77,11 +78,11 @@ def test_interrupted_once_and_twice_it_continues(root: Path, finished: FinishedR
     damage_checkpoints_of_running_trials(run)
     known = len(journal(run))
     process = start(root, *RESUME)
-    wait_for(run, known, event="epoch")
+    wait_for(run, known, process, event="epoch")
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    assert wait_for_end(process, root, 30) == 130
     done = command(root, *RESUME)
     assert done.returncode == 0, done.stderr
     assert results(run) == results(finished.folder)

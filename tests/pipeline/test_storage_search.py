@@ -6,8 +6,8 @@ import atexit
 import json
 import shutil
 import signal
+import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from crnn_search.data.sequences import Digits
 from crnn_search.storage.location import join
 from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.runs import open_run
-from tests.small_run import FinishedRun, command, prepare, results, start
+from tests.small_run import FinishedRun, command, prepare, results, start, wait_for_end
 from tests.storage.s3_process import serve
+from tests.waiting import wait
 
 SHORT_LEASE = """
 from crnn_search.storage import store_lease
@@ -37,7 +38,7 @@ def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
         uri = join(storage, "demo")
         launch = ("launch", "space.yaml", "--name", "demo", "--storage", storage, *data)
         process = start(tmp_path, *launch, before=SHORT_LEASE, TMPDIR=own_folder())
-        wait_for(uri, 0, event="epoch", name="trial-0001", epoch=1)
+        wait_for(uri, 0, process, event="epoch", name="trial-0001", epoch=1)
         status = command(tmp_path, "status", uri).stdout
         assert "demo: searching" in status
         assert tempfile.gettempdir() not in status
@@ -45,14 +46,14 @@ def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
         assert other.returncode == 2
         assert "another process is using s3://bucket/runs/machines/demo" in other.stderr
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(30)
 
         # Another machine, without the first one's folders.
         known = len(events(uri))
         process = start(tmp_path, "resume", uri, *data, before=SHORT_LEASE, TMPDIR=own_folder())
-        wait_for(uri, known, event="epoch")
+        wait_for(uri, known, process, event="epoch")
         server.hang(15)
-        assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+        assert wait_for_end(process, tmp_path, 240) == 0, (tmp_path / "log").read_text()
         printed = (tmp_path / "log").read_text()
         assert "trials wait, none is lost" in printed
         assert join(uri, "report.md") in printed
@@ -69,12 +70,17 @@ def events(uri: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def wait_for(uri: str, after: int, **fields: Any) -> None:
+def wait_for(uri: str, after: int, process: subprocess.Popen[bytes], **fields: Any) -> None:
     """Wait until the store has an event with these fields, after its first `after` events."""
-    deadline = time.monotonic() + 120
-    while not any(fields.items() <= event.items() for event in events(uri)[after:]):
-        assert time.monotonic() < deadline, f"no event with {fields}"
-        time.sleep(0.1)
+
+    def happened() -> bool:
+        ended = process.poll() is not None
+        if any(fields.items() <= event.items() for event in events(uri)[after:]):
+            return True
+        assert not ended, f"the run ended without an event with {fields}"
+        return False
+
+    wait(happened, 120, f"no event with {fields}")
 
 
 def own_folder() -> str:

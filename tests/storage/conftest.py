@@ -29,7 +29,7 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for method, path in (("POST", "moto-api/reset"), ("PUT", "bucket")):
         request = urllib.request.Request(f"http://{s3_server}/{path}", method=method)
-        urllib.request.urlopen(request).close()
+        urllib.request.urlopen(request, timeout=30).close()
     return f"s3://bucket/runs?endpoint_override={s3_server}&scheme=http&region=us-east-1"
 
 

@@ -14,6 +14,9 @@ from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.run_folder import LEASE
 from crnn_search.storage.store_lease import FREE, StoreLease
 
+ROUND_S = 60.0
+"""How long a process waits for the other."""
+
 
 class Barrier(Protocol):
     def wait(self) -> int: ...
@@ -51,16 +54,21 @@ def compete(store: ObjectStore, barrier: Barrier) -> str | None:
 def race(uri: str, rounds: int) -> list[int]:
     """How many of two processes had the lease in each round, as each process and the store say."""
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(2), context.SimpleQueue()
+    barrier, results = context.Barrier(2, timeout=ROUND_S), context.SimpleQueue()
     processes = [
-        context.Process(target=_compete_often, args=(uri, rounds, first, barrier, results))
+        context.Process(
+            target=_compete_often, args=(uri, rounds, first, barrier, results), daemon=True
+        )
         for first in (True, False)
     ]
     for process in processes:
         process.start()
-    won = [results.get() for _ in processes]
+    # Each waits for the other in every round, and with an end: so both end.
     for process in processes:
         process.join()
+    codes = [process.exitcode for process in processes]
+    assert codes == [0, 0], f"the processes ended with {codes}: see their errors above"
+    won = [results.get() for _ in processes]
     return [sum(counts) for counts in zip(*won, strict=True)]
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from tests.waiting import wait
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -56,9 +58,11 @@ def serve(log: Path, threaded: bool = True) -> Iterator[Server]:
         process = subprocess.Popen([sys.executable, "-c", program], stdout=output, stderr=output)
     try:
         with mock.patch.dict(os.environ, CREDENTIALS):
-            _wait_until_it_answers(port)
+            wait(
+                lambda: _answers(port), 60, lambda: f"the server does not start:\n{log.read_text()}"
+            )
             bucket = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
-            urllib.request.urlopen(bucket).close()
+            urllib.request.urlopen(bucket, timeout=30).close()
             options = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
             yield Server(process, f"s3://bucket/runs?{options}")
     finally:
@@ -66,11 +70,7 @@ def serve(log: Path, threaded: bool = True) -> Iterator[Server]:
         process.wait()
 
 
-def _wait_until_it_answers(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        with socket.socket() as client:
-            if not client.connect_ex(("127.0.0.1", port)):
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(5)
+        return not client.connect_ex(("127.0.0.1", port))

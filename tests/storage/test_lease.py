@@ -17,6 +17,7 @@ import pytest
 from crnn_search.errors import RunError, RunFolderError
 from crnn_search.storage import file_lock, lease
 from crnn_search.storage.run_folder import RunFolder
+from tests.waiting import wait
 
 OTHER_PROCESS = """
 import sys, time
@@ -24,7 +25,6 @@ from pathlib import Path
 from crnn_search.storage import lease
 from crnn_search.storage.run_folder import RunFolder
 with lease.acquire(RunFolder(Path(sys.argv[1])), print):
-    print("acquired", flush=True)
     time.sleep(60)
 """
 
@@ -35,14 +35,16 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def other_process(run: RunFolder) -> Iterator[subprocess.Popen[str]]:
+def other_process(run: RunFolder) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that has the lease of the run."""
     arguments = [sys.executable, "-c", OTHER_PROCESS, str(run.root)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "acquired\n"
+    process = subprocess.Popen(arguments)
+    try:
+        wait(lambda: lease.is_held(run), 60, lambda: f"no lease; exit code {process.poll()}")
         yield process
+    finally:
         process.kill()
+        process.wait(30)
 
 
 def acquire(run: RunFolder) -> None:
@@ -91,20 +93,22 @@ def test_opening_and_closing_the_journal_keeps_the_lease(run: RunFolder) -> None
 
 
 def test_lease_of_a_killed_process_is_free(
-    run: RunFolder, other_process: subprocess.Popen[str]
+    run: RunFolder, other_process: subprocess.Popen[bytes]
 ) -> None:
     assert lease.is_held(run)
     with pytest.raises(RunFolderError, match="another process is using"):
         acquire(run)
     other_process.kill()
-    other_process.wait()
+    other_process.wait(30)
     assert not lease.is_held(run)
     acquire(run)
 
 
-def test_stop_interrupts_the_process(run: RunFolder, other_process: subprocess.Popen[str]) -> None:
+def test_stop_interrupts_the_process(
+    run: RunFolder, other_process: subprocess.Popen[bytes]
+) -> None:
     assert lease.stop(run, timeout_s=20)
-    assert other_process.wait() == -signal.SIGINT
+    assert other_process.wait(30) == -signal.SIGINT
     assert not run.stop.exists()
 
 

@@ -111,7 +111,7 @@ def test_of_processes_that_acquire_a_lease_at_once_one_has_it(
     monkeypatch.setattr(store_lease, "STALE_S", 0)
     for number in range(30):
         lease_races.prepare(memory_store(), number if dead_owner else 0)
-        barrier, won = threading.Barrier(4), list[str]()
+        barrier, won = threading.Barrier(4, timeout=10), list[str]()
 
         def compete(barrier: threading.Barrier = barrier, won: list[str] = won) -> None:
             winner = lease_races.compete(memory_store(), barrier)
@@ -121,7 +121,7 @@ def test_of_processes_that_acquire_a_lease_at_once_one_has_it(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join()  # none waits for ever: the barrier has an end
         assert won == [store_lease.owner(memory_store())]
 
 
