@@ -28,7 +28,8 @@ SPACE = "space: {dropout: {float: [0.0, 0.5]}}"
 
 SIGNATURES = {
     "extend": "(run: 'Run | str | Path', trials: 'int', *, time_budget: 'str | None' = None, "
-    "compute_budget: 'str | None' = None, **session: 'Unpack[Session]') -> 'Run'",
+    "compute_budget: 'str | None' = None, force: 'bool' = False, "
+    "**session: 'Unpack[Session]') -> 'Run'",
     "launch": "(space: 'SearchSpace | str | Path', *, name: 'str | None' = None, "
     "storage: 'str | Path' = 'runs', time_budget: 'str | None' = None, "
     "compute_budget: 'str | None' = None, warm_start: 'Sequence[Run | str | Path]' = (), "

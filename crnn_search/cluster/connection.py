@@ -96,8 +96,9 @@ def _init(folder: Path, options: dict[str, Any]) -> None:
 
     Ray adds the current folder and that of the running script to its workers' search path.
     """
-    script = str(Path(sys.argv[0]).resolve().parent)
-    path = sys.path[:]
+    script, path = "", sys.path[:]
+    with contextlib.suppress(FileNotFoundError):  # the current folder was deleted
+        script = str(Path(sys.argv[0]).resolve().parent)
     with (
         _current_folder(folder),
         signals.kept(signal.SIGTERM),

@@ -117,6 +117,10 @@ def _run(*command: str | Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError) and error.stderr.strip():
-        return first_line(error.stderr)
+    """Why it failed. Python's own messages repeat the command, which has a dozen options."""
+    if isinstance(error, subprocess.CalledProcessError):
+        ended = f"it ended with exit code {error.returncode}"
+        return first_line(error.stderr) if error.stderr.strip() else ended
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it had not ended after {error.timeout:g} s"
     return first_line(error)

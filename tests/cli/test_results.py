@@ -35,6 +35,7 @@ def run(tmp_path: Path) -> RunFolder:
 def retrained(run: RunFolder) -> None:
     """Let the run be retrained, with a model that is none."""
     model = run.retrained_models / "seed-0.safetensors"
+    model.parent.mkdir()
     for path in (run.best, run.retrained, model):
         write_json(path, {})
     stages.record(run, stages.FINALISTS, [run.best])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -13,6 +12,8 @@ from typing import Any
 import pytest
 
 from crnn_search.errors import RunError
+from crnn_search.pipeline.manifest import Manifest
+from crnn_search.spaces.file import load_space
 from crnn_search.storage.run_folder import RunFolder
 from tests.cli.conftest import SPACE, CommandLine
 
@@ -150,10 +151,9 @@ def test_interrupted_run_names_the_command_that_resumes_it(
 def run(tmp_path: Path, space: Path) -> RunFolder:
     """A run that was launched, and then nothing."""
     assert space.parent == tmp_path
-    manifest = {"format": 2, "name": "x", "command": "", "created": "", "git_commit": None}
-    manifest |= {"versions": {}, "seed": 0, "data_sha256": {}, "space": {}, "budget": {}}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"arithmetic": None}))
-    return RunFolder(tmp_path)
+    run = RunFolder(tmp_path)
+    Manifest.create(run, load_space(space)).write(run)
+    return run
 
 
 def test_run_of_another_user_needs_force(

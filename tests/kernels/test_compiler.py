@@ -118,14 +118,14 @@ def test_compiler_error_is_the_problem(tmp_path: Path, monkeypatch: pytest.Monke
 def test_silent_compiler_error_is_the_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_compiler(tmp_path, monkeypatch, "exit 3")
-    assert "returned non-zero exit status 3" in str(native.problem())
+    path = fake_compiler(tmp_path, monkeypatch, "exit 3")
+    assert native.problem() == f"{path} cannot compile the kernels: it ended with exit code 3"
 
 
 def test_timeout_is_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_compiler(tmp_path, monkeypatch, "echo started >&2; exec sleep 10")
+    path = fake_compiler(tmp_path, monkeypatch, "echo started >&2; exec sleep 10")
     monkeypatch.setattr(compiler, "TIMEOUT_S", 0.2)
-    assert "timed out after 0.2 seconds" in str(native.problem())
+    assert native.problem() == f"{path} cannot compile the kernels: it had not ended after 0.2 s"
 
 
 def test_unwritable_cache_is_bypassed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
     [
         (b"{", "Expecting property name"),
         (b"\xff", "codec can't decode"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "nested too deeply"),
     ],
     ids=["no JSON", "no UTF-8", "deep"],
 )

@@ -193,6 +193,7 @@ def test_the_list_of_the_stages_files_is_written_last(
     run, mirror = new_run(s3, "order")
     written: list[str] = []
     monkeypatch.setattr(mirror.store, "write", lambda name, content: written.append(name))
+    run.plots.mkdir()
     with run.changes():
         for path in (run.stages, run.root / "zoo.json", run.plots / "a.json"):
             write_json(path, {})

@@ -197,6 +197,7 @@ def test_each_file_of_another_user_is_refused(tmp_path: Path, name: str) -> None
 def test_a_run_is_retrained_once_its_models_are_recorded_and_whole(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     model = run.retrained_models / "seed-1.safetensors"
+    model.parent.mkdir()
     assert not is_retrained(run)
     for path in (run.best, run.retrained, model):
         write_json(path, {})

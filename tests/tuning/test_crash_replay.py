@@ -17,10 +17,10 @@ import torch
 from crnn_search.cluster.resources import Allocation
 from crnn_search.data.sequences import Digits
 from crnn_search.hyperparameters import Arithmetic
-from crnn_search.pipeline import finalists, search
+from crnn_search.pipeline import finalists, recovery, search
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage import jsonl
-from crnn_search.storage.journal import Journal, read_history
+from crnn_search.storage.journal import Journal
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
 from crnn_search.tuning import stage_log, tuner
@@ -92,17 +92,17 @@ class Session:
 
     def work(self) -> dict[str, Any]:
         """Do what is left of the search and the finalists' repetitions; returns the results."""
-        history = read_history(self.run.journal, self.run.ledger)
-        journal = Journal(self.run, history.elapsed_s)
-        allocation, arithmetic = Allocation(1, 0.0, 1), Arithmetic()
-        context = Context(
-            self.run, SPACE, history, journal, DIGITS, allocation, arithmetic, PROGRESS
-        )
-        limit = Limit(Budget(), SPACE, 1, lambda: journal.elapsed_s)
         with (
             mock.patch.object(jsonl, "append", self._append_and_copy),
             mock.patch.object(tuner, "_fit", self.tune.fit),
         ):
+            history = recovery.recover(self.run, PROGRESS.note)
+            journal = Journal(self.run, history.elapsed_s)
+            allocation, arithmetic = Allocation(1, 0.0, 1), Arithmetic()
+            context = Context(
+                self.run, SPACE, history, journal, DIGITS, allocation, arithmetic, PROGRESS
+            )
+            limit = Limit(Budget(), SPACE, 1, lambda: journal.elapsed_s)
             journal.start_session()
             finalists.choose(search.run_search(context, limit), context)
         results = [json.loads(path.read_text()) for path in (self.run.finalists, self.run.best)]
@@ -138,6 +138,7 @@ def accident(trial: Trial, epoch: int, retries: int) -> str | None:
 def without_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes long and is not read again."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
+    monkeypatch.setattr(recovery, "temporary", mock.MagicMock())
     monkeypatch.setattr(stage_log, "TensorBoard", mock.MagicMock())
     monkeypatch.setattr(search, "_copy_study", mock.MagicMock())
 
@@ -155,7 +156,9 @@ def test_the_search_has_all_that_a_crash_may_interrupt(
     states = Counter(trial["state"] for trial in whole[1]["ledger"])
     assert states.keys() == {"COMPLETE", "PRUNED", "FAIL", "INFEASIBLE"}
     events = Counter(event["event"] for event in jsonl.read(whole[0].run.journal))
-    assert events.keys() == {"session", "stage", "trial", "epoch", "spent", "retry", "ended"}
+    assert events.keys() == {
+        "session", "stage", "infeasible", "trial", "epoch", "spent", "retry", "ended"
+    }  # fmt: skip
     assert events["retry"] == 4
 
 
