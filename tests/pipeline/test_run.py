@@ -121,7 +121,7 @@ def test_extension_records_the_report_and_adds_trials(
 def test_extend_refuses_the_run_of_another_user(
     run: RunFolder, probed: list[Allocation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Item 7 of issue 15: it trained from the files of another user."""
+    """Its files decide what is trained."""
     until_search(pipeline.launch, SPACE, run)
     monkeypatch.setattr("os.geteuid", lambda: run.root.stat().st_uid + 1)
     with pytest.raises(RunFolderError, match=r"belongs to user .*; if you do trust .* --force"):
@@ -134,7 +134,7 @@ def test_extend_refuses_the_run_of_another_user(
 
 def test_a_space_that_was_altered_is_refused(run: RunFolder, probed: list[Allocation]) -> None:
     until_search(pipeline.launch, SPACE, run)
-    log = Journal(run)
+    log = Journal(run, 60.0)  # later than the lines of the launch
     config = TrialConfig.from_dict({"dropout": 0.5})
     trial = Trial("trial-0000", 0, config, 0, 3, 1, 10, 8)
     log.write("trial", stage="search", trial=trial.to_dict())
