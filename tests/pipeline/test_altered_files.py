@@ -1,6 +1,6 @@
 """Run files that were altered in any way: an error that names the file, or the true figures.
 
-Items 2 and 18 of issue 15, and "How it is shown" 3. At least 2,000 cases in the slow suite.
+3,000 cases in the slow suite.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def test_a_ledger_that_was_cut_is_completed_from_the_journal(
 def test_a_journal_that_was_cut_is_completed_from_the_ledger(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Item 2 of issue 15: `ValueError: trial-0000 has no last value`."""
+    """Was `ValueError: trial-0000 has no last value`."""
     shutil.copytree(runs["unfinished"], tmp_path / "demo")
     run = RunFolder(tmp_path / "demo")
     lines = run.journal.read_bytes().splitlines(keepends=True)

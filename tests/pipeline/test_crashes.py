@@ -1,6 +1,6 @@
 """A crash at every change of a file, from the first trial to the end of export and in `extend`.
 
-Item 1 of issue 15: a process that ended during export left a run that counted as finished, and one
+A process that ended during export once left a run that counted as finished, and one
 that ended in `extend` could lose the wish for more trials.
 """
 
@@ -101,7 +101,6 @@ def test_crashes_one_after_another(command: Any, tmp_path: Path, without_cluster
 
 
 def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path, without_cluster: None) -> None:
-    """Item 24 of issue 15."""
     _, expected = launched(tmp_path)
     run = RunFolder(tmp_path / "demo")
     run.report_json.unlink()

@@ -180,7 +180,7 @@ def test_missing_and_altered_files_are_named(fresh: RunFolder, digits: Digits) -
 
 
 def test_a_short_ledger_is_completed_from_the_journal(fresh: RunFolder, digits: Digits) -> None:
-    """Item 2 of issue 15: trials.jsonl shortened by two bytes counted a trial less."""
+    """Once trials.jsonl shortened by two bytes counted a trial less."""
     fresh.ledger.unlink()
     fresh.journal.unlink()
     log = Journal(fresh)

@@ -238,7 +238,7 @@ def test_stages_after_the_choice(run: RunFolder) -> None:
 def test_a_finished_run_with_a_damaged_file_is_not_finished(
     run: RunFolder, content: str | None
 ) -> None:
-    """Item 1 of issue 15: a run counted as finished whose `model/` was empty."""
+    """Once a run counted as finished whose `model/` was empty."""
     finish(run)
     assert stage_and_plan(run)[0] == "finished"
     if content is None:
@@ -288,7 +288,7 @@ def finish(run: RunFolder) -> None:
 
 
 def test_an_interrupted_extension_is_searching(run: RunFolder) -> None:
-    """Item 9 of issue 15: the stage was that of the finalists before the extension."""
+    """The stage was that of the finalists before the extension."""
     writer = Writer(run)
     for number in range(5):
         writer.end(number, "COMPLETE", 3.0, 2.0, 1.0)

@@ -1,4 +1,4 @@
-"""`list` and `status` of runs in an object store read only what they show (A5 of issue 14)."""
+"""`list` and `status` of runs in an object store read only what they show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What processes that were killed leave is removed by a later one (item 24 of issue 15)."""
+"""What processes that were killed leave is removed by a later one."""
 
 from __future__ import annotations
 
