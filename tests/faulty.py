@@ -26,7 +26,7 @@ FULL_DISK = """
 import errno, os
 from crnn_search.storage import jsonl
 whole = jsonl.append
-left = [8]
+left = [9]
 def append(path, record):
     left[0] -= 1
     if left[0] < 0:
@@ -34,7 +34,7 @@ def append(path, record):
     whole(path, record)
 jsonl.append = append
 """
-"""The disk is full after eight lines of journal and ledger."""
+"""The disk is full after nine lines of journal and ledger."""
 
 FOLDER = "FAULTS"
 """Environment variable that names a folder; each fault that has happened leaves a file there."""
