@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -71,11 +70,6 @@ OnEnd = Annotated[
 Verbose = Annotated[
     bool, typer.Option("--verbose", help="Show the log of Ray and the libraries, too.")
 ]
-
-
-def resume_command(run: RunFolder) -> str:
-    """The command that continues a run, ready for a shell."""
-    return shlex.join(["crnn-search", "resume", run.location])
 
 
 def check_file(run: RunFolder, path: Path, reason: str) -> None:

@@ -93,6 +93,6 @@ def _open_retrained(location: str) -> RunFolder:
     if not is_retrained(run):
         raise InputError(
             f"a model is missing in {run.location_of(run.retrained_models)}; train it again with\n"
-            f"  {options.resume_command(run)}"
+            f"  {run.resume_command}"
         )
     return run

@@ -46,7 +46,7 @@ def status(
         return
     terminal.show(describe(content))
     if not content["held"] and content["stage"] != "finished":
-        terminal.show(f"{plan(content)}:\n  {options.resume_command(folder)}")
+        terminal.show(f"{plan(content)}:\n  {folder.resume_command}")
 
 
 def list_(
@@ -112,9 +112,7 @@ def stop(run: options.RunOrJob, address: options.Dashboard = None) -> None:
             f"no process runs {folder.location}, as far as this machine can see; to stop a "
             "cluster's job add --address"
         )
-    terminal.show(
-        f"{folder.location} was stopped; continue with\n  {options.resume_command(folder)}"
-    )
+    terminal.show(f"{folder.location} was stopped; continue with\n  {folder.resume_command}")
 
 
 def submit(

@@ -154,7 +154,7 @@ def _display(run: RunFolder, *, verbose: bool) -> Iterator[Progress]:
 
         progress = show_on(terminal.lasting_console())
         progress.note(f"run: {run.location}")
-        last_words = printable(f"interrupted: continue with\n  {options.resume_command(run)}")
+        last_words = printable(f"interrupted: continue with\n  {run.resume_command}")
         signals.say_at_the_end(last_words)
         try:
             yield progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,11 @@ class RunFolder:
     def location(self) -> str:
         """Where the run is stored, as a user names it: a folder or a URI."""
         return self.mirror.uri if self.mirror else str(self.root)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run, ready for a shell."""
+        return shlex.join(["crnn-search", "resume", self.location])
 
     @property
     def checkpoint_location(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import shlex
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -70,8 +69,8 @@ def run_trials(context: Context, trials: Sequence[Trial], callback: RunCallback)
 def _fit(context: Context, config: tune.TuneConfig, callback: RunCallback) -> None:
     """Run Tune; what ends it early is raised."""
     run = context.run
-    logger.info(HINT, resume_command(run))
-    with NodeWatch(resume_command(run)) as watch:
+    logger.info(HINT, run.resume_command)
+    with NodeWatch(run.resume_command) as watch:
         try:
             with signals.kept(signal.SIGINT, signal.SIGUSR1):  # Tune leaves handlers behind
                 _run_tune(context, config, callback)
@@ -129,9 +128,4 @@ def _resources(allocation: Allocation, config: dict[str, Any]) -> tune.Placement
 
 def interrupted(run: RunFolder) -> InterruptedRun:
     """What the user's interruption of a run raises."""
-    return InterruptedRun(f"everything so far is kept; continue with\n  {resume_command(run)}")
-
-
-def resume_command(run: RunFolder) -> str:
-    """The command that continues a run, ready for a shell."""
-    return shlex.join(["crnn-search", "resume", run.location])
+    return InterruptedRun(f"everything so far is kept; continue with\n  {run.resume_command}")
