@@ -1,4 +1,4 @@
-"""More trials for a run: the wish is recorded first, in one line, so that no crash can lose it."""
+"""More trials for a run: the request is recorded first, in one line that no crash can lose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.tuning.budget import Budget
 
 
-def wish(
+def request(
     run: RunFolder, space: SearchSpace, history: History, trials: int, limits: Budget
 ) -> dict[str, Any]:
     """The fields of the event that adds trials to a search, within new limits.
@@ -38,12 +38,12 @@ def wish(
     }
 
 
-def settle(
+def apply(
     run: RunFolder, manifest: Manifest, space: SearchSpace, extension: Record | None
 ) -> tuple[Manifest, SearchSpace]:
     """Manifest and space of a run once its files say that it is extended; nothing is done twice.
 
-    extension: the event of the last wish. A report that exists is recorded in the manifest's
+    extension: the event of the last request. A report that exists is recorded in the manifest's
     `earlier_reports`: it opened the test images.
 
     Raises:

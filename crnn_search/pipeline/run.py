@@ -113,9 +113,9 @@ def extend(
             raise InputError(f"a search has at most {MAX_TRIALS} trials, got {trials} more")
         stages.first_open(run)  # the files of a finished run must be as they were
         event = work.journal.write(
-            "extension", **extension.wish(run, work.space, work.history, trials, budget)
+            "extension", **extension.request(run, work.space, work.history, trials, budget)
         )
-        manifest, space = extension.settle(run, work.manifest, work.space, event)
+        manifest, space = extension.apply(run, work.manifest, work.space, event)
         work = dataclasses.replace(work, manifest=manifest, space=space)
         return _continue(work, progress, options)
 
@@ -123,7 +123,7 @@ def extend(
 def _open(run: RunFolder, progress: Progress) -> _Work:
     """An existing run as its last session left it, whatever ended that."""
     history = recovery.recover(run, progress.note)
-    manifest, space = extension.settle(
+    manifest, space = extension.apply(
         run, Manifest.read(run), load_space(run.space), history.extension
     )
     recovery.check_space(run, space, history)

@@ -1,7 +1,7 @@
 """A crash at every change of a file, from the first trial to the end of export and in `extend`.
 
 A process that ended during export once left a run that counted as finished, and one
-that ended in `extend` could lose the wish for more trials.
+that ended in `extend` could lose the request for more trials.
 """
 
 from __future__ import annotations
