@@ -38,7 +38,16 @@ space:
   batch_size: 32
 """
 
+SHORT = ("--trials", "2", "--set", "retrain.finalists=1", "--set", "retrain.seeds=1")
+"""Options of a launch that has two trials, and no repetitions of a finalist."""
+
 LAUNCH = ("launch", "space.yaml", "--name", "demo", "--data-dir", "data")
+HOOKS = (
+    *("--on-end", "sh -c 'cat > summary.json'"),
+    *("--on-trial-end", "sh -c 'cat >> trials.txt; echo >> trials.txt'"),
+)
+"""They write what they hear of to files. Those of `docs/python.md` come first."""
+
 RESUME = ("resume", "runs/demo", "--data-dir", "data")
 
 REPOSITORY = str(Path(__file__).parents[1])
@@ -66,13 +75,13 @@ class FinishedRun:
 
 
 def finished_run(root: Path, digits: Digits) -> FinishedRun:
-    """Launch `SPACE` in `root`, unless another process of this test run did or does so."""
+    """Launch `SPACE` with `HOOKS` in `root`, unless another process of this test run does."""
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         printed = root / "printed.json"
         if not printed.exists():
             prepare(root, digits)
-            done = command(root, *LAUNCH)
+            done = command(root, *LAUNCH, *HOOKS)
             printed.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
         done = subprocess.CompletedProcess(*json.loads(printed.read_text()))
     return FinishedRun(root / "runs" / "demo", root, done)
@@ -85,8 +94,15 @@ def prepare(root: Path, digits: Digits, space: str = SPACE) -> None:
     write_mnist(root / "data", digits)
 
 
+def one_core() -> None:
+    """Use one core: a local Ray then has one trial at a time, and fewer workers to start."""
+    cores = sorted(os.sched_getaffinity(0))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
+
+
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `crnn-search` in `root`, in a process of its own."""
+    """Run `crnn-search` in `root`, in a process of its own, on one core."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=root,
@@ -94,6 +110,7 @@ def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=300,
         env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY},
+        preexec_fn=one_core,
     )
 
 
@@ -123,11 +140,12 @@ def run_here(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def start(
-    root: Path, *arguments: str, before: str = "", **variables: str
+    root: Path, *arguments: str, before: str = "", all_cores: bool = False, **variables: str
 ) -> subprocess.Popen[bytes]:
     """Start `crnn-search` in `root`; it prints to the file `log`, and ends with its test.
 
-    before: Python that runs first. variables: of the environment, for the workers too.
+    before: Python that runs first. all_cores: not on one core. variables: of the environment, for
+    the workers too.
     """
     with (root / "log").open("ab") as log:
         process = subprocess.Popen(
@@ -136,6 +154,7 @@ def start(
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY, **variables},
+            preexec_fn=None if all_cores else one_core,
         )
     _STARTED.append(process)
     return process

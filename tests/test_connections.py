@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.small_run import LAUNCH, PROGRAM, REPOSITORY, FinishedRun
+from tests.small_run import LAUNCH, PROGRAM, REPOSITORY, SHORT, FinishedRun, one_core
 
 pytestmark = [
     pytest.mark.slow,
@@ -100,6 +100,7 @@ def watched(tmp_path: Path, finished: FinishedRun) -> Watched:
             cwd=tmp_path,
             capture_output=True,
             text=True,
+            preexec_fn=one_core,
             env=_environment()
             | {
                 "PYTHONPATH": REPOSITORY,
@@ -160,5 +161,4 @@ RAYS_OWN = {"connect 169.254.169.254", "getaddrinfo metadata.google.internal"}
 
 def test_launch_opens_no_connection_of_its_own(watched: Watched) -> None:
     words = [word if word != "demo" else "new" for word in LAUNCH]
-    short = ("--trials", "1", "--set", "retrain.finalists=1", "--set", "retrain.seeds=1")
-    assert set(watched(PROGRAM, *words, *short)) <= RAYS_OWN
+    assert set(watched(PROGRAM, *words, *SHORT)) <= RAYS_OWN

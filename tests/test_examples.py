@@ -1,17 +1,21 @@
 """Every block of docs/python.md and every example runs, on synthetic digits in place of MNIST.
 
-The notebook's code cells run as one program: that needs neither Jupyter nor a kernel.
+The notebook's code cells run as one program: that needs neither Jupyter nor a kernel. The script
+has the same search, and the MLflow example one as the command's: theirs are replayed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,9 @@ import pytest
 
 import crnn_search
 from crnn_search.data.sequences import Digits
-from tests.small_run import REPOSITORY, FinishedRun, command, prepare
+from crnn_search.spaces.space import SearchSpace
+from crnn_search.storage import jsonl
+from tests.small_run import HOOKS, REPOSITORY, SPACE, FinishedRun, one_core, prepare
 
 ROOT = Path(REPOSITORY)
 TEXT = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -46,6 +52,7 @@ def run_program(root: Path, program: str, *arguments: str, **variables: str) -> 
         cwd=root,
         capture_output=True,
         text=True,
+        preexec_fn=one_core,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([REPOSITORY, *_inherited()]), **variables},
     )
     assert done.returncode == 0, done.stderr
@@ -54,11 +61,6 @@ def run_program(root: Path, program: str, *arguments: str, **variables: str) -> 
 
 def _inherited() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-
-
-def example(name: str) -> str:
-    """A program that runs an example as a script."""
-    return f"import runpy; runpy.run_path({str(ROOT / 'examples' / name)!r}, run_name='__main__')"
 
 
 def test_every_example_has_a_test() -> None:
@@ -79,9 +81,35 @@ def test_blocks_that_read_a_run(finished: FinishedRun, capsys: pytest.CaptureFix
     assert "dropout" in printed
 
 
+def replayed(folder: Path) -> Callable[..., crnn_search.Run]:
+    """`launch`, but its trials are those of a run that has ended, and it returns that run."""
+    signature = inspect.signature(crnn_search.launch)
+
+    def launch(*arguments: Any, **options: Any) -> crnn_search.Run:
+        space = signature.bind(*arguments, **options).arguments["space"]
+        assert isinstance(space, SearchSpace | str | Path)
+        for trial in jsonl.read(folder / "trials.jsonl"):
+            if hook := options.get("on_trial_end"):
+                hook(trial | {"stage": "search"})
+        return crnn_search.open_run(folder)
+
+    return launch
+
+
+def test_script(
+    finished: FinishedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crnn_search, "launch", replayed(finished.folder))
+    runpy.run_path(str(ROOT / "examples" / "search.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert printed.count("trial-000") == 5
+    assert "test RMSE: " in printed
+    assert "sum of three blank images: [" in printed
+
+
 @pytest.mark.slow
 def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
-    prepare(tmp_path / "x", digits)
+    prepare(tmp_path / "x", digits, SPACE.replace("seeds: 2", "seeds: 1"))
     printed = run_program(tmp_path / "x", "\n".join(BLOCKS))
     assert len(re.findall(r"^search \d [A-Z]+$", printed, flags=re.MULTILINE)) == 5
     assert len(crnn_search.open_run(tmp_path / "x" / "runs" / "demo").trials()) == 7
@@ -89,31 +117,20 @@ def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
     assert "retrain 0 COMPLETE" in printed
 
 
-@pytest.mark.slow
-def test_command_with_a_hook(tmp_path: Path, digits: Digits) -> None:
-    root = tmp_path / "x"
-    prepare(root, digits)
-    log = "sh -c 'cat >> trials.txt; echo >> trials.txt'"
-    done = command(root, *shlex.split(COMMANDS[0]), "--on-trial-end", log, "--data-dir", "data")
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((root / "summary.json").read_text())
-    report = crnn_search.open_run(root / "runs" / "hooks").report()
+def test_command_with_a_hook(finished: FinishedRun) -> None:
+    words = shlex.split(COMMANDS[0])
+    assert words == ["launch", "space.yaml", "--name", "hooks", *HOOKS[:2]]
+    summary = json.loads((finished.root / "summary.json").read_text())
+    report = crnn_search.open_run(finished.folder).report()
     assert summary == {
-        "run": "runs/hooks", "name": "hooks", "state": "finished", "error": None,
-        "test_rmse": report["test"]["rmse"], "report": "runs/hooks/report.md",
+        "run": "runs/demo", "name": "demo", "state": "finished", "error": None,
+        "test_rmse": report["test"]["rmse"], "report": "runs/demo/report.md",
     }  # fmt: skip
-    trials = [json.loads(line) for line in (root / "trials.txt").read_text().splitlines() if line]
+    lines = (finished.root / "trials.txt").read_text().splitlines()
+    trials = [json.loads(line) for line in lines if line]
     searched = [trial for trial in trials if trial["stage"] == "search"]
-    lines = (root / "runs" / "hooks" / "trials.jsonl").read_text().splitlines()
-    assert searched == [json.loads(line) | {"stage": "search"} for line in lines]
-
-
-@pytest.mark.slow
-def test_script(tmp_path: Path, digits: Digits) -> None:
-    prepare(tmp_path / "x", digits)
-    printed = run_program(tmp_path / "x", example("search.py"))
-    assert printed.count("trial-000") == 4
-    assert "test RMSE: " in printed
+    ledger = jsonl.read(finished.folder / "trials.jsonl")
+    assert searched == [trial | {"stage": "search"} for trial in ledger]
 
 
 @pytest.mark.slow
@@ -126,10 +143,14 @@ def test_notebook(tmp_path: Path, digits: Digits) -> None:
 
 
 @pytest.mark.slow
-def test_mlflow(tmp_path: Path, digits: Digits) -> None:
+def test_mlflow(tmp_path: Path, finished: FinishedRun) -> None:
     pytest.importorskip("mlflow", reason="needs the extra examples")
-    root = tmp_path / "x"
-    prepare(root, digits)
+    replay = f"""
+import pathlib
+import crnn_search
+from tests.test_examples import replayed
+crnn_search.launch = replayed(pathlib.Path({str(finished.folder)!r}))
+"""
     count = """
 import mlflow
 client = mlflow.MlflowClient()
@@ -139,6 +160,8 @@ assert all(run.data.metrics["validation_rmse"] > 0 for run in found)
 assert all("learning_rate" in run.data.params for run in found)
 print("runs:", len(found))
 """
-    uri = f"sqlite:///{root}/mlflow.db"
-    program = example("mlflow_callback.py") + "\n" + count
-    assert "runs: 5" in run_program(root, program, "space.yaml", MLFLOW_TRACKING_URI=uri)
+    example = ROOT / "examples" / "mlflow_callback.py"
+    run = f"import runpy; runpy.run_path({str(example)!r}, run_name='__main__')"
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    program = replay + run + "\n" + count
+    assert "runs: 5" in run_program(finished.root, program, "space.yaml", MLFLOW_TRACKING_URI=uri)

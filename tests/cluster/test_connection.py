@@ -14,10 +14,15 @@ import ray
 
 from crnn_search.cluster import connection
 from crnn_search.errors import InputError
+from tests.small_run import REPOSITORY
 
 PROGRAM = """
-import resource, ray, torch
+import resource
+from crnn_search.cluster import settings
+settings.apply()  # as every command does, before Ray is imported
+import ray, torch
 from crnn_search.cluster import connection
+from tests.cluster import listening
 
 def faults():
     for _ in range(20):
@@ -27,17 +32,25 @@ def faults():
 
 with connection.connect(None):
     print(faults(), ray.get(ray.remote(faults).remote()))
+    print(*listening.addresses())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_processes_of_a_local_ray_keep_freed_memory() -> None:
+def test_processes_of_a_local_ray_keep_freed_memory_and_listen_on_loopback_only() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, check=True, timeout=240
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+        env={**os.environ, "PYTHONPATH": REPOSITORY},
     )
-    here, there = map(int, done.stdout.split()[-2:])
+    found, addresses = done.stdout.splitlines()[-2:]
+    here, there = map(int, found.split())
     assert there < here / 10
+    assert set(addresses.split()) == {"127.0.0.1"}
 
 
 class FakeRay:

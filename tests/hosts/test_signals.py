@@ -56,7 +56,7 @@ def test_a_signal_ends_the_test_with_nothing_left_behind(
         process.wait(60)
     assert printed(tmp_path).endswith("cluster-test: interrupted\nleft behind: nothing\n")
     assert not folder.exists()
-    assert not {pid for pid in processes() if namespaces_of(pid) & namespaces}
+    wait(lambda: not left_in(namespaces), 10, "processes are left")  # the kernel is ending them
 
 
 def started_in_the_background(log: Path) -> subprocess.Popen[bytes]:
@@ -73,6 +73,10 @@ def started_in_the_background(log: Path) -> subprocess.Popen[bytes]:
 
 def printed(folder: Path) -> str:
     return (folder / "log").read_text()
+
+
+def left_in(namespaces: set[str]) -> set[int]:
+    return {pid for pid in processes() if namespaces_of(pid) & namespaces}
 
 
 def processes() -> list[int]:

@@ -246,7 +246,7 @@ def pictures() -> list[bytes]:
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_altered_pictures_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

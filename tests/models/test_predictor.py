@@ -190,7 +190,7 @@ def test_altered_sums_of_the_example_are_refused(folder: Path, tmp_path: Path, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_altered_models_give_the_same_sums_or_are_refused(
     folder: Path, tmp_path: Path, name: str, data: st.DataObject

@@ -46,7 +46,7 @@ threading.Thread(target=grow, daemon=True).start()
 def test_trials_start_on_a_node_that_joins_later(tmp_path: Path, digits: Digits) -> None:
     prepare(tmp_path, digits, SPACE)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32, held.FOLDER: str(tmp_path)}
-    process = start(tmp_path, *LAUNCH, before=held.PROGRAM + GROWING, **variables)
+    process = start(tmp_path, *LAUNCH, before=held.PROGRAM + GROWING, all_cores=True, **variables)
     run = tmp_path / "runs" / "demo"
     wait_for(run, process=process, event="epoch")
 

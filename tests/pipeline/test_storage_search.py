@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from crnn_search.data.sequences import Digits
 from crnn_search.storage.location import join
 from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.runs import open_run
-from tests.small_run import FinishedRun, command, prepare, results, start, wait_for_end
+from tests.small_run import FinishedRun, prepare, results, run_here, start, wait_for_end
 from tests.storage.s3_process import serve
 from tests.waiting import wait
 
@@ -32,6 +33,7 @@ def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
     tmp_path: Path, digits: Digits, finished: FinishedRun
 ) -> None:
     prepare(tmp_path, digits)
+    log = tmp_path / "log"
     data = ("--data-dir", "data")
     with serve(tmp_path / "s3.log") as server:
         storage = join(server.uri, "machines")
@@ -39,10 +41,10 @@ def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
         launch = ("launch", "space.yaml", "--name", "demo", "--storage", storage, *data)
         process = start(tmp_path, *launch, before=SHORT_LEASE, TMPDIR=own_folder())
         wait_for(uri, 0, process, event="epoch", name="trial-0001", epoch=1)
-        status = command(tmp_path, "status", uri).stdout
+        status = run_here(tmp_path, "status", uri).stdout
         assert "demo: searching" in status
         assert tempfile.gettempdir() not in status
-        other = command(tmp_path, "resume", uri, *data)
+        other = run_here(tmp_path, "resume", uri, *data)
         assert other.returncode == 2
         assert "another process is using s3://bucket/runs/machines/demo" in other.stderr
         process.send_signal(signal.SIGKILL)
@@ -52,13 +54,15 @@ def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
         known = len(events(uri))
         process = start(tmp_path, "resume", uri, *data, before=SHORT_LEASE, TMPDIR=own_folder())
         wait_for(uri, known, process, event="epoch")
-        server.hang(15)
-        assert wait_for_end(process, tmp_path, 240) == 0, (tmp_path / "log").read_text()
-        printed = (tmp_path / "log").read_text()
-        assert "trials wait, none is lost" in printed
+        with server.hanging():
+            wait(lambda: "trials wait, none is lost" in log.read_text(), 120, log.read_text)
+            time.sleep(3)  # until others would take the lease for stale
+        assert wait_for_end(process, tmp_path, 240) == 0, log.read_text()
+        printed = log.read_text()
+        assert "reachable again after" in printed
         assert join(uri, "report.md") in printed
         assert results(open_run(uri).root) == results(finished.folder)
-        listed = command(tmp_path, "list", "--storage", storage)
+        listed = run_here(tmp_path, "list", "--storage", storage)
         assert "demo finished" in " ".join(listed.stdout.split()), listed.stderr
 
 
@@ -80,7 +84,7 @@ def wait_for(uri: str, after: int, process: subprocess.Popen[bytes], **fields: A
         assert not ended, f"the run ended without an event with {fields}"
         return False
 
-    wait(happened, 120, f"no event with {fields}")
+    wait(happened, 120, f"no event with {fields}", pause_s=0.5)
 
 
 def own_folder() -> str:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,11 +30,14 @@ class Server:
     process: subprocess.Popen[bytes]
     uri: str
 
-    def hang(self, seconds: float) -> None:
-        """Answer nothing for some seconds."""
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """A block in which nothing is answered."""
         self.process.send_signal(signal.SIGSTOP)
-        time.sleep(seconds)
-        self.process.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -64,9 +64,12 @@ def test_level_of_the_log_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_cost_of_a_suggestion_does_not_grow() -> None:
     def seconds(study: optuna.Study) -> float:
-        started = time.perf_counter()
-        for _ in range(5):
+        """Of this thread's processor time, the least of some: others load the machine, too."""
+        found = []
+        for _ in range(7):
+            started = time.thread_time()
             ask(bounded(study))
-        return time.perf_counter() - started
+            found.append(time.thread_time() - started)
+        return min(found)
 
     assert seconds(random_study(2_000)) < 3 * seconds(random_study(320))
