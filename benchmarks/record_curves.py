@@ -19,7 +19,7 @@ from benchmarks.work import MAX_DIGITS, best_arithmetic
 from crnn_search.data import mnist
 from crnn_search.data.sequences import Digits, draw_table, split_images
 from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, TrialConfig
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import sample
 from crnn_search.training import engine
@@ -88,7 +88,7 @@ def main() -> None:
 
 def _feasible(config: dict[str, Any]) -> bool:
     try:
-        TrialConfig.from_dict(config)
+        TrialConfig.from_dict(config).model.check(MNIST_SHAPE)
     except ConfigError:
         return False
     return True

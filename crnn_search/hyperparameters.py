@@ -15,13 +15,41 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from crnn_search.errors import ConfigError
 from crnn_search.text import shown
 
-IMAGE_SIZE = 28
-"""Height and width of an MNIST image in pixels."""
+
+class ImageShape(NamedTuple):
+    """The shape of every image of a data set: channels, rows and columns of pixels."""
+
+    channels: int
+    rows: int
+    columns: int
+
+    @classmethod
+    def from_json(cls, values: Any) -> ImageShape:
+        """The shape that a file's metadata state, `[channels, rows, columns]`.
+
+        Raises:
+            ValueError: it is no such list, or no image has this shape.
+        """
+        whole = isinstance(values, list | tuple) and all(type(value) is int for value in values)
+        if not (whole and len(values) == 3 and values[0] in {1, 3}) or not (
+            MIN_SIDE <= min(values[1:]) <= max(values[1:]) <= MAX_SIDE
+        ):
+            raise ValueError(
+                f"image_shape must be 1 or 3 channels, then rows and columns from {MIN_SIDE} to "
+                f"{MAX_SIDE}, got {shown(values)}"
+            )
+        return cls(*values)
+
+
+MIN_SIDE, MAX_SIDE = 8, 256
+"""The least and the most rows and columns of an image."""
+
+MNIST_SHAPE = ImageShape(1, 28, 28)
 
 Kind = Literal["int", "float", "bool", "choice", "int_list"]
 
@@ -99,7 +127,10 @@ class _Spec:
 
 @dataclass(frozen=True)
 class ModelSpec(_Spec):
-    """A CNN-GRU. Raises `ConfigError` for a bad value or convolutions that leave no pixels."""
+    """A CNN-GRU for images of any shape. Raises `ConfigError` for a bad value.
+
+    Whether its convolutions leave pixels of an image depends on the image: see `check`.
+    """
 
     conv_channels: tuple[int, ...] = _parameter(
         (16, 32, 64), "int_list", "width of each convolution", low=1, high=1024, max_length=6
@@ -128,10 +159,6 @@ class ModelSpec(_Spec):
     )
     dropout: float = _parameter(0.0, "float", "dropout before the output", low=0.0, high=0.95)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.feature_map_size()
-
     def layers(self) -> list[tuple[int, int, int]]:
         """Width, kernel size and pooling of each convolution."""
         depth = len(self.conv_channels)
@@ -144,25 +171,34 @@ class ModelSpec(_Spec):
             )
         )
 
-    def feature_map_size(self) -> int:
-        """Height and width, in pixels, of the last convolution's output after pooling.
+    def feature_map_size(self, shape: ImageShape) -> tuple[int, int]:
+        """Rows and columns of the last convolution's output after pooling, for images of `shape`.
 
         Raises:
             ConfigError: a convolution leaves no pixels.
         """
-        size = IMAGE_SIZE
+        rows, columns = shape.rows, shape.columns
         for number, (_, kernel, pool) in enumerate(self.layers(), start=1):
-            before, size = size, (size if self.padding == "same" else size - kernel + 1) // pool
-            if size < 1:
+            got, lost = f"{rows}×{columns}", 0 if self.padding == "same" else kernel - 1
+            rows, columns = (rows - lost) // pool, (columns - lost) // pool
+            if min(rows, columns) < 1:
                 raise ConfigError(
                     [
-                        f"convolution {number} leaves no pixels: it gets {before}×{before}, its "
+                        f"convolution {number} leaves no pixels: it gets {got}, its "
                         f"kernel is {kernel}×{kernel} ({self.padding} padding), its pooling "
                         f"{pool}; use fewer conv_channels, a smaller kernel_size, a smaller "
                         "pooling or padding: same"
                     ]
                 )
-        return size
+        return rows, columns
+
+    def check(self, shape: ImageShape) -> None:
+        """Check that the network can be built for images of `shape`.
+
+        Raises:
+            ConfigError: a convolution leaves no pixels.
+        """
+        self.feature_map_size(shape)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pytest
 import crnn_search
 from crnn_search import api, errors
 from crnn_search.hyperparameters import PARAMETERS
+from crnn_search.models.predictor import Predictor
 from crnn_search.pipeline.log_progress import LogProgress
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.run_folder import RunFolder
@@ -242,7 +243,7 @@ GOOD = np.zeros((2, 3, 28, 28), np.uint8)
     ],
 )
 def test_model_refuses_other_arrays(images: Any, lengths: Any, message: str) -> None:
-    model = crnn_search.Model(lambda _, lengths: lengths.float())
+    model = crnn_search.Model(Predictor(lambda _, lengths: lengths.float()))
     with pytest.raises(crnn_search.InputError, match=message):
         model.predict(images, lengths)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import (
     MNIST_CRNN_2016,
+    MNIST_SHAPE,
     PARAMETERS,
+    ImageShape,
     ModelSpec,
     TrainingSpec,
     TrialConfig,
@@ -63,13 +67,46 @@ def test_all_problems_are_reported_at_once() -> None:
     assert len(caught.value.problems) == 3
 
 
-def test_convolutions_that_leave_no_pixels_raise_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"convolution 2 leaves no pixels: it gets 5×5"):
-        ModelSpec(conv_channels=(8, 8), kernel_size=(9,), pooling=(4,), padding="valid")
+@pytest.mark.parametrize(
+    ("shape", "size", "message"),
+    [
+        (MNIST_SHAPE, None, "convolution 2 leaves no pixels: it gets 5×5, its kernel is 9×9"),
+        (ImageShape(3, 44, 256), None, "convolution 2 leaves no pixels: it gets 9×62"),
+        (ImageShape(3, 256, 44), None, "convolution 2 leaves no pixels: it gets 62×9"),
+        (ImageShape(1, 56, 64), (1, 1), ""),
+        (ImageShape(3, 56, 256), (1, 13), ""),
+    ],
+)
+def test_convolutions_that_leave_no_pixels_are_refused(
+    shape: ImageShape, size: tuple[int, int] | None, message: str
+) -> None:
+    spec = ModelSpec(conv_channels=(8, 8), kernel_size=(9,), pooling=(4,), padding="valid")
+    if size:
+        spec.check(shape)
+        assert spec.feature_map_size(shape) == size
+        return
+    for refused in (spec.check, spec.feature_map_size, partial(CRNN, spec)):
+        with pytest.raises(ConfigError, match=message):
+            refused(shape)
+
+
+@pytest.mark.parametrize("shape", [MNIST_SHAPE, ImageShape(3, 8, 256)])
+def test_image_shape_is_unchanged_by_json(shape: ImageShape) -> None:
+    assert ImageShape.from_json(json.loads(json.dumps(shape))) == shape
+
+
+@pytest.mark.parametrize(
+    "values", [None, 28, "128", {}, [1, 28], [1, 28, 28, 1], [2, 28, 28], [1, 7, 28], [3, 28, 257],
+               [1, 28.0, 28], [True, 28, 28], ["1", "28", "28"]],
+)  # fmt: skip
+def test_other_image_shapes_are_refused(values: object) -> None:
+    message = "must be 1 or 3 channels, then rows and columns from 8 to 256, got"
+    with pytest.raises(ValueError, match=message):
+        ImageShape.from_json(values)
 
 
 def test_parameter_count_of_the_2016_network() -> None:
-    assert parameter_count(MNIST_CRNN_2016.model) == 294_171
+    assert parameter_count(MNIST_CRNN_2016.model, MNIST_SHAPE) == 294_171
 
 
 specs: st.SearchStrategy[dict[str, object]] = st.builds(
@@ -84,14 +121,27 @@ specs: st.SearchStrategy[dict[str, object]] = st.builds(
 )
 
 
-@given(specs)
-def test_parameter_count_equals_that_of_the_network(values: dict[str, object]) -> None:
+shapes = st.builds(ImageShape, st.sampled_from([1, 3]), st.integers(8, 40), st.integers(8, 40))
+
+
+@given(specs, shapes)
+def test_parameter_count_equals_that_of_the_network(
+    values: dict[str, object], shape: ImageShape
+) -> None:
+    spec = TrialConfig.from_dict(values).model
     try:
-        spec = TrialConfig.from_dict(values).model
+        network = CRNN(spec, shape)
     except ConfigError:
         return
-    assert parameter_count(spec) == sum(p.numel() for p in CRNN(spec).parameters())
-    assert peak_memory_mb(spec, 2, 8) > peak_memory_mb(spec, 1, 8) > 0
+    assert parameter_count(spec, shape) == sum(p.numel() for p in network.parameters())
+    assert peak_memory_mb(spec, shape, 2, 8) > peak_memory_mb(spec, shape, 1, 8) > 0
+
+
+def test_memory_grows_with_the_image() -> None:
+    sizes = [(1, 28, 28), (3, 28, 28), (3, 28, 56), (3, 56, 56)]
+    estimates = [peak_memory_mb(ModelSpec(), ImageShape(*size), 128, 8) for size in sizes]
+    assert estimates == sorted(set(estimates))
+    assert estimates[3] / estimates[1] == pytest.approx(4, rel=0.1)
 
 
 def test_readme_has_the_table_of_hyperparameters() -> None:

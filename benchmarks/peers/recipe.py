@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.work import Work, tables
 from crnn_search.data.sequences import Digits, SequenceTable
-from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.training import engine, optimizers
 
 CPU = torch.device("cpu")
@@ -58,7 +58,8 @@ class PlainCRNN(nn.Module):
             layers += [nn.ReLU(), nn.MaxPool2d(pool)] if pool > 1 else [nn.ReLU()]
             inputs = width
         self.encoder = nn.Sequential(*layers, nn.Flatten())
-        widths = (inputs * spec.feature_map_size() ** 2, *spec.gru_sizes)
+        rows, columns = spec.feature_map_size(MNIST_SHAPE)
+        widths = (inputs * rows * columns, *spec.gru_sizes)
         self.grus = nn.ModuleList(
             nn.GRU(a, b, batch_first=True) for a, b in zip(widths[:-1], spec.gru_sizes, strict=True)
         )

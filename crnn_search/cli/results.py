@@ -75,7 +75,7 @@ def predict(
 
     predictor = api.load_model(model).predictor
     warn = functools.partial(print, "warning:", file=sys.stderr)
-    pixels = torch.stack([read_image(local_path(image), warn) for image in images])
+    pixels = torch.stack([read_image(local_path(image), warn) for image in images]).unsqueeze(1)
     for image, total in zip(images, running_sums(predictor, pixels), strict=True):
         terminal.show(f"{image}: {total:.2f}")
 

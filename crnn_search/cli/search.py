@@ -224,7 +224,7 @@ class _LogFile(logging.FileHandler, _Log):
 
 def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]:
     """Sampled configurations, without what is fixed, and the size of each network."""
-    from crnn_search.hyperparameters import TrialConfig
+    from crnn_search.hyperparameters import MNIST_SHAPE, TrialConfig
     from crnn_search.spaces.domains import Fixed
     from crnn_search.spaces.space import sample
     from crnn_search.training.footprint import parameter_count, peak_memory_mb
@@ -237,10 +237,11 @@ def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]
         )
         try:
             config = TrialConfig.from_dict(values)
+            config.model.check(MNIST_SHAPE)
         except ConfigError as error:
             yield shown or NOTHING, "infeasible", error.problems[0]
             continue
         longest = min(config.training.max_sequence_length, space.task.max_digits)
-        memory_mb = peak_memory_mb(config.model, config.training.batch_size, longest)
-        parameters = f"{parameter_count(config.model):,}"
+        memory_mb = peak_memory_mb(config.model, MNIST_SHAPE, config.training.batch_size, longest)
+        parameters = f"{parameter_count(config.model, MNIST_SHAPE):,}"
         yield shown or NOTHING, parameters, f"{memory_mb:,.0f} MB"

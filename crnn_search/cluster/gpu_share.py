@@ -20,7 +20,7 @@ from crnn_search.cluster.nodes import Node, NoResult, nodes, run_on_nodes
 from crnn_search.cluster.resources import Allocation, count_fitting
 from crnn_search.data.sequences import Digits, shared_tensor
 from crnn_search.errors import ConfigError, InputError
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, TrialConfig
 from crnn_search.spaces.space import SearchSpace, sample
 from crnn_search.text import first_line
 from crnn_search.training import memory
@@ -145,10 +145,12 @@ def largest(space: SearchSpace) -> tuple[TrialConfig, ...]:
     for values in sample(space, space.search.seed, DRAWS):
         try:
             config = TrialConfig.from_dict(values)
+            config.model.check(MNIST_SHAPE)
         except ConfigError:
             continue
         longest = min(config.training.max_sequence_length, space.task.max_digits)
-        found.append((peak_memory_mb(config.model, config.training.batch_size, longest), config))
+        batch_size = config.training.batch_size
+        found.append((peak_memory_mb(config.model, MNIST_SHAPE, batch_size, longest), config))
     found.sort(key=lambda pair: pair[0], reverse=True)
     configs: dict[TrialConfig, None] = {config: None for _, config in found}
     return tuple(configs)[:MEASURED]

@@ -13,7 +13,7 @@ from crnn_search.cluster.nodes import nodes, run_on_nodes
 from crnn_search.cluster.resources import Allocation, count_fitting
 from crnn_search.data.sequences import Digits, shared_tensor
 from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, TrialConfig
 from crnn_search.spaces.space import SearchSpace, sample
 from crnn_search.training.footprint import peak_memory_mb
 from crnn_search.training.probe import pace_of
@@ -48,9 +48,10 @@ def middle(space: SearchSpace) -> TrialConfig | None:
     for values in [*space.first[:DRAWS], *sample(space, space.search.seed, DRAWS)]:
         try:
             config = TrialConfig.from_dict(values)
+            config.model.check(MNIST_SHAPE)
         except ConfigError:
             continue
-        found.append((peak_memory_mb(config.model, 1, 1), config))
+        found.append((peak_memory_mb(config.model, MNIST_SHAPE, 1, 1), config))
     found.sort(key=lambda pair: pair[0])
     return found[len(found) // 2][1] if found else None
 

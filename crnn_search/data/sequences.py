@@ -31,10 +31,18 @@ DRAW_CHUNK = 16_384
 
 @dataclass(frozen=True)
 class Digits:
-    """Images, uint8 `(I, 28, 28)`, and the digit that each shows, uint8 `(I,)`."""
+    """Images and the digit that each shows, uint8 `(I,)`.
+
+    images: uint8 `(I, H, W)`, in grey, or `(I, C, H, W)`. Those of MNIST are `(I, 28, 28)`.
+    """
 
     images: Tensor
     labels: Tensor
+
+    @property
+    def pixels(self) -> Tensor:
+        """The images as networks take them, uint8 `(I, C, H, W)`."""
+        return self.images if self.images.ndim == 4 else self.images.unsqueeze(1)
 
     def to(self, device: torch.device) -> Digits:
         """The same digits on `device`."""

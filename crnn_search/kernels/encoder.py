@@ -4,11 +4,12 @@ The first layer's map is pooled before it is stored, and its normalisation needs
 convolution is linear, so its mean and variance follow from those of the pixels under it (`w·m` and
 `wᵀCw`), and normalising is another weight and bias.
 
-Shapes: `N` images, `C` channels, `D` features, `k` kernel.
+Shapes: `N` images, `I` channels of an image, `C` channels, `D` features, `k` kernel.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ class KernelEncoder(nn.Sequential):
         self._plain = (encoder,)  # in a tuple: registered, its parameters would be there twice
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images, uint8 `(N, 28, 28)` or float `(N, 28, 28)` in [0, 1], to features `(N, D)`.
+        """Images `(N, I, H, W)`, uint8, or float in [0, 1], to features `(N, D)`.
 
         Under autocast to bfloat16 maps are stored in bfloat16, else in float32.
         """
@@ -108,10 +109,11 @@ def _has_kernel(conv: nn.Conv2d) -> bool:
 
 
 def first_layer(layer: Layer, pixels: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """Pixels `(N, 28, 28)` times scale to maps `(N, C, H, W)` of `dtype`, channels last."""
+    """Pixels `(N, I, H, W)` times scale to maps `(N, C, H, W)` of `dtype`, channels last."""
     conv, norm = layer.conv, layer.norm
     pixels = pixels.contiguous()
-    stem = Stem(layer.pool, conv.kernel_size[0], conv.out_channels, *_padding(conv))
+    size = layer.pool, conv.kernel_size[0], conv.out_channels
+    stem = Stem(*pixels.shape[1:], *size, *_padding(conv))
     weight, bias = conv.weight.flatten(1) * scale, conv.bias
     if norm is not None:
         mean, variance = _stem_moments(norm, weight, pixels, stem)
@@ -141,7 +143,7 @@ def convolve(
     conv: nn.Conv2d, maps: Tensor, *, with_moments: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Maps convolved without the bias; with moments also mean and variance by channel."""
-    if maps.dtype == torch.float32 and _winograd_pays(conv, maps.shape[2]):
+    if maps.dtype == torch.float32 and _winograd_pays(conv, *maps.shape[2:]):
         if not with_moments:
             return _Winograd.apply(maps, conv.weight, _padding(conv), False), None
         maps, mean, variance = _Winograd.apply(maps, conv.weight, _padding(conv), True)
@@ -151,16 +153,17 @@ def convolve(
     return maps, ops.map_moments(maps.detach()) if with_moments else None
 
 
-def _winograd_pays(conv: nn.Conv2d, side: int) -> bool:
-    """Whether minimal filtering saves more than its transforms cost (`docs/experiments.md`).
+def _winograd_pays(conv: nn.Conv2d, rows: int, columns: int) -> bool:
+    """Whether minimal filtering of such maps saves more than it costs (`docs/experiments.md`).
 
     Decided for float32 only: beside products in bfloat16 it has not been tried.
     """
     if conv.kernel_size != (3, 3) or conv.in_channels * conv.out_channels < 256:
         return False
-    side += sum(_padding(conv)) - 2
-    tiles = -(-side // WINOGRAD_TILE)
-    return 9 * side**2 >= 2.25 * POINTS * tiles**2  # products by the definition and by tiles
+    around = sum(_padding(conv)) - 2
+    rows, columns = rows + around, columns + around
+    tiles = -(-rows // WINOGRAD_TILE) * -(-columns // WINOGRAD_TILE)
+    return 9 * rows * columns >= 2.25 * POINTS * tiles  # products by the definition and by tiles
 
 
 def _padding(conv: nn.Conv2d) -> tuple[int, int]:
@@ -178,7 +181,7 @@ def _stem_moments(
     average, covariance = (moment.float() for moment in ops.pixel_moments(pixels, stem))
     with torch.autocast("cpu", enabled=False):
         mean, variance = weight @ average, (weight @ covariance * weight).sum(1)
-    update_running_stats(norm, mean, variance, len(pixels) * stem.positions**2)
+    update_running_stats(norm, mean, variance, len(pixels) * math.prod(stem.positions))
     return mean, variance
 
 
@@ -200,7 +203,7 @@ def update_running_stats(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, c
 
 
 class _Stem(torch.autograd.Function):
-    """The first layer: pixels `(N, 28, 28)`, weight `(C, k²)` and bias `(C,)` to maps."""
+    """The first layer: pixels `(N, I, H, W)`, weight `(C, I·k²)` and bias `(C,)` to maps."""
 
     @staticmethod
     def forward(

@@ -3,27 +3,34 @@
 PyTorch has a kernel each for convolution, normalisation, pooling and ReLU, and each reads and
 writes the largest tensors of a network. Here they are one (decision 0012).
 
-Shapes: `N` images, `C` channels, `k` kernel, `p` pooling. Maps are `(N, C, H, W)`, channels last,
-bfloat16 or float32. A pooled map has an argmax of the same shape, uint8: for each value the
-position of the maximum in its window, or 255 where ReLU set it to zero.
+Shapes: `N` images, `I` channels of an image, `C` channels, `k` kernel, `p` pooling. Maps are
+`(N, C, H, W)`, channels last, bfloat16 or float32. A pooled map has an argmax of the same shape,
+uint8: for each value the position of the maximum in its window, or 255 where ReLU set it to zero.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from crnn_search.hyperparameters import IMAGE_SIZE
 from crnn_search.kernels import native
-from crnn_search.kernels.signatures import POINTS, round_up
+from crnn_search.kernels.signatures import POINTS, positions, round_up
 
 
 class Stem(NamedTuple):
-    """The first layer: pooling, kernel and channels; rows and columns of padding at each side."""
+    """The first layer.
 
+    inputs, rows, columns: of an image. pool, kernel, channels: of the layer. before, after: rows
+    and columns of padding at each side.
+    """
+
+    inputs: int
+    rows: int
+    columns: int
     pool: int
     kernel: int
     channels: int
@@ -31,9 +38,15 @@ class Stem(NamedTuple):
     after: int
 
     @property
-    def positions(self) -> int:
+    def positions(self) -> tuple[int, int]:
         """Positions of the kernel down an image, and across it."""
-        return IMAGE_SIZE + self.before + self.after - self.kernel + 1
+        layer = self._asdict()
+        return positions(self.rows, layer), positions(self.columns, layer)
+
+    @property
+    def taps(self) -> int:
+        """Weights of a channel, `I·k²`."""
+        return self.inputs * self.kernel**2
 
 
 class Pooled(NamedTuple):
@@ -47,13 +60,13 @@ class Pooled(NamedTuple):
 def stem_forward(
     pixels: Tensor, stem: Stem, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """A convolution of one channel, pooled, and its ReLU: the map, of `dtype`, and its argmax.
+    """A convolution of images, pooled, and its ReLU: the map, of `dtype`, and its argmax.
 
-    pixels: `(N, 28, 28)`, uint8 or float32. weight: `(C, k²)`. bias: `(C,)`.
+    pixels: `(N, I, H, W)`, uint8 or float32. weight: `(C, I·k²)`. bias: `(C,)`.
     """
-    count, side = len(pixels), stem.positions // stem.pool
-    result = _empty_maps((count, stem.channels, side, side), dtype)
-    argmax = _empty_maps((count, stem.channels, side, side), torch.uint8)
+    count, (rows, columns) = len(pixels), stem.positions
+    shape = count, stem.channels, rows // stem.pool, columns // stem.pool
+    result, argmax = _empty_maps(shape, dtype), _empty_maps(shape, torch.uint8)
     weights, padded_bias = native.padded(weight.t()), native.padded(bias)
 
     def part(images: slice) -> None:
@@ -69,9 +82,9 @@ def stem_forward(
 def stem_backward(
     pixels: Tensor, stem: Stem, grad: Tensor, argmax: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of weight, `(C, k²)`, and bias, `(C,)`, from that of the pooled map."""
+    """Gradients of weight, `(C, I·k²)`, and bias, `(C,)`, from that of the pooled map."""
     grad = grad.contiguous(memory_format=torch.channels_last)
-    taps = stem.kernel**2
+    taps = stem.taps
 
     def part(images: slice) -> Tensor:
         sums = torch.zeros(taps + 1, round_up(stem.channels))
@@ -86,8 +99,8 @@ def stem_backward(
 
 
 def pixel_moments(pixels: Tensor, stem: Stem) -> tuple[Tensor, Tensor]:
-    """Mean, `(k²,)`, and covariance, `(k², k²)`, of the pixels under a kernel; float64."""
-    taps = stem.kernel**2
+    """Mean, `(I·k²,)`, and covariance, square, of the pixels under a kernel; float64."""
+    taps = stem.taps
 
     def part(images: slice) -> Tensor:
         sums = torch.zeros(taps + 1, taps, dtype=torch.float64)
@@ -97,10 +110,11 @@ def pixel_moments(pixels: Tensor, stem: Stem) -> tuple[Tensor, Tensor]:
         )  # fmt: skip
         return sums
 
-    count = len(pixels) * stem.positions**2
-    moments = _total(native.in_parts(len(pixels), part)) / count
-    mean, upper = moments[0], moments[1:].triu()
-    return mean, upper + upper.triu(1).t() - mean.outer(mean)
+    moments = _total(native.in_parts(len(pixels), part)) / (len(pixels) * math.prod(stem.positions))
+    mean, products = moments[0], moments[1:]
+    row = torch.arange(taps) // stem.kernel % stem.kernel
+    products = torch.where(row[:, None] <= row, products, products.t())
+    return mean, products - mean.outer(mean)
 
 
 def map_moments(maps: Tensor) -> tuple[Tensor, Tensor]:

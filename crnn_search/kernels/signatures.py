@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crnn_search.hyperparameters import IMAGE_SIZE
-
 LANES = 8
 """Channels that are computed at once, `LANES` of vectors.h."""
 
@@ -24,6 +22,11 @@ POINTS = 36
 def round_up(channels: int) -> int:
     """A number of channels, rounded up to a multiple of `LANES`."""
     return -(-channels // LANES) * LANES
+
+
+def positions(pixels: int, layer: Mapping[str, int]) -> int:
+    """Positions of a layer's kernel along so many pixels. layer: `before`, `after`, `kernel`."""
+    return pixels + layer["before"] + layer["after"] - layer["kernel"] + 1
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,11 @@ def _refusal(kernel: str, array: Array, tensor: Tensor, shape: tuple[int, ...]) 
 _LIMITS = {"pool": (1, 4), "kernel": (1, 9), "before": (0, 4), "after": (0, 4)}
 
 _DERIVED: Mapping[str, Callable[[Mapping[str, int]], int]] = {
-    "taps": lambda n: n["kernel"] ** 2,
+    "taps": lambda n: n["inputs"] * n["kernel"] ** 2,
     "lanes": lambda n: round_up(n["channels"]),
     "output_lanes": lambda n: round_up(n["outputs"]),
-    "side": lambda n: (IMAGE_SIZE + n["before"] + n["after"] - n["kernel"] + 1) // n["pool"],
+    "stem_rows": lambda n: positions(n["rows"], n) // n["pool"],
+    "stem_columns": lambda n: positions(n["columns"], n) // n["pool"],
     "pooled_rows": lambda n: n["rows"] // n["pool"],
     "pooled_columns": lambda n: n["columns"] // n["pool"],
     "out_rows": lambda n: n["rows"] + n["before"] + n["after"] - 2,
@@ -145,9 +149,12 @@ def _signature(sizes: str, *arrays: Array) -> Signature:
     return Signature(tuple(sizes.split()), arrays)
 
 
-_PIXELS = Array("pixels", ("images", "28", "28"), (torch.uint8, torch.float32), is_f32="pixels_f32")
-_STEM = "images pool kernel channels before after pixels_f32 is_f32"
-_STEM_MAP, _MAP = " images channels side side", " images channels rows columns"
+_PIXELS = Array(
+    "pixels", ("images", "inputs", "rows", "columns"), (torch.uint8, torch.float32),
+    is_f32="pixels_f32",
+)  # fmt: skip
+_STEM = "images inputs rows columns pool kernel channels before after pixels_f32 is_f32"
+_STEM_MAP, _MAP = " images channels stem_rows stem_columns", " images channels rows columns"
 _POOLED = " images channels pooled_rows pooled_columns"
 _CONV = "images rows columns channels before after outputs"
 _RESULT = " images outputs out_rows out_columns"
@@ -162,7 +169,7 @@ SIGNATURES: Mapping[str, Signature] = {
         _f32("grad_weights taps lanes"), _f32("grad_bias lanes"),
     ),
     "pixel_moments": _signature(
-        "images kernel before after pixels_f32", _PIXELS, _f64("sums taps"),
+        "images inputs rows columns kernel before after pixels_f32", _PIXELS, _f64("sums taps"),
         _f64("products taps taps"),
     ),
     "map_moments": _signature(

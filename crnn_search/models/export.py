@@ -70,7 +70,7 @@ def export_winner(run: RunFolder, formats: Sequence[str], digits: Digits) -> dic
     table = testing_table(digits.labels, winner.info["max_digits"])
     first = SequenceTable(*(values[:EXPORT_CHECK_SEQUENCES] for values in vars(table).values()))
     folder = ModelFolder(run.model)
-    differences = export(winner, folder, formats, digits.images, first)
+    differences = export(winner, folder, formats, digits.pixels, first)
     files = (folder.config, folder.readme, *map(folder.model, formats))
     stages.record(run, stages.EXPORT, files, add=True)
     return differences
@@ -85,7 +85,8 @@ def export(
 ) -> dict[str, float]:
     """Write a model's files, `config.json` and `README.md` into `folder`: all of them or none.
 
-    images: uint8 `(I, 28, 28)`. table: sequences to check each file on, at least one.
+    images: uint8 `(I, C, H, W)`, of the network's shape. table: sequences to check each file on, at
+    least one.
 
     Returns for each format the largest difference in a sum to the PyTorch model. Files that an
     earlier export wrote in other formats stay.
@@ -103,13 +104,14 @@ def export(
     expected = _sums(torch_predictor(model.network), images, table)
     differences = {}
     with writing(folder.root), _staging(folder) as staged:
-        write_json(staged.config, {"config": model.config.to_dict(), "info": model.info})
+        config, shape = model.config.to_dict(), model.network.shape
+        write_json(staged.config, {"config": config, "image_shape": shape, "info": model.info})
         for name in FORMATS:
             if name in formats:
                 path = staged.model(name)
                 _WRITERS[name](path, model)
                 differences[name] = _difference(name, _sums(load(path), images, table), expected)
-        write_text(staged.readme, readme(model.config.model, model.info))
+        write_text(staged.readme, readme(model.network, model.info))
     return differences
 
 
@@ -139,7 +141,7 @@ def _sums(predictor: Predictor, images: Tensor, table: SequenceTable) -> Tensor:
     """The predicted sums, `(S,)`. Sequences are padded with image 0, which is not blank."""
     sums = []
     for rows in torch.arange(len(table)).split(CHUNK):
-        pixels = images[table.indices[rows].long()].cpu().unsqueeze(2).float() / 255
+        pixels = images[table.indices[rows].long()].cpu().float() / 255
         sums.append(predictor(pixels, table.lengths[rows]))
     return torch.cat(sums)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from crnn_search.errors import ImageError
-from crnn_search.hyperparameters import IMAGE_SIZE
+from crnn_search.hyperparameters import MNIST_SHAPE
 from crnn_search.storage.regular_file import unreadable
 from crnn_search.text import first_line
 
@@ -78,7 +78,7 @@ def _decode(path: Path) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # broken EXIF data say nothing of the image
             upright = image
-        return _greyscale(upright).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+        return _greyscale(upright).resize(MNIST_SHAPE[1:], Image.Resampling.LANCZOS)
 
 
 def _greyscale(image: Image.Image) -> Image.Image:

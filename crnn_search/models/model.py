@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crnn_search.errors import InputError
-from crnn_search.hyperparameters import IMAGE_SIZE
+from crnn_search.hyperparameters import ImageShape
 from crnn_search.text import shown
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class Model:
     def predict(self, images: ArrayLike, lengths: ArrayLike | None = None) -> NDArray[np.float32]:
         """The predicted sum of each sequence, float32 `(B,)`.
 
-        images: `(B, T, 28, 28)` or `(B, T, 1, 28, 28)`, white on black; uint8, or floats in [0, 1].
+        images: `(B, T, C, H, W)`, or `(B, T, H, W)` if a model takes grey images; uint8, or floats
+        in [0, 1]. Those of MNIST are 28 × 28, white on black.
         lengths: real images of each sequence, whole numbers from 1 to T, `(B,)`; images beyond
         have no effect. By default T.
 
@@ -34,26 +35,25 @@ class Model:
         """
         import torch
 
-        pixels = _pixels(images)
+        pixels = _pixels(images, self.predictor.shape)
         counts = _lengths(lengths, len(pixels), pixels.shape[1])
         sums = self.predictor(torch.from_numpy(pixels), torch.from_numpy(counts))
         result: NDArray[np.float32] = sums.numpy()
         return result
 
 
-def _pixels(images: ArrayLike) -> NDArray[np.float32]:
-    """Images as models take them: float32 `(B, T, 1, 28, 28)` in [0, 1]."""
+def _pixels(images: ArrayLike, shape: ImageShape) -> NDArray[np.float32]:
+    """Images of a shape as models take them: float32 `(B, T, C, H, W)` in [0, 1]."""
     import numpy as np
 
-    pixels = np.asarray(images)
-    if pixels.ndim == 4:
+    from crnn_search.models.predictor import shape_text
+
+    pixels, grey = np.asarray(images), shape.channels == 1
+    if grey and pixels.ndim == 4:
         pixels = pixels[:, :, None]
-    size = (1, IMAGE_SIZE, IMAGE_SIZE)
-    if pixels.ndim != 5 or pixels.shape[2:] != size or 0 in pixels.shape:
-        raise InputError(
-            f"images must have the shape (B, T, {IMAGE_SIZE}, {IMAGE_SIZE}) or "
-            f"(B, T, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), got {np.shape(images)}"
-        )
+    if pixels.ndim != 5 or pixels.shape[2:] != shape or 0 in pixels.shape:
+        valid = [shape_text(shape[1:])] * grey + [shape_text(shape)]
+        raise InputError(f"images must have the shape {' or '.join(valid)}, got {np.shape(images)}")
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / np.float32(255)
     if pixels.dtype.kind != "f" or not (pixels.min() >= 0 and pixels.max() <= 1):

@@ -13,8 +13,14 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from crnn_search.hyperparameters import IMAGE_SIZE
-from crnn_search.models.predictor import EXAMPLE_SUMS, example, onnx_session, run_onnx
+from crnn_search.models.predictor import (
+    EXAMPLE_SUMS,
+    IMAGE_SHAPE,
+    example,
+    onnx_session,
+    run_onnx,
+    shape_text,
+)
 from crnn_search.training.model import CRNN
 
 OPSET, IR_VERSION = 17, 8
@@ -24,19 +30,22 @@ OPSET, IR_VERSION = 17, 8
 def build(model: CRNN, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """The graph of a network with its weights: `images`, `lengths` to `sum`, see `predictor`.
 
-    model: float32, on the CPU. metadata: properties of the file, beside the sums of an example.
+    model: float32, on the CPU. metadata: properties of the file, beside the shape of an image and
+    the sums of an example.
     """
+    shape = shape_text(model.shape)[1:-1]
     graph = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}], producer_name: "crnn-search">'
-        "crnn (float[B, T, 1, 28, 28] images, int64[B] lengths) => (float[B] sum) {"
+        f"crnn (float[{shape}] images, int64[B] lengths) => (float[B] sum) {{"
         + "\n".join(_nodes(model))
         + "}"
     )
     for name, weights in _weights(model).items():
         graph.graph.initializer.append(numpy_helper.from_array(weights.numpy(), name))
     onnx.checker.check_model(graph, full_check=True)
-    sums = run_onnx(onnx_session(graph.SerializeToString()), *example())
-    onnx.helper.set_model_props(graph, {**metadata, EXAMPLE_SUMS: json.dumps(sums.tolist())})
+    sums = run_onnx(onnx_session(graph.SerializeToString()), *example(model.shape))
+    own = {IMAGE_SHAPE: json.dumps(model.shape), EXAMPLE_SUMS: json.dumps(sums.tolist())}
+    onnx.helper.set_model_props(graph, {**metadata, **own})
     return graph
 
 
@@ -105,7 +114,7 @@ def _weights(model: CRNN) -> dict[str, Tensor]:
         weights[f"W_{index}"], weights[f"R_{index}"] = state["weight_ih_l0"], state["weight_hh_l0"]
         weights[f"B_{index}"] = torch.cat([state["bias_ih_l0"], state["bias_hh_l0"]], dim=1)
     return weights | {
-        "image_shape": torch.tensor([-1, 1, IMAGE_SIZE, IMAGE_SIZE]),
+        "image_shape": torch.tensor([-1, *model.shape]),
         "feature_size": torch.tensor([model.feature_size]),
         "axis_0": torch.tensor([0]),
         "axis_1": torch.tensor([1]),

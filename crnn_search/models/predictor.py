@@ -1,10 +1,13 @@
 """Exported models as functions from images to sums.
 
-Every format has one contract. Inputs: `images`, float32 `(B, T, 1, 28, 28)` in [0, 1], and
+Every format has one contract. Inputs: `images`, float32 `(B, T, C, H, W)` in [0, 1], and
 `lengths`, int64 `(B,)`, each from 1 to `T`; any `B` and any `T` from 1 on. Output: `sum`, float32
-`(B,)`. Images at or beyond a sequence's length are padding and have no effect.
+`(B,)`. Images at or beyond a sequence's length are padding and have no effect. The shape of an
+image, `(C, H, W)`, is the network's; a file states it as `image_shape` in its metadata, and is
+of MNIST's images if it states none.
 
-Shapes: `B` sequences, `T` time steps, `N` real images of a batch (no padding).
+Shapes: `B` sequences, `T` time steps, `N` real images of a batch (no padding), `C` channels, `H`
+rows, `W` columns.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +24,8 @@ import torch
 from torch import Tensor
 
 from crnn_search.data.sequences import pack_order
-from crnn_search.errors import ModelFileError
-from crnn_search.hyperparameters import IMAGE_SIZE
+from crnn_search.errors import InputError, ModelFileError
+from crnn_search.hyperparameters import MNIST_SHAPE, ImageShape
 from crnn_search.models.folder import FORMATS, ModelFolder
 from crnn_search.storage.regular_file import unreadable
 from crnn_search.storage.run_folder import RunFolder
@@ -36,8 +40,30 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Predictor = Callable[[Tensor, Tensor], Tensor]
-"""`images` and `lengths` to sums: the contract above."""
+
+@dataclass(frozen=True)
+class Predictor:
+    """`images` and `lengths` to sums: the contract above. shape: of an image."""
+
+    sums: Callable[[Tensor, Tensor], Tensor]
+    shape: ImageShape = MNIST_SHAPE
+
+    def __call__(self, images: Tensor, lengths: Tensor) -> Tensor:
+        """The sums, float32 `(B,)`.
+
+        Raises:
+            InputError: images have another shape than the network's.
+        """
+        if images.ndim != 5 or images.shape[2:] != self.shape:
+            raise InputError(
+                f"images must have the shape {shape_text(self.shape)}, got {tuple(images.shape)}"
+            )
+        return self.sums(images, lengths)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """The shape of sequences of images, for messages: `(B, T, 1, 28, 28)`."""
+    return f"(B, T, {', '.join(map(str, shape))})"
 
 
 def load(path: Path) -> Predictor:
@@ -63,10 +89,13 @@ def load(path: Path) -> Predictor:
 
 
 def running_sums(predictor: Predictor, images: Tensor) -> list[float]:
-    """The predicted sum after each of a sequence's images, uint8 `(T, 28, 28)`."""
+    """The predicted sum after each of a sequence's images, uint8 `(T, C, H, W)`.
+
+    Raises:
+        InputError: images have another shape than the network's.
+    """
     steps = len(images)
-    pixels = images.unsqueeze(1).float() / 255
-    prefixes = pixels.expand(steps, *pixels.shape)
+    prefixes = (images.float() / 255).expand(steps, *images.shape)
     sums: list[float] = predictor(prefixes, torch.arange(1, steps + 1)).tolist()
     return sums
 
@@ -82,17 +111,17 @@ def torch_predictor(network: CRNN) -> Predictor:
             sums = network(packed, batch_sizes)
         return torch.empty_like(sums).index_copy(0, order, sums)
 
-    return predict
+    return Predictor(predict, network.shape)
 
 
 def _pack(images: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Padded images as a packed batch, see `data.sequences`.
 
-    Returns the real images, `(N, 28, 28)`, the batch sizes, `(T,)`, and the index of each sequence
+    Returns the real images, `(N, C, H, W)`, the batch sizes, `(T,)`, and the index of each sequence
     of the packed batch in the padded one, `(B,)`.
     """
     order, active = pack_order(lengths)
-    return images[order, : len(active), 0].transpose(0, 1)[active], active.sum(1), order
+    return images[order, : len(active)].transpose(0, 1)[active], active.sum(1), order
 
 
 def _model_file(folder: Path) -> Path:
@@ -115,7 +144,8 @@ def _load_onnx(path: Path) -> Predictor:
         session = onnx_session(str(path))
         values = (*session.get_inputs(), *session.get_outputs())
         got = [f"{value.name} {value.type}" for value in values]
-        expected = session.get_modelmeta().custom_metadata_map.get(EXAMPLE_SUMS)
+        metadata = session.get_modelmeta().custom_metadata_map
+        shape = _image_shape(metadata)
     except Exception as error:  # onnxruntime's errors have no nearer base
         raise ModelFileError(
             f"{path} is truncated, altered or not an ONNX file: {first_line(error)}"
@@ -137,10 +167,16 @@ def _load_onnx(path: Path) -> Predictor:
             )
         return torch.from_numpy(sums)
 
-    sums = predict(*example())
+    sums, expected = predict(*example(shape)), metadata.get(EXAMPLE_SUMS)
     if expected is not None and not _equal(sums, expected):
         raise ModelFileError(f"{path} was altered: its sums of an example are others")
-    return predict
+    return Predictor(predict, shape)
+
+
+def _image_shape(metadata: Mapping[str, str]) -> ImageShape:
+    """The shape of the images of an ONNX file. Raises ValueError if it states none that is."""
+    text = metadata.get(IMAGE_SHAPE)
+    return ImageShape.from_json(json.loads(text)) if text is not None else MNIST_SHAPE
 
 
 def onnx_session(model: str | bytes) -> onnxruntime.InferenceSession:
@@ -165,12 +201,12 @@ def run_onnx(
     return result
 
 
-def example() -> tuple[Tensor, Tensor]:
+def example(shape: ImageShape) -> tuple[Tensor, Tensor]:
     """Images and lengths on which an ONNX file is tried when it is read: waves, not random."""
     y, x = torch.meshgrid(
-        torch.linspace(0, 3, IMAGE_SIZE), torch.linspace(0, 3, IMAGE_SIZE), indexing="ij"
+        torch.linspace(0, 3, shape.rows), torch.linspace(0, 3, shape.columns), indexing="ij"
     )
-    number = torch.arange(12.0).reshape(4, 3, 1, 1, 1)
+    number = torch.arange(12.0).reshape(4, 3, 1, 1, 1) + torch.arange(shape.channels)[:, None, None]
     images = 0.5 + 0.5 * torch.sin((1 + number) * x + (12 - number) * y * x)
     return images, torch.tensor([3, 1, 2, 3])
 
@@ -194,6 +230,9 @@ _ONNX_VALUES = ["images tensor(float)", "lengths tensor(int64)", "sum tensor(flo
 
 EXAMPLE_SUMS = "example_sums"
 """The property of an ONNX file with the sums of `example` as JSON: tells whether it was altered."""
+
+IMAGE_SHAPE = "image_shape"
+"""The property of an ONNX file with the shape of an image as JSON."""
 
 _READERS: dict[str, Callable[[Path], Predictor]] = {
     "safetensors": _load_safetensors,

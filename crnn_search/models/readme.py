@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from crnn_search import __version__
-from crnn_search.hyperparameters import ModelSpec
+from crnn_search.training.model import CRNN
 
 
-def readme(spec: ModelSpec, info: Mapping[str, Any]) -> str:
+def readme(network: CRNN, info: Mapping[str, Any]) -> str:
     """The Markdown text for a network. info: `max_digits` in it is named, if it is known."""
+    spec, shape = network.spec, network.shape
     return _TEMPLATE.format(
         version=__version__,
         lengths=f"1 to {info['max_digits']} images" if "max_digits" in info else "images",
         convolutions=", ".join(map(str, spec.conv_channels)),
         grus=", ".join(map(str, spec.gru_sizes)),
+        shape=", ".join(map(str, shape)),
     )
 
 
@@ -27,7 +29,7 @@ crnn-search {version} trained it on sequences of {lengths}.
 
 ## Contract
 
-- `images`: float32 (B, T, 1, 28, 28), white on black as in MNIST, pixels from 0 to 1. Any B and T
+- `images`: float32 (B, T, {shape}), white on black as in MNIST, pixels from 0 to 1. Any B and T
   are valid; how good the sums of longer sequences are is unknown.
 - `lengths`: int64 (B,), the number of images of each sequence, 1 to T. Images beyond it are padding
   and have no effect.
@@ -42,7 +44,7 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-images = np.zeros((2, 5, 1, 28, 28), np.float32)  # two sequences; put your digits here
+images = np.zeros((2, 5, {shape}), np.float32)  # two sequences; put your digits here
 lengths = np.array([5, 3], np.int64)  # one of five images, one of three
 (sums,) = session.run(["sum"], {{"images": images, "lengths": lengths}})
 print(sums)

@@ -8,7 +8,7 @@ import torch
 
 from crnn_search.data.sequences import derive_seed
 from crnn_search.errors import RunError
-from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
+from crnn_search.hyperparameters import MNIST_CRNN_2016, MNIST_SHAPE, TrialConfig
 from crnn_search.pipeline.stage import run_stage
 from crnn_search.storage import stages
 from crnn_search.storage.files import write_json
@@ -31,6 +31,7 @@ def retrain(winner: dict[str, Any], context: Context) -> None:
     """
     spec = context.space.retrain
     config = TrialConfig.from_dict(winner["config"])
+    config.model.check(MNIST_SHAPE)
     named = {trial_name(winner["number"]): config, BASELINE: MNIST_CRNN_2016}
     if config == MNIST_CRNN_2016:  # the same seeds would give the same networks again
         del named[BASELINE]

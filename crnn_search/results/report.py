@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crnn_search.data.sequences import TRAINING_IMAGES, Digits, SequenceTable, testing_table
 from crnn_search.errors import RunError
-from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
+from crnn_search.hyperparameters import MNIST_CRNN_2016, MNIST_SHAPE, TrialConfig
 from crnn_search.results import scores
 from crnn_search.results.html import to_html
 from crnn_search.results.importance import importances
@@ -87,7 +87,7 @@ def assemble(run: RunFolder, history: History, digits: Digits) -> Report:
         "best_trial": best["number"],
         "best_validation_rmse": best[METRIC],
         "best_config": config.to_dict(),
-        "best_parameters": parameter_count(config.model),
+        "best_parameters": parameter_count(config.model, MNIST_SHAPE),
         "finalists": finalists,
         "trials": ledger.outcomes(search),
         "compute": {

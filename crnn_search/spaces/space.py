@@ -22,7 +22,13 @@ from pydantic import (
 )
 
 from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import PARAMETERS, ModelSpec, TrialConfig, unknown_name
+from crnn_search.hyperparameters import (
+    MNIST_SHAPE,
+    PARAMETERS,
+    ModelSpec,
+    TrialConfig,
+    unknown_name,
+)
 from crnn_search.spaces.domains import (
     Domain,
     Fixed,
@@ -248,7 +254,8 @@ def why_infeasible(space: Mapping[str, Domain]) -> str | None:
     trial, reason = RandomSuggester(0), None
     for _ in range(DRAWS):
         try:
-            ModelSpec(**{name: domain.suggest(trial, name) for name, domain in layers.items()})
+            values = {name: domain.suggest(trial, name) for name, domain in layers.items()}
+            ModelSpec(**values).check(MNIST_SHAPE)
         except ConfigError as error:
             reason = reason or str(error)
         else:
@@ -261,7 +268,8 @@ def infeasible(space: Mapping[str, Domain]) -> list[str]:
     trial, reasons = RandomSuggester(0), []
     for _ in range(DRAWS):
         try:
-            TrialConfig.from_dict({name: d.suggest(trial, name) for name, d in space.items()})
+            values = {name: domain.suggest(trial, name) for name, domain in space.items()}
+            TrialConfig.from_dict(values).model.check(MNIST_SHAPE)
         except ConfigError as error:
             reasons.append(str(error))
     return reasons

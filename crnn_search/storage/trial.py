@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from crnn_search.hyperparameters import PARAMETERS, Arithmetic, TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, PARAMETERS, Arithmetic, TrialConfig
 from crnn_search.storage.checks import check_bounds, check_types, field_types
 
 METRIC = "validation_rmse"
@@ -91,11 +91,13 @@ class Trial:
         """The trial that `to_dict` gave.
 
         Raises:
-            ConfigError: a hyperparameter is unknown or out of range.
+            ConfigError: a hyperparameter is unknown or out of range, or convolutions leave no
+                pixels.
             KeyError, TypeError, ValueError: a field is missing, unknown, of another type or not
                 valid.
         """
         config = TrialConfig.from_dict(values["config"])
+        config.model.check(MNIST_SHAPE)
         arithmetic = Arithmetic(**values["arithmetic"])
         check_types(values, field_types(cls))
         check_arithmetic(values["arithmetic"])

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crnn_search.errors import ModelFileError
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, ImageShape, TrialConfig
 from crnn_search.storage.checks import ALTERED, check_types
 from crnn_search.storage.files import atomic_write, writing
 from crnn_search.storage.regular_file import unreadable
@@ -70,6 +70,7 @@ def save_state(
             tensors[f"optimizer.{parameter}.{name}"] = torch.as_tensor(value)
     header = {
         "config": state.config.to_dict(),
+        "image_shape": state.model.shape,
         "seed": state.seed,
         "epoch": state.epoch,
         "epochs": state.epochs,
@@ -90,7 +91,7 @@ def load_state(
         ModelFileError: the file is missing, truncated or of another format.
     """
     header, tensors, intact = _load(path, CHECKPOINT_FORMAT)
-    config = _config(path, header)
+    config, shape = _network(path, header)
     try:
         check_types({name: header[name] for name in _STATE_TYPES}, _STATE_TYPES)
         if not 0 <= header["epoch"] <= header["epochs"]:
@@ -98,14 +99,17 @@ def load_state(
     except ALTERED as error:
         raise _invalid(path, error) from error
     weights = _under("model.", tensors)
-    _check_weights(path, config, weights)
-    moments = _moments(path, config, tensors)
+    with torch.device("meta"):
+        network = CRNN(config.model, shape)
+    _check_weights(path, network, weights)
+    moments = _moments(path, config.training.optimizer, network, tensors)
     _check_intact(path, intact)
     state = engine.start(
         config,
         seed=header["seed"],
         epochs=header["epochs"],
         device=device,
+        shape=shape,
         arithmetic=arithmetic,
     )
     state.epoch = header["epoch"]
@@ -125,7 +129,7 @@ def save_model(path: Path, model: CRNN, config: TrialConfig, info: dict[str, Any
     Raises:
         StorageError: it cannot be written.
     """
-    header = {"config": config.to_dict(), "info": info}
+    header = {"config": config.to_dict(), "image_shape": model.shape, "info": info}
     with writing(path):
         _save(path, MODEL_FORMAT, header, model.state_dict())
 
@@ -137,15 +141,17 @@ def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
         ModelFileError: the file is missing, truncated or of another format.
     """
     header, tensors, intact = _load(path, MODEL_FORMAT)
-    config = _config(path, header)
+    config, shape = _network(path, header)
     try:
         check_types({"info": header["info"]}, {"info": "dict[str, Any]"})
         check_types(header["info"], {"max_digits": "int"})
     except ALTERED as error:
         raise _invalid(path, error) from error
-    _check_weights(path, config, tensors)
+    with torch.device("meta"):
+        network = CRNN(config.model, shape)
+    _check_weights(path, network, tensors)
     _check_intact(path, intact)
-    model = CRNN(config.model).to(memory_format=torch.channels_last)
+    model = CRNN(config.model, shape).to(memory_format=torch.channels_last)
     model.load_state_dict(tensors)
     return model.eval(), config, header["info"]
 
@@ -195,12 +201,16 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _config(path: Path, header: dict[str, Any]) -> TrialConfig:
+def _network(path: Path, header: dict[str, Any]) -> tuple[TrialConfig, ImageShape]:
+    """The configuration and the shape of the images; files of earlier versions are of MNIST."""
     try:
         check_types({"config": header["config"]}, {"config": "dict[str, Any]"})
-        return TrialConfig.from_dict(header["config"])
+        config = TrialConfig.from_dict(header["config"])
+        shape = ImageShape.from_json(header.get("image_shape", MNIST_SHAPE))
+        config.model.check(shape)
     except ALTERED as error:
         raise _invalid(path, error, "configuration") from error
+    return config, shape
 
 
 def _check_intact(path: Path, intact: bool) -> None:
@@ -213,10 +223,9 @@ def _invalid(path: Path, error: Exception, what: str = "header") -> ModelFileErr
     return ModelFileError(f"{path} has an invalid {what}: {why}")
 
 
-def _check_weights(path: Path, config: TrialConfig, weights: Mapping[str, Tensor]) -> None:
+def _check_weights(path: Path, network: CRNN, weights: Mapping[str, Tensor]) -> None:
     """Compare names, shapes and dtypes with those of the configuration's network."""
-    with torch.device("meta"):
-        expected = {name: _kind(value) for name, value in CRNN(config.model).state_dict().items()}
+    expected = {name: _kind(value) for name, value in network.state_dict().items()}
     _check_kinds(path, expected, {name: _kind(value) for name, value in weights.items()})
 
 
@@ -236,15 +245,14 @@ def _kind(value: Tensor) -> str:
 
 
 def _moments(
-    path: Path, config: TrialConfig, tensors: Mapping[str, Tensor]
+    path: Path, optimizer: str, network: CRNN, tensors: Mapping[str, Tensor]
 ) -> dict[int, dict[str, Tensor]]:
     """The optimizer's state as PyTorch takes it: of all parameters, or empty before any step."""
-    with torch.device("meta"):
-        parameters = [_kind(value) for value in CRNN(config.model).parameters()]
+    parameters = [_kind(value) for value in network.parameters()]
     found = _under("optimizer.", tensors)
     expected = {}
     for number, kind in enumerate(parameters if found else []):
-        for name in _MOMENTS[config.training.optimizer]:
+        for name in _MOMENTS[optimizer]:
             expected[f"{number}.{name}"] = "float32 []" if name == "step" else kind
     _check_kinds(path, expected, {name: _kind(value) for name, value in found.items()})
     values: dict[int, dict[str, Tensor]] = {}

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crnn_search.data.sequences import Batch, Digits, SequenceTable, derive_seed, training_table
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, ImageShape, TrialConfig
 from crnn_search.kernels import native
 from crnn_search.kernels.accelerate import accelerate
 from crnn_search.training import memory, optimizers
@@ -79,15 +79,20 @@ def start(
     seed: int,
     epochs: int,
     device: torch.device,
+    shape: ImageShape = MNIST_SHAPE,
     arithmetic: Arithmetic = Arithmetic(),  # noqa: B008  (frozen)
 ) -> TrainState:
     """A new model and optimizer. The same `seed` gives the same weights on every device.
 
-    arithmetic: compiled kernels are used on a CPU that can compile them, and only there.
+    shape: of every image. arithmetic: compiled kernels are used on a CPU that can compile them, and
+    only there.
+
+    Raises:
+        ConfigError: convolutions leave no pixels of such images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("weights", seed))
-        model = CRNN(config.model, arithmetic.precision)
+        model = CRNN(config.model, shape, arithmetic.precision)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     problem = None
     used = dataclasses.replace(arithmetic, cpu_kernels=False)
@@ -165,7 +170,7 @@ def _make_step(state: TrainState, digits: Digits) -> Step:
     spec, model, optimizer = state.config.training, state.model, state.optimizer
 
     def step(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-        pixels = digits.images.index_select(0, images)
+        pixels = digits.pixels.index_select(0, images)
         if spec.augmentation:
             pixels = augment(pixels, spec.augmentation)
         loss = F.mse_loss(model(pixels, batch_sizes), targets)

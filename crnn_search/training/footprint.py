@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from crnn_search.hyperparameters import IMAGE_SIZE, ModelSpec
+from crnn_search.hyperparameters import ImageShape, ModelSpec
 
 FLOAT32_BYTES = 4
 
 
-def parameter_count(spec: ModelSpec) -> int:
-    """Number of trainable parameters; PyTorch's GRU has two bias vectors."""
-    count, inputs = 0, 1
+def parameter_count(spec: ModelSpec, shape: ImageShape) -> int:
+    """Number of trainable parameters for images of `shape`; PyTorch's GRU has two bias vectors.
+
+    Raises:
+        ConfigError: a convolution leaves no pixels.
+    """
+    count, inputs = 0, shape.channels
     for width, kernel, _ in spec.layers():
         count += inputs * width * kernel**2 + (2 * width if spec.batch_norm else width)
         inputs = width
-    inputs *= spec.feature_map_size() ** 2
+    rows, columns = spec.feature_map_size(shape)
+    inputs *= rows * columns
     if spec.embedding:
         count += (inputs + 1) * spec.embedding
         inputs = spec.embedding
@@ -23,20 +28,25 @@ def parameter_count(spec: ModelSpec) -> int:
     return count + inputs + 1
 
 
-def peak_memory_mb(spec: ModelSpec, batch_size: int, max_length: int) -> float:
-    """A rough upper estimate, in MB, of the memory of a training step.
+def peak_memory_mb(spec: ModelSpec, shape: ImageShape, batch_size: int, max_length: int) -> float:
+    """A rough upper estimate, in MB, of the memory of a training step on images of `shape`.
 
     Counts weights four times (themselves, their gradients and two optimizer moments) and every
     activation twice (itself and its gradient), all in float32, for a batch of sequences of
     `max_length` images. Code and libraries come on top: about 500 MB on a CPU, a CUDA context on a
     GPU.
+
+    Raises:
+        ConfigError: a convolution leaves no pixels.
     """
-    pixels, size, per_image = IMAGE_SIZE**2, IMAGE_SIZE, 0
+    channels, rows, columns = shape
+    per_image = channels * rows * columns
     for width, kernel, pool in spec.layers():
-        size = size if spec.padding == "same" else size - kernel + 1
-        per_image += width * size**2 * (2 if spec.batch_norm else 1)
-        size //= pool
-        per_image += 2 * width * size**2
-    per_image += pixels + spec.embedding + 4 * sum(spec.gru_sizes)
+        lost = 0 if spec.padding == "same" else kernel - 1
+        rows, columns = rows - lost, columns - lost
+        per_image += width * rows * columns * (2 if spec.batch_norm else 1)
+        rows, columns = rows // pool, columns // pool
+        per_image += 2 * width * rows * columns
+    per_image += spec.embedding + 4 * sum(spec.gru_sizes)
     images = batch_size * max_length
-    return FLOAT32_BYTES * (4 * parameter_count(spec) + 2 * images * per_image) / 1e6
+    return FLOAT32_BYTES * (4 * parameter_count(spec, shape) + 2 * images * per_image) / 1e6

@@ -1,7 +1,8 @@
 """The CNN-GRU: a convolutional encoder of single images, GRUs over time, one number per sequence.
 
 Shapes: `B` sequences, `T` time steps, `N` real images of a batch (no padding), `D` features of an
-encoded image, `H` hidden size of the first GRU. `data.sequences` explains packed batches.
+encoded image, `G` hidden size of the first GRU. Images are `(C, H, W)`: channels, rows, columns.
+`data.sequences` explains packed batches.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from crnn_search.hyperparameters import ModelSpec
+from crnn_search.hyperparameters import MNIST_SHAPE, ImageShape, ModelSpec
 from crnn_search.training.gru import PackedGRU
 
 
@@ -21,24 +22,29 @@ class CRNN(nn.Module):
     `forward` is `decode(encode(images))`. Evaluation calls the halves separately, so that it
     encodes each image once, in however many sequences it occurs.
 
-    precision: dtype of convolutions and input products; parameters and the rest are float32.
+    shape: of every image. precision: dtype of convolutions and input products; parameters and the
+    rest are float32. Raises `ConfigError` if convolutions leave no pixels of such images.
     """
 
     def __init__(
-        self, spec: ModelSpec, precision: Literal["float32", "bfloat16"] = "float32"
+        self,
+        spec: ModelSpec,
+        shape: ImageShape = MNIST_SHAPE,
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         self.spec = spec
+        self.shape = shape
         self.precision = precision
-        self.encoder: nn.Module = Encoder(spec)
-        self.feature_size = spec.embedding or spec.conv_channels[-1] * spec.feature_map_size() ** 2
+        self.encoder: nn.Module = Encoder(spec, shape)
+        self.feature_size = spec.embedding or _flat_size(spec, shape)
         widths = (self.feature_size, *spec.gru_sizes)
         self.grus = nn.ModuleList(map(PackedGRU, widths[:-1], widths[1:]))
         self.dropout = nn.Dropout(spec.dropout)
         self.output = nn.Linear(widths[-1], 1)
 
     def forward(self, images: Tensor, batch_sizes: Tensor) -> Tensor:
-        """Images of a packed batch, `(N, 28, 28)`, to predicted sums, float32 `(B,)`.
+        """Images of a packed batch, `(N, C, H, W)`, to predicted sums, float32 `(B,)`.
 
         See `encode` for the images and `decode` for the batch sizes and the order of the sums.
         """
@@ -47,7 +53,7 @@ class CRNN(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Images to the part of the first GRU's gates that depends on them alone.
 
-        images: uint8 `(N, 28, 28)`, or float `(N, 28, 28)` in [0, 1]. Returns float32 `(N, 3H)`.
+        images: `(N, C, H, W)`, uint8, or float in [0, 1]. Returns float32 `(N, 3G)`.
         """
         kind, reduced = images.device.type, self.precision == "bfloat16"
         with torch.autocast(kind, torch.bfloat16, enabled=reduced):
@@ -57,7 +63,7 @@ class CRNN(nn.Module):
     def decode(self, gates: Tensor, batch_sizes: Tensor) -> Tensor:
         """What `encode` returned, in packed order, to sums, float32 `(B,)`, longest sequence first.
 
-        gates: float32 `(N, 3H)`. batch_sizes: sequences that are active at each time step, int64
+        gates: float32 `(N, 3G)`. batch_sizes: sequences that are active at each time step, int64
         `(T,)`, on the CPU.
         """
         first, *deeper = self.grus
@@ -74,9 +80,9 @@ class Encoder(nn.Sequential):
     Pooling comes before ReLU: the two commute, and ReLU then has fewer pixels.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, shape: ImageShape) -> None:
         layers: list[nn.Module] = []
-        channels = 1
+        channels = shape.channels
         for width, kernel, pool in spec.layers():
             layers.append(
                 nn.Conv2d(channels, width, kernel, padding=spec.padding, bias=not spec.batch_norm)
@@ -89,15 +95,20 @@ class Encoder(nn.Sequential):
             channels = width
         layers.append(nn.Flatten())
         if spec.embedding:
-            flat = channels * spec.feature_map_size() ** 2
-            layers += [nn.Linear(flat, spec.embedding), nn.ReLU()]
+            layers += [nn.Linear(_flat_size(spec, shape), spec.embedding), nn.ReLU()]
         super().__init__(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images, uint8 `(N, 28, 28)` or float `(N, 28, 28)` in [0, 1], to features `(N, D)`."""
-        pixels = images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last)
+        """Images `(N, C, H, W)`, uint8, or float in [0, 1], to features `(N, D)`."""
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
         if images.dtype == torch.uint8:
             pixels = pixels * (1 / 255)
         for layer in self:
             pixels = layer(pixels)
         return pixels
+
+
+def _flat_size(spec: ModelSpec, shape: ImageShape) -> int:
+    """The number of values that the convolutions give for an image."""
+    rows, columns = spec.feature_map_size(shape)
+    return spec.conv_channels[-1] * rows * columns

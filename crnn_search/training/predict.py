@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from crnn_search.data.sequences import Digits, SequenceTable
+from crnn_search.hyperparameters import MNIST_SHAPE
 from crnn_search.training.model import CRNN
 
 CPU_CHUNKS = (512, 1024)
-"""Images encoded, and sequences decoded, at once on a CPU: few enough for its cache."""
+"""Images of 28 × 28 pixels encoded, and sequences decoded, at once on a CPU: few enough for its
+cache. Of larger images fewer are encoded at once."""
 
 GPU_CHUNKS = (2048, 8192)
 """The same elsewhere, enough to fill a GPU: about 0.8 GB for 64 channels of 28 × 28 pixels, and
@@ -36,11 +38,13 @@ def predict(model: CRNN, digits: Digits, table: SequenceTable) -> Tensor:
 def _predict(model: CRNN, digits: Digits, table: SequenceTable) -> Tensor:
     device = digits.images.device
     images_at_once, sequences_at_once = CPU_CHUNKS if device.type == "cpu" else GPU_CHUNKS
+    size = model.shape.rows * model.shape.columns
+    images_at_once = max(1, images_at_once * MNIST_SHAPE.rows * MNIST_SHAPE.columns // size)
     distinct, row_of = _distinct_images(table, len(digits.images))
     gates = torch.empty(len(distinct), 3 * model.spec.gru_sizes[0], device=device)
     for start in range(0, len(distinct), images_at_once):
         rows = slice(start, start + images_at_once)
-        gates[rows] = model.encode(digits.images.index_select(0, distinct[rows].to(device)))
+        gates[rows] = model.encode(digits.pixels.index_select(0, distinct[rows].to(device)))
     sums = torch.empty(len(table), device=device)
     for batch in table.batches(sequences_at_once, by_length=True):
         packed = gates[row_of[batch.images].to(device)]

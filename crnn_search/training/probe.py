@@ -7,7 +7,7 @@ import math
 import torch
 
 from crnn_search.data.sequences import Digits, split_images, validation_table
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.hyperparameters import Arithmetic, ImageShape, TrialConfig
 from crnn_search.training import engine, memory
 from crnn_search.training.cuda_graphs import WARM_UP_STEPS
 from crnn_search.training.engine import TrainingData
@@ -39,7 +39,10 @@ def peak_of(
         epochs += WARM_UP_STEPS
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    state = engine.start(config, seed=0, epochs=epochs, device=device, arithmetic=arithmetic)
+    shape = ImageShape(*digits.pixels.shape[1:])
+    state = engine.start(
+        config, seed=0, epochs=epochs, device=device, shape=shape, arithmetic=arithmetic
+    )
     for _ in range(epochs):
         engine.train_epoch(state, data)
     return memory.reserved_mb(device)
@@ -63,7 +66,10 @@ def pace_of(
         sequences = shortest_epoch(epoch_sequences, config.training.batch_size, longest)
         epochs += WARM_UP_STEPS
     data = TrainingData(digits, split_images(labels)[0], None, sequences, max_digits)
-    state = engine.start(config, seed=0, epochs=epochs, device=device, arithmetic=arithmetic)
+    shape = ImageShape(*digits.pixels.shape[1:])
+    state = engine.start(
+        config, seed=0, epochs=epochs, device=device, shape=shape, arithmetic=arithmetic
+    )
     return 1 / [engine.train_epoch(state, data) for _ in range(epochs)][-1].sequences_per_s
 
 

@@ -36,7 +36,7 @@ def config(request: pytest.FixtureRequest) -> TrialConfig:
 def initial(config: TrialConfig) -> CRNN:
     """A network whose batch norm, if any, has statistics of some images."""
     model = engine.start(config, seed=5, epochs=1, device=CPU).model
-    model(torch.rand(16, 28, 28), torch.tensor([16]))
+    model(torch.rand(16, 1, 28, 28), torch.tensor([16]))
     return model.eval()
 
 

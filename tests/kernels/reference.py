@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from crnn_search.hyperparameters import ModelSpec
+from crnn_search.hyperparameters import MNIST_SHAPE, ImageShape, ModelSpec
 from crnn_search.training.model import CRNN
 
 BATCH_SIZES = torch.tensor([5, 4, 4, 2])
@@ -25,9 +25,11 @@ class Pass:
     gradients: dict[str, Tensor]
 
 
-def make_model(spec: ModelSpec, precision: str = "float32") -> CRNN:
+def make_model(
+    spec: ModelSpec, precision: str = "float32", shape: ImageShape = MNIST_SHAPE
+) -> CRNN:
     torch.manual_seed(0)
-    model = CRNN(spec, "bfloat16" if precision == "bfloat16" else "float32")
+    model = CRNN(spec, shape, "bfloat16" if precision == "bfloat16" else "float32")
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # a negative weight makes the minimum the maximum
             nn.init.normal_(module.weight)
@@ -36,12 +38,12 @@ def make_model(spec: ModelSpec, precision: str = "float32") -> CRNN:
     return model
 
 
-def make_images(count: int = 15) -> Tensor:
-    """uint8 `(N, 28, 28)`, partly blank as digits are."""
+def make_images(count: int = 15, shape: ImageShape = MNIST_SHAPE) -> Tensor:
+    """uint8 `(N, C, H, W)`, partly blank as digits are."""
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=generator)
-    images[: count // 2, :, :11] = 0
-    images[:, 20:] = 0
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+    images[: count // 2, ..., : shape.columns * 2 // 5] = 0
+    images[:, :, shape.rows * 5 // 7 :] = 0
     return images
 
 
@@ -55,7 +57,7 @@ def run(model: CRNN, images: Tensor) -> Pass:
 def run_reference(model: nn.Module, images: Tensor) -> Pass:
     """The same by PyTorch's layers. model: a float64 copy, see `double`."""
     model.zero_grad()
-    values = images.unsqueeze(1).double() / (255 if images.dtype == torch.uint8 else 1)
+    values = images.double() / (255 if images.dtype == torch.uint8 else 1)
     assert isinstance(model, CRNN)
     for layer in model.encoder.children():
         values = layer(values)

@@ -5,13 +5,14 @@ A script of its own, as sanitizers have to be loaded before Python.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from unittest import mock
 
 import torch
 
-from crnn_search.hyperparameters import ModelSpec
+from crnn_search.hyperparameters import MNIST_SHAPE, ImageShape, ModelSpec
 from crnn_search.kernels import compiler, signatures
 from crnn_search.kernels.accelerate import accelerate
 from tests.kernels.reference import (
@@ -23,6 +24,8 @@ from tests.kernels.reference import (
     run,
     run_reference,
 )
+
+SHAPES = (MNIST_SHAPE, ImageShape(3, 33, 18), ImageShape(1, 22, 133))
 
 SPECS = (
     ModelSpec(conv_channels=(16, 19, 24), gru_sizes=(9,)),
@@ -39,20 +42,21 @@ def main(flags: list[str]) -> None:
         mock.patch.object(compiler, "FLAGS", (*compiler.FLAGS, *flags)),
         mock.patch.object(signatures, "arguments", wraps=signatures.arguments) as arguments,
     ):
-        for spec in SPECS:
-            check(spec, "float32", 2e-2)
-            check(spec, "bfloat16", 0.3)
+        for spec, shape in itertools.product(SPECS, SHAPES):
+            check(spec, shape, "float32", 2e-2)
+            check(spec, shape, "bfloat16", 0.3)
     missing = signatures.SIGNATURES.keys() - {call.args[0] for call in arguments.call_args_list}
     assert not missing, f"not run: {missing}"
 
 
-def check(spec: ModelSpec, precision: str, limit: float) -> None:
-    model = make_model(spec, precision)
-    expected = run_reference(double(model), make_images())
+def check(spec: ModelSpec, shape: ImageShape, precision: str, limit: float) -> None:
+    case, model = (spec, shape, precision), make_model(spec, precision, shape)
+    images = make_images(shape=shape)
+    expected = run_reference(double(model), images)
     accelerate(model)
-    found = run(model, make_images())
-    assert distance(found.gates, expected.gates) < limit, (spec, precision)
-    assert largest_distance(found.gradients, expected.gradients) < limit, (spec, precision)
+    found = run(model, images)
+    assert distance(found.gates, expected.gates) < limit, case
+    assert largest_distance(found.gradients, expected.gradients) < limit, case
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from crnn_search.hyperparameters import ModelSpec
+from crnn_search.errors import ConfigError
+from crnn_search.hyperparameters import MNIST_SHAPE, ImageShape, ModelSpec
 from crnn_search.kernels import encoder, native
 from crnn_search.kernels.accelerate import accelerate
 from crnn_search.training.model import CRNN
@@ -30,6 +31,9 @@ from tests.kernels.reference import (
 )
 
 SPEC = ModelSpec(conv_channels=(8, 12), embedding=10, gru_sizes=(9, 7))
+
+WIDE = ImageShape(1, 12, 150)
+"""A row's ink needs more than two words."""
 
 
 def accelerated(model: CRNN) -> CRNN:
@@ -60,17 +64,32 @@ def specs(draw: st.DrawFn) -> ModelSpec:
     )
 
 
-@given(specs(), st.booleans(), st.booleans())
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[ModelSpec, ImageShape]:
+    """A network and images that it leaves pixels of."""
+    spec, sides = draw(specs()), st.integers(8, 40)
+    shape = draw(st.builds(ImageShape, st.sampled_from([1, 3]), sides, sides) | st.just(WIDE))
+    try:
+        spec.check(shape)
+    except ConfigError:
+        shape = MNIST_SHAPE
+    return spec, shape
+
+
+@given(networks(), st.booleans(), st.booleans())
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 def test_outputs_gradients_and_statistics_are_the_same(
-    spec: ModelSpec, float_images: bool, always_winograd: bool
+    network: tuple[ModelSpec, ImageShape], float_images: bool, always_winograd: bool
 ) -> None:
-    model = make_model(spec)
+    spec, shape = network
+    model = make_model(spec, shape=shape)
     reference, fast = double(model), accelerated(model)
-    images = make_images().float() / 255 if float_images else make_images()
+    images = make_images(shape=shape)
+    if float_images:
+        images = images.float() / 255
     with pytest.MonkeyPatch.context() as patch:
         if always_winograd:
-            patch.setattr(encoder, "_winograd_pays", lambda conv, _: conv.kernel_size == (3, 3))
+            patch.setattr(encoder, "_winograd_pays", lambda conv, *_: conv.kernel_size == (3, 3))
         expected, found = run_reference(reference, images), run(fast, images)
         assert distance(found.gates, expected.gates) < 1e-4
         assert distance(found.sums, expected.sums) < 1e-4
@@ -102,8 +121,8 @@ def test_first_of_equal_values_gets_the_gradient() -> None:
     model = make_model(
         ModelSpec(conv_channels=(2, 3), kernel_size=(3,), padding="valid", batch_norm=False)
     )
-    images = torch.zeros(15, 28, 28, dtype=torch.uint8)
-    images[:, :, ::4] = 255  # every window has each of its values twice
+    images = torch.zeros(15, 1, 28, 28, dtype=torch.uint8)
+    images[..., ::4] = 255  # every window has each of its values twice
     expected, found = run(model, images), run(accelerated(model), images)
     assert largest_distance(found.gradients, expected.gradients) < 1e-4
 
@@ -113,8 +132,8 @@ def test_nan_pixel_propagates_as_in_pytorch(pooling: int) -> None:
     model = make_model(
         ModelSpec(conv_channels=(3, 5), pooling=(pooling, 2), batch_norm=False)
     ).eval()
-    images = torch.rand(4, 28, 28)
-    images[1, 9, 10] = torch.nan  # at another position in each of the windows that it is in
+    images = torch.rand(4, 1, 28, 28)
+    images[1, 0, 9, 10] = torch.nan  # at another position in each of the windows that it is in
     expected = model.encoder(images).isnan()
     assert expected.any()
     assert torch.equal(accelerated(model).encoder(images).isnan(), expected)
@@ -138,20 +157,22 @@ def test_recurrence_is_accurate_for_gates_of_any_size(size: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "kernel", "pays"),
+    ("channels", "size", "kernel", "pays"),
     [
-        ((16, 32), 14, 3, True),
-        ((32, 64), 7, 3, True),
-        ((8, 16), 14, 3, False),  # too few channels
-        ((32, 64), 5, 3, False),  # tiles mostly beyond the map
-        ((16, 32), 14, 5, False),
+        ((16, 32), (14, 14), 3, True),
+        ((32, 64), (7, 7), 3, True),
+        ((16, 32), (7, 128), 3, True),
+        ((8, 16), (14, 14), 3, False),  # too few channels
+        ((32, 64), (5, 5), 3, False),  # tiles mostly beyond the map
+        ((32, 64), (1, 128), 3, False),
+        ((16, 32), (14, 14), 5, False),
     ],
 )
 def test_winograd_is_used_where_it_saves_products(
-    channels: tuple[int, int], side: int, kernel: int, pays: bool
+    channels: tuple[int, int], size: tuple[int, int], kernel: int, pays: bool
 ) -> None:
     conv = nn.Conv2d(*channels, kernel, padding="same", bias=False)
-    maps = torch.randn(2, channels[0], side, side).contiguous(memory_format=torch.channels_last)
+    maps = torch.randn(2, channels[0], *size).contiguous(memory_format=torch.channels_last)
     found, moments = encoder.convolve(conv, maps, with_moments=True)
     assert moments
     mean, variance = moments
@@ -257,7 +278,7 @@ def test_state_dict_round_trip(assign: bool, threads: int, request: pytest.Fixtu
 
 def test_on_another_device_the_models_own_modules_compute() -> None:
     fast = accelerated(make_model(SPEC)).to("meta")
-    features = fast.encoder(torch.empty(15, 28, 28, dtype=torch.uint8, device="meta"))
+    features = fast.encoder(torch.empty(15, 1, 28, 28, dtype=torch.uint8, device="meta"))
     gates = fast.grus[0].project(features)  # type: ignore[operator]
     states, _ = fast.grus[0].recur(gates, BATCH_SIZES)  # type: ignore[operator]
     assert states.device.type == "meta"

@@ -71,8 +71,8 @@ def test_pooling_outside_1_to_4_is_refused(pool: int) -> None:
 
 
 def test_kernel_larger_than_the_buffers_is_refused() -> None:
-    stem = ops.Stem(pool=1, kernel=10, channels=8, before=0, after=0)
-    pixels = torch.zeros(1, 28, 28)
+    stem = ops.Stem(inputs=1, rows=28, columns=28, pool=1, kernel=10, channels=8, before=0, after=0)
+    pixels = torch.zeros(1, 1, 28, 28)
     with pytest.raises(ValueError, match="kernel must be 1 to 9, received 10"):
         ops.stem_forward(pixels, stem, torch.zeros(8, 100), torch.zeros(8), torch.float32)
 

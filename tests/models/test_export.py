@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -97,7 +98,7 @@ def shifted(
 ) -> Callable[[Path], predictor.Predictor]:
     def read(path: Path) -> predictor.Predictor:
         predictor = reader(path)
-        return lambda images, lengths: predictor(images, lengths) + offset
+        return replace(predictor, sums=lambda *inputs: predictor(*inputs) + offset)
 
     return read
 

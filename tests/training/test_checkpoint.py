@@ -12,10 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crnn_search.errors import ModelFileError, StorageError
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, ImageShape, TrialConfig
 from crnn_search.training import checkpoint, engine
 from crnn_search.training.engine import TrainingData
 from tests.training.test_engine import CPU, SMALL, changed, reproducible
+
+COLOUR = ImageShape(3, 12, 20)
+SAME = changed(SMALL, padding="same")
+"""For small images, too."""
 
 TRIAL = {"name": "trial-0000", "seed": 4, "max_digits": 8, "arithmetic": {"precision": "float32"}}
 
@@ -70,6 +74,46 @@ def test_model_file_returns_model_config_and_info(tmp_path: Path) -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name])
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_files_state_the_shape_of_an_image(tmp_path: Path) -> None:
+    state = engine.start(SAME, seed=0, epochs=1, device=CPU, shape=COLOUR)
+    checkpoint.save_model(tmp_path / "model.safetensors", state.model, SAME, {})
+    checkpoint.save_state(tmp_path / "epoch.safetensors", state, TRIAL)
+    model = checkpoint.load_model(tmp_path / "model.safetensors")[0]
+    assert model.shape == COLOUR
+    assert checkpoint.load_state(tmp_path / "epoch.safetensors", CPU).state.model.shape == COLOUR
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([3, 20], "invalid configuration: image_shape must be 1 or 3 channels"),
+        ([1, 12, 20], "do not fit its configuration: "),
+        ([3, 20, 40], "do not fit its configuration: "),
+        (None, "do not fit its configuration: "),  # MNIST's
+    ],
+)
+def test_another_shape_is_refused(tmp_path: Path, shape: Any, message: str) -> None:
+    path = tmp_path / "model.safetensors"
+    network = engine.start(SAME, seed=0, epochs=1, device=CPU, shape=COLOUR).model
+    checkpoint.save_model(path, network, SAME, {})
+    header = {"config": SAME.to_dict(), "info": {}}
+    rewrite(path, header if shape is None else header | {"image_shape": shape})
+    with pytest.raises(ModelFileError, match=message):
+        checkpoint.load_model(path)
+
+
+def test_a_file_that_states_no_shape_is_of_mnists(model_file: Path) -> None:
+    rewrite(model_file, {"config": SMALL.to_dict(), "info": {}})
+    assert checkpoint.load_model(model_file)[0].shape == MNIST_SHAPE
+
+
+def test_a_network_that_leaves_no_pixels_is_refused(model_file: Path) -> None:
+    deep = changed(SMALL, conv_channels=[2] * 6, pooling=2).to_dict()
+    rewrite(model_file, {"config": deep, "info": {}})
+    with pytest.raises(ModelFileError, match="invalid configuration: convolution 3 leaves no pix"):
+        checkpoint.load_model(model_file)
 
 
 @pytest.fixture

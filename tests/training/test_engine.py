@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crnn_search.data.sequences import Digits, SequenceTable, training_table
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.data.sequences import Digits, SequenceTable, draw_table, training_table
+from crnn_search.hyperparameters import Arithmetic, ImageShape, TrialConfig
 from crnn_search.kernels import native
 from crnn_search.training import engine, optimizers
 from crnn_search.training.engine import TrainingData
@@ -91,6 +91,24 @@ def test_every_option_gives_finite_metrics(
         assert 0 <= (metrics.exact_sum_rate or 0) <= 1
 
 
+@pytest.mark.parametrize("shape", [ImageShape(3, 12, 20), ImageShape(1, 40, 9)])
+@pytest.mark.parametrize("cpu_kernels", [False, True])
+def test_images_of_any_shape_are_trained_on(shape: ImageShape, cpu_kernels: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (40, *shape), dtype=torch.uint8, generator=generator)
+    digits = Digits(images, torch.arange(40, dtype=torch.uint8) % 10)
+    table = draw_table(torch.arange(20, 40), digits.labels, 50, 8, seed=0)
+    data = TrainingData(digits, torch.arange(20), table, 128, 8)
+    config = changed(SMALL, augmentation=0.5, padding="same")
+    arithmetic = Arithmetic("float32", cpu_kernels)
+    state = engine.start(config, seed=0, epochs=1, device=CPU, shape=shape, arithmetic=arithmetic)
+    metrics = engine.train_epoch(state, data)
+    assert math.isfinite(metrics.train_loss)
+    assert metrics.validation_rmse is not None
+    assert math.isfinite(metrics.validation_rmse)
+    assert state.arithmetic == arithmetic
+
+
 def reference_losses(
     config: TrialConfig, digits: Digits, table: SequenceTable, steps: int
 ) -> list[float]:
@@ -102,7 +120,7 @@ def reference_losses(
     losses = []
     for step in range(steps):
         rows = range(step * spec.batch_size, (step + 1) * spec.batch_size)
-        sequences = [digits.images[table.indices[r, : table.lengths[r]].long()] for r in rows]
+        sequences = [digits.pixels[table.indices[r, : table.lengths[r]].long()] for r in rows]
         # All images at once, because batch normalisation uses the statistics of the whole batch.
         features: Tensor = model.encoder(torch.cat(sequences))
         sums = []

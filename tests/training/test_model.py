@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crnn_search.data.sequences import pack_order
-from crnn_search.hyperparameters import MNIST_CRNN_2016, ModelSpec
+from crnn_search.hyperparameters import MNIST_CRNN_2016, MNIST_SHAPE, ImageShape, ModelSpec
 from crnn_search.training.gru import PackedGRU
 from crnn_search.training.model import CRNN
 
@@ -18,10 +18,10 @@ SPECS = [
 ]
 
 
-def make_model(spec: ModelSpec) -> CRNN:
+def make_model(spec: ModelSpec, shape: ImageShape = MNIST_SHAPE) -> CRNN:
     """A network in evaluation mode whose batch normalisations are not the identity."""
     torch.manual_seed(0)
-    model = CRNN(spec).eval()
+    model = CRNN(spec, shape).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def gru_reference(gru: nn.GRU, features: Tensor) -> Tensor:
 
 
 def sum_reference(model: CRNN, images: Tensor) -> Tensor:
-    """The predicted sum of one sequence, `(T, 28, 28)`."""
+    """The predicted sum of one sequence, `(T, C, H, W)`."""
     features: Tensor = model.encoder(images)
     for gru in model.grus:
         assert isinstance(gru, nn.GRU)
@@ -65,7 +65,7 @@ def sum_reference(model: CRNN, images: Tensor) -> Tensor:
 @pytest.mark.parametrize("spec", SPECS)
 def test_packed_batch_gives_the_sum_of_each_sequence(spec: ModelSpec) -> None:
     model = make_model(spec)
-    images, lengths = torch.rand(5, 8, 28, 28), torch.tensor([3, 8, 1, 5, 8])
+    images, lengths = torch.rand(5, 8, 1, 28, 28), torch.tensor([3, 8, 1, 5, 8])
     rows, batch_sizes, order = pack(images, lengths)
     with torch.no_grad():
         sums = model(rows, batch_sizes)
@@ -73,16 +73,31 @@ def test_packed_batch_gives_the_sum_of_each_sequence(spec: ModelSpec) -> None:
     torch.testing.assert_close(sums, torch.stack(expected), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "shape", [ImageShape(3, 28, 28), ImageShape(1, 9, 40), ImageShape(3, 33, 8)]
+)
+@pytest.mark.parametrize("spec", SPECS[1:])
+def test_images_of_any_shape(spec: ModelSpec, shape: ImageShape) -> None:
+    model = make_model(spec, shape)
+    images = torch.rand(6, *shape)
+    with torch.no_grad():
+        sums = model(images, torch.tensor([2, 2, 1, 1]))
+        first = sum_reference(model, images[[0, 2, 4, 5]])
+    assert sums.isfinite().all()
+    torch.testing.assert_close(sums[0], first, rtol=1e-5, atol=1e-5)
+    assert model.encoder(images).shape == (6, model.feature_size)
+
+
 def test_uint8_images_are_scaled_to_one() -> None:
     model = make_model(SPECS[1])
-    images = torch.randint(256, (6, 28, 28), dtype=torch.uint8)
+    images = torch.randint(256, (6, 1, 28, 28), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(model.encode(images), model.encode(images.float() / 255))
 
 
 def test_bfloat16_changes_the_encoder_only() -> None:
     model = make_model(SPECS[1])
-    images = torch.rand(3, 28, 28)
+    images = torch.rand(3, 1, 28, 28)
     with torch.no_grad():
         expected = model.encode(images)
         model.precision = "bfloat16"

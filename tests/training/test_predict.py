@@ -20,7 +20,7 @@ def test_predictions_match_single_sequences(digits: Digits) -> None:
     expected = torch.empty(len(table))
     with torch.no_grad():
         for row in range(len(table)):
-            images = digits.images[table.indices[row, : table.lengths[row]].long()]
+            images = digits.pixels[table.indices[row, : table.lengths[row]].long()]
             expected[row] = model(images, torch.ones(len(images), dtype=torch.int64))
     torch.testing.assert_close(predict(model, digits, table), expected, rtol=1e-5, atol=1e-5)
 

@@ -1,9 +1,7 @@
-/* The first layer: a convolution of one channel, pooling and ReLU, straight from the pixels. */
+/* The first layer: a convolution, pooling and ReLU, straight from the pixels, which are stored
+ * `(images, inputs, rows, columns)`: inputs are an image's channels. */
 #include "vectors.h"
 
-#define SIZE 28 /* rows and columns of an image */
-#define MAX_KERNEL 9
-#define MAX_PADDED (SIZE + MAX_KERNEL - 1)
 #ifdef __AVX512VL__
 #define HAS_32_REGISTERS 1
 #else
@@ -11,23 +9,46 @@
 #endif
 
 typedef struct {
+    int inputs, rows, columns;    /* of an image */
     int kernel, channels, before; /* before: rows and columns of padding before an image */
-    int width, side;              /* of a padded image and of a pooled map */
+    int height, width;            /* of a padded image */
+    int down, along;              /* rows and columns of a pooled map */
     int lanes;                    /* channels, rounded up */
+    int words;                    /* of a padded row's bits, and one more */
 } Shape;
 
-INLINE Shape shape_of(int pool, int kernel, int channels, int before, int after) {
-    const int width = SIZE + before + after;
-    if (width > MAX_PADDED) abort();
-    const int side = (width - kernel + 1) / pool;
-    return (Shape){kernel, channels, before, width, side, round_up(channels)};
+INLINE Shape shape_of(int pool, int inputs, int rows, int columns, int kernel, int channels,
+                      int before, int after) {
+    Shape s = {.inputs = inputs, .rows = rows, .columns = columns};
+    s.kernel = kernel;
+    s.channels = channels;
+    s.before = before;
+    s.height = rows + before + after;
+    s.width = columns + before + after;
+    s.down = (s.height - kernel + 1) / pool;
+    s.along = (s.width - kernel + 1) / pool;
+    s.lanes = round_up(channels);
+    s.words = (s.width + 63) / 64 + 1;
+    return s;
 }
 
 /* One image with padding around it. */
 typedef struct {
-    float pixels[MAX_PADDED * MAX_PADDED + LANES];
-    uint64_t ink[MAX_PADDED]; /* of each row, the columns that are not zero, as bits */
+    float *pixels;
+    uint64_t *ink;     /* of each row, the columns where a channel is not zero, as bits */
+    uint64_t *columns; /* the same of some rows together, see `inked` */
 } Padded;
+
+INLINE long padded_floats(Shape s) { return (long)s.inputs * s.height * s.width + LANES; }
+
+INLINE Padded make_padded(Shape s) {
+    const long bits = 2 * (s.height + 1) * s.words; /* as floats */
+    float *memory = allocate(bits + padded_floats(s));
+    uint64_t *ink = (uint64_t *)memory;
+    return (Padded){memory + bits, ink, ink + s.height * s.words};
+}
+
+INLINE void free_padded(Padded padded) { free(padded.ink); }
 
 /* Which values are not zero, as bits. */
 INLINE uint32_t bits_of(V v) {
@@ -40,33 +61,37 @@ INLINE uint32_t bits_of(V v) {
 #endif
 }
 
-/* Pixels are uint8 (pixels_f32 = 0) or float32 (pixels_f32 = 1). */
-INLINE void pad(const void *pixels, long image, int pixels_f32, int before, int width,
-                Padded *padded) {
-    static const int starts[] = {0, LANES, 2 * LANES, SIZE - LANES}; /* the last two overlap */
-    memset(padded->pixels, 0, sizeof(float) * (width * width + LANES));
-    memset(padded->ink, 0, sizeof padded->ink);
-    for (int y = 0; y < SIZE; y++) {
-        float *row = padded->pixels + (y + before) * width + before;
-        const long at = (image * SIZE + y) * SIZE;
-        uint64_t ink = 0;
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            const int x = starts[i];
-            V v;
-            if (pixels_f32) {
-                v = load_f32((const float *)pixels + at + x);
-            } else {
-                B bytes;
-                memcpy(&bytes, (const uint8_t *)pixels + at + x, sizeof bytes);
-                v = __builtin_convertvector(widen(bytes), V);
-            }
-            store_f32(row + x, v);
-            ink |= (uint64_t)bits_of(v) << x;
-        }
-        padded->ink[y + before] = ink << before;
-    }
+/* Up to eight pixels; lanes from `count` on are zero. */
+INLINE V load_pixels(const void *pixels, long at, int pixels_f32, int count) {
+    if (pixels_f32) return load(pixels, at, 1, count);
+    B bytes = {0};
+    copy(&bytes, (const uint8_t *)pixels + at, 1, count);
+    return __builtin_convertvector(widen(bytes), V);
 }
+
+/* Pixels are uint8 (pixels_f32 = 0) or float32 (pixels_f32 = 1). */
+INLINE void pad(const void *pixels, long image, int pixels_f32, Shape s, Padded *padded) {
+    memset(padded->pixels, 0, sizeof(float) * padded_floats(s));
+    memset(padded->ink, 0, sizeof(uint64_t) * s.height * s.words);
+    for (int input = 0; input < s.inputs; input++)
+        for (int y = 0; y < s.rows; y++) {
+            const int line = y + s.before;
+            float *row = padded->pixels + (input * s.height + line) * s.width + s.before;
+            uint64_t *ink = padded->ink + line * s.words;
+            const long at = ((image * s.inputs + input) * s.rows + y) * s.columns;
+            for (int x = 0; x < s.columns; x += LANES) {
+                const V v = load_pixels(pixels, at + x, pixels_f32, s.columns - x);
+                store_f32(row + x, v); /* zeros beyond the row are padding, or written later */
+                const int bit = x + s.before;
+                const uint64_t bits = bits_of(v);
+                ink[bit / 64] |= bits << bit % 64;
+                ink[bit / 64 + 1] |= bits >> 1 >> (63 - bit % 64);
+            }
+        }
+}
+
+/* Weights of a channel. */
+INLINE int taps_of(Shape s) { return s.inputs * s.kernel * s.kernel; }
 
 /* One or two adjacent windows, and one or two blocks of eight channels. */
 INLINE void stem_windows(const int pool, int is_f32, const int windows, const int blocks, Shape s,
@@ -78,21 +103,22 @@ INLINE void stem_windows(const int pool, int is_f32, const int windows, const in
             for (int b = 0; b < blocks; b++)
                 sum[w][position][b] = load_f32(bias + c + LANES * b);
     const float *tap_weights = weights + c;
-    for (int i = 0; i < s.kernel; i++)
-        for (int j = 0; j < s.kernel; j++, tap_weights += s.lanes) {
-            const float *tap = corner + i * s.width + j;
-            V weight[2];
-            for (int b = 0; b < blocks; b++) weight[b] = load_f32(tap_weights + LANES * b);
+    for (int input = 0; input < s.inputs; input++, corner += s.height * s.width)
+        for (int i = 0; i < s.kernel; i++)
+            for (int j = 0; j < s.kernel; j++, tap_weights += s.lanes) {
+                const float *tap = corner + i * s.width + j;
+                V weight[2];
+                for (int b = 0; b < blocks; b++) weight[b] = load_f32(tap_weights + LANES * b);
 #pragma GCC unroll 2
-            for (int w = 0; w < windows; w++)
+                for (int w = 0; w < windows; w++)
 #pragma GCC unroll 16
-                for (int position = 0; position < pool * pool; position++)
+                    for (int position = 0; position < pool * pool; position++)
 #pragma GCC unroll 2
-                    for (int b = 0; b < blocks; b++)
-                        sum[w][position][b] +=
-                            weight[b] *
-                            tap[position / pool * s.width + position % pool + w * pool];
-        }
+                        for (int b = 0; b < blocks; b++)
+                            sum[w][position][b] +=
+                                weight[b] *
+                                tap[position / pool * s.width + position % pool + w * pool];
+            }
     for (int w = 0; w < windows; w++)
         for (int b = 0; b < blocks; b++) {
             V max = sum[w][0][b];
@@ -108,28 +134,35 @@ INLINE void stem_windows(const int pool, int is_f32, const int windows, const in
 }
 
 /* The columns, as bits, with ink in any row that the windows of map row y cover. */
-INLINE uint64_t inked(const int pool, Shape s, const Padded *padded, int y) {
-    uint64_t columns = 0;
-    for (int i = 0; i < pool + s.kernel - 1; i++) columns |= padded->ink[y * pool + i];
-    return columns;
+INLINE const uint64_t *inked(const int pool, Shape s, Padded *padded, int y) {
+    for (int word = 0; word < s.words; word++) {
+        uint64_t columns = 0;
+        for (int i = 0; i < pool + s.kernel - 1; i++)
+            columns |= padded->ink[(y * pool + i) * s.words + word];
+        padded->columns[word] = columns;
+    }
+    return padded->columns;
 }
 
 /* Whether the window at x covers no ink at all, as nearly half of MNIST's do. */
-INLINE int is_blank(const int pool, Shape s, uint64_t columns, int x) {
-    return !(columns >> x * pool & ((1ull << (pool + s.kernel - 1)) - 1));
+INLINE int is_blank(const int pool, Shape s, const uint64_t *columns, int x) {
+    const int bit = x * pool;
+    const uint64_t *word = columns + bit / 64;
+    const uint64_t bits = word[0] >> bit % 64 | word[1] << 1 << (63 - bit % 64);
+    return !(bits & ((1ull << (pool + s.kernel - 1)) - 1));
 }
 
 INLINE void stem_forward_as(const int pool, int is_f32, long images, const void *pixels,
                             int pixels_f32, Shape s, const float *weights, const float *bias,
                             void *result, uint8_t *argmax) {
-    Padded padded;
+    Padded padded = make_padded(s);
     for (long image = 0; image < images; image++) {
-        pad(pixels, image, pixels_f32, s.before, s.width, &padded);
-        for (int y = 0; y < s.side; y++) {
-            const uint64_t columns = inked(pool, s, &padded, y);
-            for (int x = 0; x < s.side;) {
+        pad(pixels, image, pixels_f32, s, &padded);
+        for (int y = 0; y < s.down; y++) {
+            const uint64_t *columns = inked(pool, s, &padded, y);
+            for (int x = 0; x < s.along;) {
                 const float *corner = padded.pixels + y * pool * s.width + x * pool;
-                long at = ((image * s.side + y) * s.side + x) * s.channels;
+                long at = ((image * s.down + y) * s.along + x) * s.channels;
                 if (is_blank(pool, s, columns, x)) {
                     for (int c = 0; c < s.channels; c += LANES) {
                         V max = load_f32(bias + c);
@@ -142,7 +175,7 @@ INLINE void stem_forward_as(const int pool, int is_f32, long images, const void 
                     continue;
                 }
                 /* Enough sums to hide the latency of a product, few enough for the registers. */
-                int windows = pool <= 2 && x + 1 < s.side &&
+                int windows = pool <= 2 && x + 1 < s.along &&
                               (HAS_32_REGISTERS || s.channels <= LANES) ? 2 : 1;
 #define WINDOWS(windows, blocks)                                                               \
     stem_windows(pool, is_f32, windows, blocks, s, c, corner, weights, bias, result, argmax, at)
@@ -159,13 +192,15 @@ INLINE void stem_forward_as(const int pool, int is_f32, long images, const void 
             }
         }
     }
+    free_padded(padded);
 }
 
 /* A convolution with weights `(taps, lanes)` and a bias, pooled, and its ReLU. */
-void stem_forward(long images, int pool, int kernel, int channels, int before, int after,
-                  int pixels_f32, int is_f32, const void *pixels, const float *weights,
-                  const float *bias, void *result, uint8_t *argmax) {
-    const Shape s = shape_of(pool, kernel, channels, before, after);
+void stem_forward(long images, int inputs, int rows, int columns, int pool, int kernel,
+                  int channels, int before, int after, int pixels_f32, int is_f32,
+                  const void *pixels, const float *weights, const float *bias, void *result,
+                  uint8_t *argmax) {
+    const Shape s = shape_of(pool, inputs, rows, columns, kernel, channels, before, after);
     WITH_POOL(stem_forward_as, is_f32, images, pixels, pixels_f32, s, weights, bias, result,
               argmax)
 }
@@ -185,35 +220,36 @@ INLINE void stem_window_grads(const int pool, int is_f32, const int blocks, int 
     }
     if (blank) return;
     float *tap_weights = grad_weights + c;
-    for (int i = 0; i < s.kernel; i++)
-        for (int j = 0; j < s.kernel; j++, tap_weights += s.lanes) {
-            const float *tap = corner + i * s.width + j;
-            V sum[2];
-            for (int b = 0; b < blocks; b++) sum[b] = load_f32(tap_weights + LANES * b);
+    for (int input = 0; input < s.inputs; input++, corner += s.height * s.width)
+        for (int i = 0; i < s.kernel; i++)
+            for (int j = 0; j < s.kernel; j++, tap_weights += s.lanes) {
+                const float *tap = corner + i * s.width + j;
+                V sum[2];
+                for (int b = 0; b < blocks; b++) sum[b] = load_f32(tap_weights + LANES * b);
 #pragma GCC unroll 16
-            for (int position = 0; position < pool * pool; position++)
+                for (int position = 0; position < pool * pool; position++)
 #pragma GCC unroll 2
-                for (int b = 0; b < blocks; b++)
-                    sum[b] += by_position[position][b] *
-                              tap[position / pool * s.width + position % pool];
-            for (int b = 0; b < blocks; b++) store_f32(tap_weights + LANES * b, sum[b]);
-        }
+                    for (int b = 0; b < blocks; b++)
+                        sum[b] += by_position[position][b] *
+                                  tap[position / pool * s.width + position % pool];
+                for (int b = 0; b < blocks; b++) store_f32(tap_weights + LANES * b, sum[b]);
+            }
 }
 
 INLINE void stem_backward_as(const int pool, int is_f32, long images, const void *pixels,
                              int pixels_f32, Shape s, const void *grad, const uint8_t *argmax,
                              float *grad_weights, float *grad_bias, float *scratch) {
-    Padded padded;
-    const int weights = s.kernel * s.kernel * s.lanes;
+    Padded padded = make_padded(s);
+    const int weights = taps_of(s) * s.lanes;
     for (long image = 0; image < images; image++) {
-        pad(pixels, image, pixels_f32, s.before, s.width, &padded);
+        pad(pixels, image, pixels_f32, s, &padded);
         memset(scratch, 0, sizeof(float) * (weights + s.lanes));
-        for (int y = 0; y < s.side; y++) {
-            const uint64_t columns = inked(pool, s, &padded, y);
-            for (int x = 0; x < s.side; x++) {
+        for (int y = 0; y < s.down; y++) {
+            const uint64_t *columns = inked(pool, s, &padded, y);
+            for (int x = 0; x < s.along; x++) {
                 const int blank = is_blank(pool, s, columns, x);
                 const float *corner = padded.pixels + y * pool * s.width + x * pool;
-                long at = ((image * s.side + y) * s.side + x) * s.channels;
+                long at = ((image * s.down + y) * s.along + x) * s.channels;
 #define GRADS(blocks)                                                                          \
     stem_window_grads(pool, is_f32, blocks, blank, s, c, corner, grad, argmax, at, scratch,    \
                       scratch + weights)
@@ -229,14 +265,16 @@ INLINE void stem_backward_as(const int pool, int is_f32, long images, const void
         for (int i = 0; i < weights; i++) grad_weights[i] += scratch[i];
         for (int i = 0; i < s.lanes; i++) grad_bias[i] += scratch[weights + i];
     }
+    free_padded(padded);
 }
 
 /* Gradients of weights and bias. Adds to both, one image at a time, for float32's precision. */
-void stem_backward(long images, int pool, int kernel, int channels, int before, int after,
-                   int pixels_f32, int is_f32, const void *pixels, const void *grad,
-                   const uint8_t *argmax, float *grad_weights, float *grad_bias) {
-    const Shape s = shape_of(pool, kernel, channels, before, after);
-    float *scratch = allocate((kernel * kernel + 1) * s.lanes);
+void stem_backward(long images, int inputs, int rows, int columns, int pool, int kernel,
+                   int channels, int before, int after, int pixels_f32, int is_f32,
+                   const void *pixels, const void *grad, const uint8_t *argmax,
+                   float *grad_weights, float *grad_bias) {
+    const Shape s = shape_of(pool, inputs, rows, columns, kernel, channels, before, after);
+    float *scratch = allocate((taps_of(s) + 1) * s.lanes);
     WITH_POOL(stem_backward_as, is_f32, images, pixels, pixels_f32, s, grad, argmax, grad_weights,
               grad_bias, scratch)
     free(scratch);
@@ -246,6 +284,16 @@ INLINE double total(V v) {
     double sum = 0;
     for (int i = 0; i < LANES; i++) sum += v[i];
     return sum;
+}
+
+/* Where a kernel's j-th column, those of all inputs counted, begins in a padded image. */
+INLINE int column_of(Shape s, int j) {
+    return j / s.kernel * s.height * s.width + j % s.kernel;
+}
+
+/* The tap of a kernel's row i and of its j-th column, those of all inputs counted. */
+INLINE int tap_of(Shape s, int i, int j) {
+    return (j / s.kernel * s.kernel + i) * s.kernel + j % s.kernel;
 }
 
 /* The sum of products of two rows over the positions of the kernel along them. last: 1 for those
@@ -258,51 +306,57 @@ INLINE V row_product(const float *one, const float *other, int positions, V last
 }
 
 /* Sums of the pixels under each tap of a kernel, `(taps,)`, and of products of the pixels under two
- * taps, the upper triangle of `(taps, taps)`, over all positions of the kernel. Adds to both.
+ * taps, `(taps, taps)`, over all positions of the kernel. Adds to both. Of two products that are
+ * the same only that one is complete whose second tap is in the same row as its first or below.
  *
  * A product depends on the distance of its rows and on its columns only: it is summed along each
  * row once, and the rows' sums are added by position. */
-void pixel_moments(long images, int kernel, int before, int after, int pixels_f32,
-                   const void *pixels, double *sums, double *products) {
-    const Shape s = shape_of(1, kernel, 1, before, after);
-    const int k = kernel, taps = k * k, width = s.width, positions = s.side;
+void pixel_moments(long images, int inputs, int rows, int columns, int kernel, int before,
+                   int after, int pixels_f32, const void *pixels, double *sums,
+                   double *products) {
+    const Shape s = shape_of(1, inputs, rows, columns, kernel, 1, before, after);
+    const int k = kernel, taps = taps_of(s), lines = inputs * k, ones_floats = s.width + LANES;
     const long size = (long)LANES * (1 + taps) * taps;
-    float *scratch = allocate(size);
-    Padded padded;
-    float ones[MAX_PADDED + LANES];
-    V last, rows[MAX_PADDED];
-    for (int i = 0; i < LANES; i++) last[i] = (positions - 1) / LANES * LANES + i < positions;
-    for (int i = 0; i < MAX_PADDED + LANES; i++) ones[i] = 1;
+    const long pixels_at_once = 50176, together = 1 + (pixels_at_once - 1) / (rows * columns);
+    float *scratch = allocate(size + ones_floats + LANES * s.height);
+    float *ones = scratch + size, *by_row = ones + ones_floats;
+    Padded padded = make_padded(s);
+    V last;
+    for (int i = 0; i < LANES; i++) last[i] = (s.along - 1) / LANES * LANES + i < s.along;
+    for (int i = 0; i < ones_floats; i++) ones[i] = 1;
     memset(scratch, 0, sizeof(float) * size);
     for (long image = 0; image < images; image++) {
-        pad(pixels, image, pixels_f32, before, width, &padded);
+        pad(pixels, image, pixels_f32, s, &padded);
         for (int distance = -1; distance < k; distance++) /* -1: single pixels */
-            for (int j = 0; j < k; j++)
-                for (int l = 0; l < (distance < 0 ? 1 : k); l++) {
+            for (int j = 0; j < lines; j++) /* columns of the kernel in each input */
+                for (int l = 0; l < (distance < 0 ? 1 : lines); l++) {
                     const int down = distance < 0 ? 0 : distance;
-                    for (int y = 0; y < width - down; y++) {
-                        const float *other =
-                            distance < 0 ? ones : padded.pixels + (y + down) * width + l;
-                        rows[y] =
-                            row_product(padded.pixels + y * width + j, other, positions, last);
-                    }
+                    const float *one = padded.pixels + column_of(s, j);
+                    const float *other = padded.pixels + down * s.width + column_of(s, l);
+                    for (int y = 0; y < s.height - down; y++)
+                        store_f32(by_row + LANES * y,
+                                  row_product(one + y * s.width,
+                                              distance < 0 ? ones : other + y * s.width, s.along,
+                                              last));
                     V window = {0};
-                    for (int y = 0; y < positions - 1; y++) window += rows[y];
+                    for (int y = 0; y < s.down - 1; y++) window += load_f32(by_row + LANES * y);
                     for (int i = 0; i + down < k; i++) {
-                        const int one = i * k + j, two = (i + down) * k + l;
+                        const int first = tap_of(s, i, j), second = tap_of(s, i + down, l);
                         float *to =
-                            scratch + LANES * (distance < 0 ? one : taps + one * taps + two);
-                        window += rows[i + positions - 1];
+                            scratch + LANES * (distance < 0 ? first : taps + first * taps + second);
+                        window += load_f32(by_row + LANES * (i + s.down - 1));
                         store_f32(to, load_f32(to) + window);
-                        window -= rows[i];
+                        window -= load_f32(by_row + LANES * i);
                     }
                 }
-        if (image % 64 == 63 || image == images - 1) { /* before float32 loses digits */
+        /* Before float32 loses digits. */
+        if (image % together == together - 1 || image == images - 1) {
             for (int i = 0; i < taps; i++) sums[i] += total(load_f32(scratch + LANES * i));
             for (int i = 0; i < taps * taps; i++)
                 products[i] += total(load_f32(scratch + LANES * (taps + i)));
             memset(scratch, 0, sizeof(float) * size);
         }
     }
+    free_padded(padded);
     free(scratch);
 }
