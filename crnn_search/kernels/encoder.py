@@ -112,8 +112,9 @@ def first_layer(layer: Layer, pixels: Tensor, scale: float, dtype: torch.dtype) 
     """Pixels `(N, I, H, W)` times scale to maps `(N, C, H, W)` of `dtype`, channels last."""
     conv, norm = layer.conv, layer.norm
     pixels = pixels.contiguous()
-    size = layer.pool, conv.kernel_size[0], conv.out_channels
-    stem = Stem(*pixels.shape[1:], *size, *_padding(conv))
+    _, inputs, rows, columns = pixels.shape
+    kernel, channels = conv.kernel_size[0], conv.out_channels
+    stem = Stem(inputs, rows, columns, layer.pool, kernel, channels, *_padding(conv))
     weight, bias = conv.weight.flatten(1) * scale, conv.bias
     if norm is not None:
         mean, variance = _stem_moments(norm, weight, pixels, stem)

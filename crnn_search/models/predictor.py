@@ -54,7 +54,7 @@ class Predictor:
         Raises:
             InputError: images have another shape than the network's.
         """
-        if images.ndim != 5 or images.shape[2:] != self.shape:
+        if images.ndim != 5 or tuple(images.shape[2:]) != self.shape:
             raise InputError(
                 f"images must have the shape {shape_text(self.shape)}, got {tuple(images.shape)}"
             )

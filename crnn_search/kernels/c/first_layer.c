@@ -14,7 +14,7 @@ typedef struct {
     int height, width;            /* of a padded image */
     int down, along;              /* rows and columns of a pooled map */
     int lanes;                    /* channels, rounded up */
-    int words;                    /* of a padded row's bits, and one more */
+    int words;                    /* of a row's ink, see `Padded` */
 } Shape;
 
 INLINE Shape shape_of(int pool, int inputs, int rows, int columns, int kernel, int channels,
@@ -28,14 +28,15 @@ INLINE Shape shape_of(int pool, int inputs, int rows, int columns, int kernel, i
     s.down = (s.height - kernel + 1) / pool;
     s.along = (s.width - kernel + 1) / pool;
     s.lanes = round_up(channels);
-    s.words = (s.width + 63) / 64 + 1;
+    s.words = (s.width / 8 + 5 + 7) / 8;
     return s;
 }
 
-/* One image with padding around it. */
+/* One image with padding around it. Ink is, of each row, the columns where an input is not zero, as
+ * bits: a byte of padding, then a byte for eight columns of the image, and four bytes to spare. */
 typedef struct {
     float *pixels;
-    uint64_t *ink;     /* of each row, the columns where a channel is not zero, as bits */
+    uint64_t *ink;
     uint64_t *columns; /* the same of some rows together, see `inked` */
 } Padded;
 
@@ -77,15 +78,12 @@ INLINE void pad(const void *pixels, long image, int pixels_f32, Shape s, Padded 
         for (int y = 0; y < s.rows; y++) {
             const int line = y + s.before;
             float *row = padded->pixels + (input * s.height + line) * s.width + s.before;
-            uint64_t *ink = padded->ink + line * s.words;
+            uint8_t *ink = (uint8_t *)(padded->ink + line * s.words) + 1;
             const long at = ((image * s.inputs + input) * s.rows + y) * s.columns;
             for (int x = 0; x < s.columns; x += LANES) {
                 const V v = load_pixels(pixels, at + x, pixels_f32, s.columns - x);
                 store_f32(row + x, v); /* zeros beyond the row are padding, or written later */
-                const int bit = x + s.before;
-                const uint64_t bits = bits_of(v);
-                ink[bit / 64] |= bits << bit % 64;
-                ink[bit / 64 + 1] |= bits >> 1 >> (63 - bit % 64);
+                ink[x / LANES] |= bits_of(v);
             }
         }
 }
@@ -134,22 +132,23 @@ INLINE void stem_windows(const int pool, int is_f32, const int windows, const in
 }
 
 /* The columns, as bits, with ink in any row that the windows of map row y cover. */
-INLINE const uint64_t *inked(const int pool, Shape s, Padded *padded, int y) {
+INLINE const uint8_t *inked(const int pool, Shape s, Padded *padded, int y) {
     for (int word = 0; word < s.words; word++) {
         uint64_t columns = 0;
         for (int i = 0; i < pool + s.kernel - 1; i++)
             columns |= padded->ink[(y * pool + i) * s.words + word];
         padded->columns[word] = columns;
     }
-    return padded->columns;
+    return (const uint8_t *)padded->columns;
 }
 
 /* Whether the window at x covers no ink at all, as nearly half of MNIST's do. */
-INLINE int is_blank(const int pool, Shape s, const uint64_t *columns, int x) {
-    const int bit = x * pool;
-    const uint64_t *word = columns + bit / 64;
-    const uint64_t bits = word[0] >> bit % 64 | word[1] << 1 << (63 - bit % 64);
-    return !(bits & ((1ull << (pool + s.kernel - 1)) - 1));
+INLINE int is_blank(const int pool, Shape s, const uint8_t *columns, int x) {
+    const int bit = x * pool + 8 - s.before;
+    const uint8_t *from = columns + bit / 8;
+    const uint32_t bits =
+        from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 | (uint32_t)from[3] << 24;
+    return !(bits >> bit % 8 & ((1u << (pool + s.kernel - 1)) - 1));
 }
 
 INLINE void stem_forward_as(const int pool, int is_f32, long images, const void *pixels,
@@ -159,7 +158,7 @@ INLINE void stem_forward_as(const int pool, int is_f32, long images, const void 
     for (long image = 0; image < images; image++) {
         pad(pixels, image, pixels_f32, s, &padded);
         for (int y = 0; y < s.down; y++) {
-            const uint64_t *columns = inked(pool, s, &padded, y);
+            const uint8_t *columns = inked(pool, s, &padded, y);
             for (int x = 0; x < s.along;) {
                 const float *corner = padded.pixels + y * pool * s.width + x * pool;
                 long at = ((image * s.down + y) * s.along + x) * s.channels;
@@ -245,7 +244,7 @@ INLINE void stem_backward_as(const int pool, int is_f32, long images, const void
         pad(pixels, image, pixels_f32, s, &padded);
         memset(scratch, 0, sizeof(float) * (weights + s.lanes));
         for (int y = 0; y < s.down; y++) {
-            const uint64_t *columns = inked(pool, s, &padded, y);
+            const uint8_t *columns = inked(pool, s, &padded, y);
             for (int x = 0; x < s.along; x++) {
                 const int blank = is_blank(pool, s, columns, x);
                 const float *corner = padded.pixels + y * pool * s.width + x * pool;
