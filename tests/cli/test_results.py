@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.hyperparameters import ImageShape, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.pipeline.manifest import Manifest
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage import stages
@@ -100,6 +100,16 @@ def test_predict_refuses_other_files(crnn_search: CommandLine, tmp_path: Path) -
         done = crnn_search("predict", str(path), str(image))
         assert done.code == 2
         assert name in done.err
+
+
+def test_predict_refuses_a_model_of_other_images(crnn_search: CommandLine, tmp_path: Path) -> None:
+    model, image = tmp_path / "model.safetensors", tmp_path / "image.png"
+    network = CRNN(SMALL.model, ImageShape(3, 32, 40))
+    checkpoint.save_model(model, network, SMALL, {"max_digits": 8})
+    Image.new("L", (28, 28)).save(image)
+    done = crnn_search("predict", str(model), str(image))
+    assert (done.code, done.out) == (2, "")
+    assert "images must have the shape (B, T, 3, 32, 40), got (1, 1, 1, 28, 28)" in done.err
 
 
 def test_predict_reads_images(crnn_search: CommandLine, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@
 #define IN 6
 #define POINTS (IN * IN)
 #define ROWS 6           /* rows of a product at once, of two times eight columns */
-#define TILES_AT_ONCE 32 /* about: their points fit in the second-level cache */
+#define TILES_AT_ONCE 32 /* about: their points fit in the second-level cache; of several images,
+                            or of a band of one */
 
 /* Maps and results of one convolution. Channels are rounded up to multiples of eight. Planes of
  * points are a little apart, as they would otherwise fall into the same lines of the first-level
@@ -18,9 +19,10 @@ typedef struct {
     int rows, columns, channels; /* of the map */
     int before;                  /* rows and columns of padding before it */
     int out_rows, out_columns, outputs;
-    int down, along, images;     /* tiles of an image; images at once */
+    int down, along;             /* tiles of an image */
+    int images, band;            /* images at once, and rows of their tiles */
     int in_lanes, out_lanes;
-    long padded, padded_grad;    /* floats of a padded image and of its gradient */
+    long padded, padded_grad;    /* floats of a padded band and of its gradient */
     long in_plane, out_plane;
 } Plan;
 
@@ -32,31 +34,36 @@ INLINE Plan plan_of(int rows, int columns, int channels, int before, int after, 
     p.down = (p.out_rows + OUT - 1) / OUT;
     p.along = (p.out_columns + OUT - 1) / OUT;
     const int tiles = p.down * p.along;
-    p.images = tiles < TILES_AT_ONCE ? TILES_AT_ONCE / tiles : 1;
+    const int bands = (tiles + TILES_AT_ONCE - 1) / TILES_AT_ONCE;
+    p.images = bands == 1 ? TILES_AT_ONCE / tiles : 1;
+    p.band = (p.down + bands - 1) / bands;
     p.in_lanes = round_up(channels);
     p.out_lanes = round_up(outputs);
-    p.padded = (long)(OUT * p.down + 2) * (OUT * p.along + 2) * p.in_lanes;
-    p.padded_grad = (long)OUT * p.down * OUT * p.along * p.out_lanes;
-    p.in_plane = (long)p.images * tiles * p.in_lanes + 2 * LANES;
-    p.out_plane = (long)p.images * tiles * p.out_lanes + 2 * LANES;
+    p.padded = (long)(OUT * p.band + 2) * (OUT * p.along + 2) * p.in_lanes;
+    p.padded_grad = (long)OUT * p.band * OUT * p.along * p.out_lanes;
+    p.in_plane = (long)p.images * p.band * p.along * p.in_lanes + 2 * LANES;
+    p.out_plane = (long)p.images * p.band * p.along * p.out_lanes + 2 * LANES;
     return p;
 }
 
-/* Scratch memory: one padded image or gradient, then the planes of both sides. */
-INLINE long image_floats(Plan p) { return p.padded > p.padded_grad ? p.padded : p.padded_grad; }
+/* Scratch memory: one padded band or gradient, then the planes of both sides. */
+INLINE long band_floats(Plan p) { return p.padded > p.padded_grad ? p.padded : p.padded_grad; }
 
 INLINE float *scratch_of(Plan p) {
-    return allocate(image_floats(p) + POINTS * (p.in_plane + p.out_plane));
+    return allocate(band_floats(p) + POINTS * (p.in_plane + p.out_plane));
 }
 
-/* One image with padding around it, its channels rounded up. */
-INLINE void pad_image(const float *maps, long image, int rows, int columns, int channels,
-                      int before, int padded_columns, long size, float *padded) {
+/* A band of an image with padding around it, its channels rounded up. before: columns of padding.
+ * first: the row of the image that is the band's first, negative in the padding above it. */
+INLINE void pad_band(const float *maps, long image, int rows, int columns, int channels,
+                     int before, int first, int padded_rows, int padded_columns, float *padded) {
     const int lanes = round_up(channels);
-    memset(padded, 0, sizeof(float) * size);
-    for (int y = 0; y < rows; y++) {
+    memset(padded, 0, sizeof(float) * padded_rows * padded_columns * lanes);
+    const int begin = first < 0 ? 0 : first;
+    const int end = first + padded_rows < rows ? first + padded_rows : rows;
+    for (int y = begin; y < end; y++) {
         const float *from = maps + (image * rows + y) * columns * channels;
-        float *row = padded + ((long)(y + before) * padded_columns + before) * lanes;
+        float *row = padded + ((long)(y - first) * padded_columns + before) * lanes;
         if (lanes == channels) {
             memcpy(row, from, sizeof(float) * columns * channels);
             continue;
@@ -102,10 +109,10 @@ INLINE void from_results(const V *y, V *m) {
     m[5] = y[3];
 }
 
-/* All tiles of a padded image; the points of tile t start at points + t * in_lanes. */
-INLINE void tiles_to_points(Plan p, const float *padded, float *points) {
+/* All tiles of a padded band; the points of tile t start at points + t * in_lanes. */
+INLINE void tiles_to_points(Plan p, int band, const float *padded, float *points) {
     const long row = (long)(OUT * p.along + 2) * p.in_lanes;
-    for (int i = 0; i < p.down; i++)
+    for (int i = 0; i < band; i++)
         for (int j = 0; j < p.along; j++, points += p.in_lanes)
             for (int c = 0; c < p.in_lanes; c += LANES) {
                 const float *corner = padded + OUT * i * row + (long)OUT * j * p.in_lanes + c;
@@ -179,13 +186,14 @@ INLINE void add_moments(Plan p, int rows, const float *strip, double *sums, doub
     }
 }
 
-/* An image's result, by strips, so that it is written in order: scattered writes of single vectors
- * take three times as long. sums: NULL, or where its moments are added. */
-INLINE void points_to_result(Plan p, const float *points, long image, float *result, float *strip,
-                             double *sums, double *squares) {
-    for (int i = 0; i < p.down; i++) {
+/* A band of an image's result, by strips, so that it is written in order: scattered writes of single
+ * vectors take three times as long. top: the band's first row of tiles. sums: NULL, or where its
+ * moments are added. */
+INLINE void points_to_result(Plan p, int top, int band, const float *points, long image,
+                             float *result, float *strip, double *sums, double *squares) {
+    for (int i = top; i < top + band; i++, points += (long)p.along * p.out_lanes) {
         const int rows = p.out_rows - OUT * i < OUT ? p.out_rows - OUT * i : OUT;
-        points_to_strip(p, points + (long)i * p.along * p.out_lanes, strip);
+        points_to_strip(p, points, strip);
         if (sums) add_moments(p, rows, strip, sums, squares);
         for (int y = 0; y < rows; y++) {
             const float *row = strip + (long)OUT * p.along * p.out_lanes * y;
@@ -203,10 +211,10 @@ INLINE void points_to_result(Plan p, const float *points, long image, float *res
     }
 }
 
-/* The gradients of an image's points, from those of its results. */
-INLINE void grad_to_points(Plan p, const float *grad, float *points) {
+/* The gradients of a band's points, from those of its results. */
+INLINE void grad_to_points(Plan p, int band, const float *grad, float *points) {
     const long row = (long)OUT * p.along * p.out_lanes;
-    for (int i = 0; i < p.down; i++)
+    for (int i = 0; i < band; i++)
         for (int j = 0; j < p.along; j++, points += p.out_lanes)
             for (int c = 0; c < p.out_lanes; c += LANES) {
                 const float *corner = grad + OUT * i * row + (long)OUT * j * p.out_lanes + c;
@@ -296,24 +304,25 @@ void winograd(long images, int rows, int columns, int channels, int before, int 
               const float *maps, const float *weights, float *result, double *sums,
               double *squares) {
     const Plan p = plan_of(rows, columns, channels, before, after, outputs);
-    const int tiles = p.down * p.along;
-    float *scratch = scratch_of(p), *points = scratch + image_floats(p);
+    float *scratch = scratch_of(p), *points = scratch + band_floats(p);
     float *products = points + POINTS * p.in_plane;
-    for (long image = 0; image < images; image += p.images) {
-        const int now = smaller(p.images, images - image);
-        for (int n = 0; n < now; n++) {
-            pad_image(maps, image + n, rows, columns, channels, before, OUT * p.along + 2,
-                      p.padded, scratch);
-            tiles_to_points(p, scratch, points + (long)n * tiles * p.in_lanes);
+    for (long image = 0; image < images; image += p.images)
+        for (int top = 0; top < p.down; top += p.band) {
+            const int now = smaller(p.images, images - image);
+            const int band = smaller(p.band, p.down - top), tiles = band * p.along;
+            for (int n = 0; n < now; n++) {
+                pad_band(maps, image + n, rows, columns, channels, before, OUT * top - before,
+                         OUT * band + 2, OUT * p.along + 2, scratch);
+                tiles_to_points(p, band, scratch, points + (long)n * tiles * p.in_lanes);
+            }
+            for (int point = 0; point < POINTS; point++)
+                product(0, now * tiles, channels, points + point * p.in_plane, p.in_lanes, 1,
+                        weights + (long)point * channels * p.out_lanes, p.out_lanes,
+                        products + point * p.out_plane);
+            for (int n = 0; n < now; n++)
+                points_to_result(p, top, band, products + (long)n * tiles * p.out_lanes,
+                                 image + n, result, scratch, sums, squares);
         }
-        for (int point = 0; point < POINTS; point++)
-            product(0, now * tiles, channels, points + point * p.in_plane, p.in_lanes, 1,
-                    weights + (long)point * channels * p.out_lanes, p.out_lanes,
-                    products + point * p.out_plane);
-        for (int n = 0; n < now; n++)
-            points_to_result(p, products + (long)n * tiles * p.out_lanes, image + n, result,
-                             scratch, sums, squares);
-    }
     free(scratch);
 }
 
@@ -321,23 +330,24 @@ void winograd(long images, int rows, int columns, int channels, int before, int 
 void winograd_weights(long images, int rows, int columns, int channels, int before, int after,
                       int outputs, const float *maps, const float *grad, float *grad_weights) {
     const Plan p = plan_of(rows, columns, channels, before, after, outputs);
-    const int tiles = p.down * p.along;
-    float *scratch = scratch_of(p), *points = scratch + image_floats(p);
+    float *scratch = scratch_of(p), *points = scratch + band_floats(p);
     float *grad_points = points + POINTS * p.in_plane;
-    for (long image = 0; image < images; image += p.images) {
-        const int now = smaller(p.images, images - image);
-        for (int n = 0; n < now; n++) {
-            pad_image(maps, image + n, rows, columns, channels, before, OUT * p.along + 2,
-                      p.padded, scratch);
-            tiles_to_points(p, scratch, points + (long)n * tiles * p.in_lanes);
-            pad_image(grad, image + n, p.out_rows, p.out_columns, outputs, 0, OUT * p.along,
-                      p.padded_grad, scratch);
-            grad_to_points(p, scratch, grad_points + (long)n * tiles * p.out_lanes);
+    for (long image = 0; image < images; image += p.images)
+        for (int top = 0; top < p.down; top += p.band) {
+            const int now = smaller(p.images, images - image);
+            const int band = smaller(p.band, p.down - top), tiles = band * p.along;
+            for (int n = 0; n < now; n++) {
+                pad_band(maps, image + n, rows, columns, channels, before, OUT * top - before,
+                         OUT * band + 2, OUT * p.along + 2, scratch);
+                tiles_to_points(p, band, scratch, points + (long)n * tiles * p.in_lanes);
+                pad_band(grad, image + n, p.out_rows, p.out_columns, outputs, 0, OUT * top,
+                         OUT * band, OUT * p.along, scratch);
+                grad_to_points(p, band, scratch, grad_points + (long)n * tiles * p.out_lanes);
+            }
+            for (int point = 0; point < POINTS; point++)
+                product(1, channels, now * tiles, points + point * p.in_plane, 1, p.in_lanes,
+                        grad_points + point * p.out_plane, p.out_lanes,
+                        grad_weights + (long)point * channels * p.out_lanes);
         }
-        for (int point = 0; point < POINTS; point++)
-            product(1, channels, now * tiles, points + point * p.in_plane, 1, p.in_lanes,
-                    grad_points + point * p.out_plane, p.out_lanes,
-                    grad_weights + (long)point * channels * p.out_lanes);
-    }
     free(scratch);
 }
