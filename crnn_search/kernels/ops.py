@@ -101,12 +101,13 @@ def stem_backward(
 def pixel_moments(pixels: Tensor, stem: Stem) -> tuple[Tensor, Tensor]:
     """Mean, `(I·k²,)`, and covariance, square, of the pixels under a kernel; float64."""
     taps = stem.taps
+    shift = pixels[0, :, 0, 0].float()  # of bright images near the mean, of digits zero
 
     def part(images: slice) -> Tensor:
         sums = torch.zeros(taps + 1, taps, dtype=torch.float64)
         native.call(
-            "pixel_moments", _sizes(images, stem), pixels=pixels[images], sums=sums[0],
-            products=sums[1:],
+            "pixel_moments", _sizes(images, stem), pixels=pixels[images], shift=shift,
+            sums=sums[0], products=sums[1:],
         )  # fmt: skip
         return sums
 
@@ -114,7 +115,7 @@ def pixel_moments(pixels: Tensor, stem: Stem) -> tuple[Tensor, Tensor]:
     mean, products = moments[0], moments[1:]
     row = torch.arange(taps) // stem.kernel % stem.kernel
     products = torch.where(row[:, None] <= row, products, products.t())
-    return mean, products - mean.outer(mean)
+    return mean + shift.repeat_interleave(stem.kernel**2), products - mean.outer(mean)
 
 
 def map_moments(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -169,7 +169,8 @@ SIGNATURES: Mapping[str, Signature] = {
         _f32("grad_weights taps lanes"), _f32("grad_bias lanes"),
     ),
     "pixel_moments": _signature(
-        "images inputs rows columns kernel before after pixels_f32", _PIXELS, _f64("sums taps"),
+        "images inputs rows columns kernel before after pixels_f32", _PIXELS,
+        _f32("shift inputs"), _f64("sums taps"),
         _f64("products taps taps"),
     ),
     "map_moments": _signature(

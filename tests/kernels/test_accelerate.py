@@ -13,10 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import unfold
 
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import MNIST_SHAPE, ImageShape, ModelSpec
-from crnn_search.kernels import encoder, native
+from crnn_search.kernels import encoder, native, ops
 from crnn_search.kernels.accelerate import accelerate
 from crnn_search.training.model import CRNN
 from tests.kernels.reference import (
@@ -195,6 +196,20 @@ def test_variance_of_nearly_constant_maps_is_accurate(channels: int) -> None:
     exact = found.detach().double()
     torch.testing.assert_close(moments[0], exact.mean((0, 2, 3)), rtol=1e-6, atol=0)
     torch.testing.assert_close(moments[1], exact.var((0, 2, 3), correction=0), rtol=1e-4, atol=0)
+
+
+def test_moments_of_smooth_bright_images_are_accurate() -> None:
+    y, x = torch.meshgrid(torch.linspace(0, 3, 64), torch.linspace(0, 3, 64), indexing="ij")
+    torch.manual_seed(0)
+    images = 200 + 20 * torch.sin(x + 2 * y) + 2 * torch.rand(3, 3, 64, 64)
+    stem = ops.Stem(3, 64, 64, pool=2, kernel=3, channels=16, before=0, after=0)
+    mean, covariance = ops.pixel_moments(images.to(torch.uint8), stem)
+    under = unfold(images.to(torch.uint8).float(), 3).double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean, under.mean(1))
+    edges = torch.randn(100, 27, dtype=torch.float64)
+    edges -= edges.mean(1, keepdim=True)
+    found, expected = ((edges @ c * edges).sum(1) for c in (covariance, under.cov(correction=0)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
 def test_threads_share_the_images(three_threads: None) -> None:

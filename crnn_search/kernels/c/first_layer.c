@@ -285,6 +285,14 @@ INLINE double total(V v) {
     return sum;
 }
 
+/* Subtracts a number from all pixels of each input, padding included. */
+INLINE void subtract(Shape s, const float *shift, Padded *padded) {
+    const int pixels = s.height * s.width;
+    for (int input = 0; input < s.inputs; input++)
+        if (shift[input] != 0)
+            for (int i = 0; i < pixels; i++) padded->pixels[input * pixels + i] -= shift[input];
+}
+
 /* Where a kernel's j-th column, those of all inputs counted, begins in a padded image. */
 INLINE int column_of(Shape s, int j) {
     return j / s.kernel * s.height * s.width + j % s.kernel;
@@ -307,12 +315,13 @@ INLINE V row_product(const float *one, const float *other, int positions, V last
 /* Sums of the pixels under each tap of a kernel, `(taps,)`, and of products of the pixels under two
  * taps, `(taps, taps)`, over all positions of the kernel. Adds to both. Of two products that are
  * the same only that one is complete whose second tap is in the same row as its first or below.
+ * Pixels are those of each input less its shift: sums of small numbers lose fewer digits.
  *
  * A product depends on the distance of its rows and on its columns only: it is summed along each
  * row once, and the rows' sums are added by position. */
 void pixel_moments(long images, int inputs, int rows, int columns, int kernel, int before,
-                   int after, int pixels_f32, const void *pixels, double *sums,
-                   double *products) {
+                   int after, int pixels_f32, const void *pixels, const float *shift,
+                   double *sums, double *products) {
     const Shape s = shape_of(1, inputs, rows, columns, kernel, 1, before, after);
     const int k = kernel, taps = taps_of(s), lines = inputs * k, ones_floats = s.width + LANES;
     const long size = (long)LANES * (1 + taps) * taps;
@@ -326,6 +335,7 @@ void pixel_moments(long images, int inputs, int rows, int columns, int kernel, i
     memset(scratch, 0, sizeof(float) * size);
     for (long image = 0; image < images; image++) {
         pad(pixels, image, pixels_f32, s, &padded);
+        subtract(s, shift, &padded);
         for (int distance = -1; distance < k; distance++) /* -1: single pixels */
             for (int j = 0; j < lines; j++) /* columns of the kernel in each input */
                 for (int l = 0; l < (distance < 0 ? 1 : lines); l++) {
