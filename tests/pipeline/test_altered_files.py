@@ -1,6 +1,6 @@
 """Run files that were altered in any way: an error that names the file, or the true figures.
 
-1,460 cases in the slow suite.
+1,440 cases in the slow suite.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def test_an_unfinished_run_shows_the_trials_that_ended_or_an_error(
 
 
 @pytest.mark.slow
-@settings(MANY, max_examples=60)
+@settings(MANY, max_examples=40)
 @given(data=st.data())
 def test_a_run_with_an_altered_file_is_resumed_or_refused(
     runs: dict[str, Path], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
