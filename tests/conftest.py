@@ -27,7 +27,11 @@ settings.load_profile("fast")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow tests their timeout; run fast tests of the finished run in one process."""
+    """Give slow tests their timeout; run fast tests of the finished run in one process.
+
+    The longest tests come first, so that none of them runs alone at the end.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         if _may_be_slow(item):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))

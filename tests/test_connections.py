@@ -159,6 +159,7 @@ RAYS_OWN = {"connect 169.254.169.254", "getaddrinfo metadata.google.internal"}
 """Ray 2.60 asks the machine's metadata service which cloud it is in, whatever its settings."""
 
 
+@pytest.mark.long
 def test_launch_opens_no_connection_of_its_own(watched: Watched) -> None:
     words = [word if word != "demo" else "new" for word in LAUNCH]
     assert set(watched(PROGRAM, *words, *SHORT)) <= RAYS_OWN

@@ -107,6 +107,7 @@ def test_script(
     assert "sum of three blank images: [" in printed
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
     prepare(tmp_path / "x", digits, SPACE.replace("seeds: 2", "seeds: 1"))
@@ -133,6 +134,7 @@ def test_command_with_a_hook(finished: FinishedRun) -> None:
     assert searched == [trial | {"stage": "search"} for trial in ledger]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_notebook(tmp_path: Path, digits: Digits) -> None:
     prepare(tmp_path / "x", digits)

@@ -135,6 +135,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
         shutil.rmtree(rays, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -> None:
     storage = head.root / "shared"
     folder = ("--storage", str(storage))

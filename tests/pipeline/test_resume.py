@@ -35,6 +35,7 @@ def root(tmp_path: Path, digits: Digits) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_run_that_ends_early_three_times_has_the_same_results(
     root: Path, finished: FinishedRun
 ) -> None:

@@ -28,6 +28,7 @@ store_lease.HEARTBEAT_S, store_lease.VALID_S, store_lease.STALE_S = 0.5, 1.5, 3.
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
     tmp_path: Path, digits: Digits, finished: FinishedRun
