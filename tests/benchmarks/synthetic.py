@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.small_run import REPOSITORY
+from tests.small_run import REPOSITORY, one_core
 
 FOLDER = "SYNTHETIC_DIGITS"
 """Environment variable that names the folder of the digits' files."""
@@ -46,16 +46,19 @@ def run(
     *arguments: str,
     before: str = "",
     blocked: tuple[str, ...] = (),
+    all_cores: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a benchmark in `root`, whose folder `data` has the digits.
 
-    before: Python that runs before its `main`. blocked: packages that it cannot import.
+    before: Python that runs before its `main`. blocked: packages that it cannot import. all_cores:
+    not on one core.
     """
     program = PROGRAM.replace("MODULE", module).replace("BEFORE", before)
     (root / "program.py").write_text(program.replace("BLOCKED", repr(blocked)))
     return subprocess.run(
         [sys.executable, "program.py", *arguments],
         cwd=root,
+        preexec_fn=None if all_cores else one_core,
         env=os.environ | {"PYTHONPATH": REPOSITORY, FOLDER: str(root / "data")},
         capture_output=True,
         text=True,

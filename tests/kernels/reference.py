@@ -36,9 +36,9 @@ def make_model(spec: ModelSpec, precision: str = "float32") -> CRNN:
     return model
 
 
-def make_images(count: int = 15) -> Tensor:
+def make_images(count: int = 15, seed: int = 1) -> Tensor:
     """uint8 `(N, 28, 28)`, partly blank as digits are."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=generator)
     images[: count // 2, :, :11] = 0
     images[:, 20:] = 0

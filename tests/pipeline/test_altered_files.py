@@ -1,6 +1,6 @@
 """Run files that were altered in any way: an error that names the file, or the true figures.
 
-1,440 cases in the slow suite.
+1,040 cases in the slow suite.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ JSON = st.recursive(
 FIGURES = ("trials", "best", "running_trials", "compute", "elapsed_s", "sessions")
 
 MANY = settings(
-    max_examples=700, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -22,6 +22,7 @@ from tests.small_run import (
     REPOSITORY,
     RESUME,
     FinishedRun,
+    one_core,
     prepare,
     run_here,
     wait_for,
@@ -51,6 +52,7 @@ def start(root: Path, *arguments: str, before: str) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY},
+            preexec_fn=one_core,
             start_new_session=True,
         )
 
