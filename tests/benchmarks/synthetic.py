@@ -15,6 +15,7 @@ FOLDER = "SYNTHETIC_DIGITS"
 
 PROGRAM = """
 import functools, sys
+sys.path.insert(0, REPOSITORY)
 for name in BLOCKED:
     sys.modules[name] = None
 from tests.benchmarks.synthetic import install
@@ -54,12 +55,13 @@ def run(
     not on one core.
     """
     program = PROGRAM.replace("MODULE", module).replace("BEFORE", before)
+    program = program.replace("REPOSITORY", repr(REPOSITORY))
     (root / "program.py").write_text(program.replace("BLOCKED", repr(blocked)))
     return subprocess.run(
         [sys.executable, "program.py", *arguments],
         cwd=root,
         preexec_fn=None if all_cores else one_core,
-        env=os.environ | {"PYTHONPATH": REPOSITORY, FOLDER: str(root / "data")},
+        env=os.environ | {FOLDER: str(root / "data")},
         capture_output=True,
         text=True,
         timeout=400,
