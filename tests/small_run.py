@@ -38,9 +38,6 @@ space:
   batch_size: 32
 """
 
-SHORT = ("--trials", "2", "--set", "retrain.finalists=1", "--set", "retrain.seeds=1")
-"""Options of a launch that has two trials, and no repetitions of a finalist."""
-
 LAUNCH = ("launch", "space.yaml", "--name", "demo", "--data-dir", "data")
 HOOKS = (
     *("--on-end", "sh -c 'cat > summary.json'"),
@@ -95,7 +92,12 @@ def prepare(root: Path, digits: Digits, space: str = SPACE) -> None:
 
 
 def one_core() -> None:
-    """Use one core: a local Ray then has one trial at a time, and fewer workers to start."""
+    """Use one core: a local Ray then has one trial at a time, and fewer workers to start.
+
+    Linux only: elsewhere a process keeps all its cores.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
     cores = sorted(os.sched_getaffinity(0))
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
