@@ -144,7 +144,9 @@ def run_here(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def start(
     root: Path, *arguments: str, before: str = "", all_cores: bool = False, **variables: str
 ) -> subprocess.Popen[bytes]:
-    """Start `crnn-search` in `root`; it prints to the file `log`, and ends with its test.
+    """Start `crnn-search` in `root`, in a session of its own; it prints to the file `log`.
+
+    It ends with its test.
 
     before: Python that runs first. all_cores: not on one core. variables: of the environment, for
     the workers too.
@@ -157,6 +159,7 @@ def start(
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY, **variables},
             preexec_fn=None if all_cores else one_core,
+            start_new_session=True,
         )
     _STARTED.append(process)
     return process

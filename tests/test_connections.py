@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from crnn_search.storage.cache import CACHE_VARIABLE, cache_folder
 from tests.small_run import LAUNCH, PROGRAM, REPOSITORY, FinishedRun, one_core
 
 pytestmark = [
@@ -105,6 +106,7 @@ def watched(tmp_path: Path, finished: FinishedRun) -> Watched:
             | {
                 "PYTHONPATH": REPOSITORY,
                 "HOME": str(tmp_path / "home"),
+                CACHE_VARIABLE: str(cache_folder()),  # with the kernels, which take long to compile
                 "LD_PRELOAD": str(shim),
                 "CONNECTIONS": str(log),
             },

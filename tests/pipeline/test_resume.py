@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -39,7 +40,10 @@ def root(tmp_path: Path, digits: Digits) -> Path:
 def test_a_run_that_ends_early_three_times_has_the_same_results(
     root: Path, finished: FinishedRun
 ) -> None:
-    """A full disk, Ctrl-C in the search, SIGKILL in the retraining; a resume after each."""
+    """A full disk, a terminal that closes in the search, SIGKILL in the retraining.
+
+    Each is followed by a resume. SIGHUP reaches the driver and all processes of its Ray.
+    """
     run = root / "runs" / "demo"
     process = start(root, *LAUNCH, before=faulty.FULL_DISK)
     code = wait_for_end(process, root, 120)
@@ -56,9 +60,11 @@ def test_a_run_that_ends_early_three_times_has_the_same_results(
     other = run_here(root, *RESUME)
     assert other.returncode == 2
     assert "another process is using runs/demo; wait for it or stop it" in other.stderr
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGHUP)
     assert wait_for_end(process, root, 120) == 130
-    assert "crnn-search resume runs/demo" in printed(root)
+    assert "interrupted: everything so far is kept" in printed(root)
+    assert "continue with crnn-search resume runs/demo" in (run / "search.log").read_text()
+    assert not [event for event in journal(run) if event["event"] in {"retry", "failure"}]
     assert "crnn-search resume runs/demo" in run_here(root, "status", "runs/demo").stdout
     damage_checkpoints_of_running_trials(run)
 
