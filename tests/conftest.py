@@ -27,7 +27,12 @@ settings.load_profile("fast")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow tests their timeout; run fast tests of the finished run in one process."""
+    """Give slow tests their timeout; run fast tests of the finished run in one process.
+
+    The longest tests come first, so that none of them runs alone at the end, and of those the ones
+    that need no finished run.
+    """
+    items.sort(key=_place)
     for item in items:
         if _may_be_slow(item):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
@@ -49,6 +54,12 @@ def pytest_runtest_makereport(
             f"{FAST_LIMIT_S} s: make it faster, or mark it with @pytest.mark.slow"
         )
     return report
+
+
+def _place(item: pytest.Item) -> int:
+    if item.get_closest_marker("long") is None:
+        return 2
+    return int("finished" in getattr(item, "fixturenames", ()))
 
 
 def _may_be_slow(item: pytest.Item) -> bool:

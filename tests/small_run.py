@@ -38,9 +38,6 @@ space:
   batch_size: 32
 """
 
-SHORT = ("--trials", "2", "--set", "retrain.finalists=1", "--set", "retrain.seeds=1")
-"""Options of a launch that has two trials, and no repetitions of a finalist."""
-
 LAUNCH = ("launch", "space.yaml", "--name", "demo", "--data-dir", "data")
 HOOKS = (
     *("--on-end", "sh -c 'cat > summary.json'"),
@@ -95,7 +92,12 @@ def prepare(root: Path, digits: Digits, space: str = SPACE) -> None:
 
 
 def one_core() -> None:
-    """Use one core: a local Ray then has one trial at a time, and fewer workers to start."""
+    """Use one core: a local Ray then has one trial at a time, and fewer workers to start.
+
+    Linux only: elsewhere a process keeps all its cores.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
     cores = sorted(os.sched_getaffinity(0))
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
@@ -142,7 +144,9 @@ def run_here(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def start(
     root: Path, *arguments: str, before: str = "", all_cores: bool = False, **variables: str
 ) -> subprocess.Popen[bytes]:
-    """Start `crnn-search` in `root`; it prints to the file `log`, and ends with its test.
+    """Start `crnn-search` in `root`, in a session of its own; it prints to the file `log`.
+
+    It ends with its test.
 
     before: Python that runs first. all_cores: not on one core. variables: of the environment, for
     the workers too.
@@ -155,6 +159,7 @@ def start(
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY, **variables},
             preexec_fn=None if all_cores else one_core,
+            start_new_session=True,
         )
     _STARTED.append(process)
     return process

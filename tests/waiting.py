@@ -22,7 +22,7 @@ def wait(
     """Wait until `what` is true; returns how long it took, in seconds.
 
     otherwise: what is so instead, or a function that says it when the time is over. pause_s: how
-    long it is not asked for: longer where asking is dear.
+    long it is not asked for: longer where asking is expensive.
 
     Raises:
         WaitError: it was not true after `timeout_s`; `otherwise` is the message.

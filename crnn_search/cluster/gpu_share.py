@@ -68,7 +68,7 @@ class GpuProbe:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """What is measured. configs: the largest ones."""
+    """What is measured: networks, and the epochs that they train."""
 
     configs: tuple[TrialConfig, ...]
     epoch_sequences: int

@@ -9,6 +9,7 @@ import ray
 import torch
 
 from crnn_search.cluster.arithmetic import PROBE_GPUS, PROBE_TIMEOUT_S, trial_device
+from crnn_search.cluster.gpu_share import ProbeTask
 from crnn_search.cluster.nodes import nodes, run_on_nodes
 from crnn_search.cluster.resources import Allocation, count_fitting
 from crnn_search.data.sequences import Digits, shared_tensor
@@ -32,11 +33,11 @@ def measure_pace(
     able = [node for node in nodes() if count_fitting([node], allocation.cpus, allocation.gpus)]
     if config is None or not able:
         return None
-    sizes = space.search.epoch_sequences, space.task.max_digits
+    task = ProbeTask((config,), space.search.epoch_sequences, space.task.max_digits, arithmetic)
     if not allocation.gpus and any(node.name == platform.node() for node in able):
-        return _pace(config, digits.images, digits.labels, *sizes, arithmetic, allocation)
+        return _pace(task, digits.images, digits.labels, allocation)
     images, labels = ray.put(digits.images.numpy()), ray.put(digits.labels.numpy())
-    arguments = (config, images, labels, *sizes, arithmetic, allocation)
+    arguments = (task, images, labels, allocation)
     gpus = min(allocation.gpus, PROBE_GPUS)
     answers = run_on_nodes(able[:1], _pace, *arguments, gpus=gpus, timeout_s=PROBE_TIMEOUT_S)
     return next((answer for _, answer in answers if isinstance(answer, float)), None)
@@ -56,15 +57,13 @@ def middle(space: SearchSpace) -> TrialConfig | None:
     return found[len(found) // 2][1] if found else None
 
 
-def _pace(
-    config: TrialConfig, images: Any, labels: Any, epoch_sequences: int, max_digits: int,
-    arithmetic: Arithmetic, allocation: Allocation,
-) -> float:  # fmt: skip
+def _pace(task: ProbeTask, images: Any, labels: Any, allocation: Allocation) -> float:
     """Measure in this process, with as many threads as a trial has."""
     device, threads = trial_device(allocation.gpus), torch.get_num_threads()
     digits = Digits(shared_tensor(images), shared_tensor(labels)).to(device)
     torch.set_num_threads(max(1, int(allocation.cpus)))
     try:
-        return pace_of(config, digits, epoch_sequences, max_digits, arithmetic)
+        (config,) = task.configs
+        return pace_of(config, digits, task.epoch_sequences, task.max_digits, task.arithmetic)
     finally:
         torch.set_num_threads(threads)

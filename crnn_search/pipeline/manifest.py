@@ -171,7 +171,7 @@ def _check(values: dict[str, Any]) -> None:
 
 def _other_format(run: RunFolder, found: object, version: str) -> str:
     return (
-        f"{run.location} was written by crnn-search {version}, whose runs have format {found}, "
-        f"says its {run.manifest.name}; crnn-search {__version__} reads runs of format {FORMAT}: "
-        "use the version that wrote it, or launch the search again"
+        f"{run.location} was written by crnn-search {version}, whose runs have format {found} (see "
+        f"{run.manifest.name}); crnn-search {__version__} reads runs of format {FORMAT}: use the "
+        "version that wrote it, or launch the search again"
     )

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.small_run import REPOSITORY
+from tests.small_run import REPOSITORY, one_core
 
 FOLDER = "SYNTHETIC_DIGITS"
 """Environment variable that names the folder of the digits' files."""
 
 PROGRAM = """
 import functools, sys
+sys.path.insert(0, REPOSITORY)
 for name in BLOCKED:
     sys.modules[name] = None
 from tests.benchmarks.synthetic import install
@@ -46,17 +47,21 @@ def run(
     *arguments: str,
     before: str = "",
     blocked: tuple[str, ...] = (),
+    all_cores: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a benchmark in `root`, whose folder `data` has the digits.
 
-    before: Python that runs before its `main`. blocked: packages that it cannot import.
+    before: Python that runs before its `main`. blocked: packages that it cannot import. all_cores:
+    not on one core.
     """
     program = PROGRAM.replace("MODULE", module).replace("BEFORE", before)
+    program = program.replace("REPOSITORY", repr(REPOSITORY))
     (root / "program.py").write_text(program.replace("BLOCKED", repr(blocked)))
     return subprocess.run(
         [sys.executable, "program.py", *arguments],
         cwd=root,
-        env=os.environ | {"PYTHONPATH": REPOSITORY, FOLDER: str(root / "data")},
+        preexec_fn=None if all_cores else one_core,
+        env=os.environ | {FOLDER: str(root / "data")},
         capture_output=True,
         text=True,
         timeout=400,

@@ -167,8 +167,8 @@ def test_the_server_of_tensorboard_ends_with_its_process(
     ) as process:
         _wait_until(lambda: _answers(port))
         process.send_signal(ending)
-        _wait_until(lambda: not _answers(port))
         process.wait(timeout=20)
+        assert not _answers(port)
         assert process.stderr
         assert b"Traceback" not in process.stderr.read()
 

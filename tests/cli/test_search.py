@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,9 @@ def test_options_reach_the_pipeline(
     monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, space: Path, tmp_path: Path
 ) -> None:
     calls: list[tuple[Any, ...]] = []
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    shutil.copy(space, earlier / "space.yaml")
 
     def launch(searched: Any, run: RunFolder, _: Any, options: Any, **more: Any) -> None:
         logging.getLogger("library").warning("a warning")
@@ -107,6 +111,7 @@ def test_options_reach_the_pipeline(
     done = crnn_search(
         "launch", str(space), "--storage", str(tmp_path), "--name", "demo", "--address", "auto",
         "--trials", "7", "--set", "space.dropout={float: [0, 0.25]}", "--time-budget", "2h",
+        "--compute-budget", "3corehours", "--warm-start", str(earlier),
     )  # fmt: skip
     assert (done.code, done.out) == (1, f"run: {tmp_path}/demo\n")
     assert done.err == "error: far enough\n"
@@ -115,7 +120,8 @@ def test_options_reach_the_pipeline(
     assert searched.search.trials == 7
     assert searched.space["dropout"].high == 0.25
     assert (options.address, options.data_dir, options.verbose) == ("auto", None, False)
-    assert more["budget"].time_s == 7200
+    assert (more["budget"].time_s, more["budget"].core_seconds) == (7200, 10800)
+    assert more["warm_runs"] == [str(earlier)]
     assert shlex.split(options.command) == sys.argv
     assert "WARNING library: a warning" in run.log.read_text()
 

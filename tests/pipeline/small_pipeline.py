@@ -26,6 +26,7 @@ from crnn_search.pipeline import run as pipeline
 from crnn_search.pipeline import search
 from crnn_search.results import plots
 from crnn_search.spaces.file import parse_space
+from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import jsonl, stages
 from crnn_search.storage.files import read_json
 from crnn_search.storage.run_folder import RunFolder
@@ -153,13 +154,23 @@ def _plot(path: Path, *_: Any, **__: Any) -> None:
     path.write_bytes(b"a plot")
 
 
-def work(command: Callable[..., Any], run: RunFolder, *arguments: Any) -> None:
-    """Run `launch`, `resume` or `extend`. arguments: after the run."""
+def work(
+    command: Callable[..., Any],
+    run: RunFolder,
+    *arguments: Any,
+    space: SearchSpace = SPACE,
+    **options: Any,
+) -> list[str]:
+    """Run `launch`, `resume` or `extend`; returns the notes that the user sees.
+
+    arguments: after the run. space: for `launch`. options: its keywords.
+    """
     fake = SavingTune(run)
     progress = mock.create_autospec(Progress, instance=True)
-    words = [SPACE, run] if command is pipeline.launch else [run, *arguments]
+    words = [space, run] if command is pipeline.launch else [run, *arguments]
     with mock.patch.object(tuner, "_fit", fake.fit):
-        command(*words, progress=progress, options=pipeline.Options())
+        command(*words, progress=progress, options=pipeline.Options(), **options)
+    return [call.args[0] for call in progress.note.call_args_list]
 
 
 def results(run: RunFolder) -> dict[str, Any]:

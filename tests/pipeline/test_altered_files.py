@@ -1,6 +1,6 @@
 """Run files that were altered in any way: an error that names the file, or the true figures.
 
-1,460 cases in the slow suite.
+1,040 cases in the slow suite.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ JSON = st.recursive(
 FIGURES = ("trials", "best", "running_trials", "compute", "elapsed_s", "sessions")
 
 MANY = settings(
-    max_examples=700, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -228,7 +228,7 @@ def test_an_unfinished_run_shows_the_trials_that_ended_or_an_error(
 
 
 @pytest.mark.slow
-@settings(MANY, max_examples=60)
+@settings(MANY, max_examples=40)
 @given(data=st.data())
 def test_a_run_with_an_altered_file_is_resumed_or_refused(
     runs: dict[str, Path], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -20,7 +20,7 @@ from crnn_search.storage.journal import read_history
 from crnn_search.storage.run_folder import RunFolder
 from tests.pipeline.small_pipeline import Recorder, no_cluster, results, work
 
-PARTS = 6
+PARTS = 3
 """Tests that share the points of a crash, so that several processes can run them."""
 
 

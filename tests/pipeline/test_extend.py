@@ -1,15 +1,22 @@
-"""More trials for a run that has ended: real files and Optuna, but no Ray and no training."""
+"""Extended, warm-started and limited searches: real files and Optuna, no Ray and no training."""
 
 from __future__ import annotations
 
+import dataclasses
+import platform
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from crnn_search.cluster import pace
 from crnn_search.data.sequences import Digits
 from crnn_search.pipeline import run as pipeline
 from crnn_search.storage import jsonl
 from crnn_search.storage.files import read_json
 from crnn_search.storage.run_folder import RunFolder
-from tests.pipeline.small_pipeline import no_cluster, work
+from crnn_search.tuning.budget import Budget
+from tests.pipeline.small_pipeline import SPACE, no_cluster, work
 
 
 def test_an_extended_search_continues_in_the_same_study(tmp_path: Path, digits: Digits) -> None:
@@ -30,3 +37,39 @@ def test_an_extended_search_continues_in_the_same_study(tmp_path: Path, digits: 
     trained = [e["trial"]["name"] for e in jsonl.read(run.journal) if e["event"] == "trial"]
     baseline = [name for name in trained if "mnist" in name]
     assert len(baseline) == 1, "the network of 2016 is not trained again"
+
+
+def test_budget_and_warm_start(
+    tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pace is measured in this process, which trains a network for it."""
+    node = SimpleNamespace(name=platform.node(), cpus=1.0, gpus=0.0)
+    monkeypatch.setattr(pace, "nodes", lambda: [node])
+    monkeypatch.setattr(pace, "count_fitting", lambda *_: 1)
+    first, run = RunFolder(tmp_path / "demo"), RunFolder(tmp_path / "warm")
+    first.root.mkdir(parents=True)
+    run.root.mkdir()
+    longer = dataclasses.replace(SPACE, search=SPACE.search.model_copy(update={"max_epochs": 4}))
+    with no_cluster(digits):
+        work(pipeline.launch, first)
+        notes = work(
+            pipeline.launch, run, space=longer, budget=Budget(core_seconds=0.0001),
+            warm_runs=[str(first.root)],
+        )  # fmt: skip
+    assert "warm start: 4 earlier trials" in notes[0]
+    (trial,) = [t for t in jsonl.read(run.ledger) if t["state"] != "INFEASIBLE"]
+    assert trial["state"] == "PRUNED"
+    too_small = "budget of core time of 0.0001 s is too small: finalists and retraining alone take"
+    assert trial["reason"].startswith(too_small)
+    at_once = next(note for note in notes if note.startswith(too_small))
+    ended = next(note for note in notes if note.startswith(f"the search has ended: {too_small}"))
+    assert notes.index(at_once) < notes.index(ended)
+    assert len(trial["validation_rmse"]) == 2, "it stops at the epoch after the budget was used up"
+    report = read_json(run.report_json)
+    assert report["test"]["rmse"] > 0
+    assert (report["trials"]["stopped"], report["trials"]["cut"]) == (0, 1)
+    assert "1 cut by the budget" in run.report_markdown.read_text()
+    assert report["compute"]["asha_saved_share"] is None
+    manifest = read_json(run.manifest)
+    assert manifest["warm_start"] == [str(first.root)]
+    assert manifest["budget"]["limits"]["core_seconds"] == 0.0001

@@ -13,7 +13,7 @@ from tests.small_run import LAUNCH, prepare, start, wait_for, wait_for_end
 from tests.waiting import wait
 
 SPACE = """
-search: {trials: 8, max_epochs: 2, grace_epochs: 2, epoch_sequences: 512, seed: 3}
+search: {trials: 6, max_epochs: 2, grace_epochs: 2, epoch_sequences: 512, seed: 3}
 retrain: {epochs: 1, epoch_sequences: 256, seeds: 1, finalists: 1}
 space:
   conv_channels: 4
@@ -42,6 +42,7 @@ threading.Thread(target=grow, daemon=True).start()
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_trials_start_on_a_node_that_joins_later(tmp_path: Path, digits: Digits) -> None:
     prepare(tmp_path, digits, SPACE)
@@ -61,7 +62,7 @@ def test_trials_start_on_a_node_that_joins_later(tmp_path: Path, digits: Digits)
     before = [event for event in events[:first_epoch] if event["event"] == "trial"]
     assert len(before) == 1, "one core runs one trial"
     assert max(at_once(events)) == 4, "nodes of 1 and 3 cores"
-    assert len(jsonl.read(run / "trials.jsonl")) == 8
+    assert len(jsonl.read(run / "trials.jsonl")) == 6
 
 
 def at_once(events: list[jsonl.Record]) -> list[int]:

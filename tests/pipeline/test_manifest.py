@@ -72,7 +72,7 @@ def test_other_format_is_refused(run: RunFolder, space: SearchSpace, found: int 
     if found is None:
         del values["format"]
     run.manifest.write_text(json.dumps(values))
-    message = rf"written by crnn-search 0\.0\.7, whose runs have format {found or 1}, .* format 2: "
+    message = rf"written by crnn-search 0\.0\.7, whose runs have format {found or 1} .* format 2: "
     with pytest.raises(InputError, match=message):
         Manifest.read(run)
 

@@ -10,21 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from crnn_search.data.sequences import Digits
-from crnn_search.storage import jsonl
 from tests.small_run import (
-    LAUNCH,
     PROGRAM,
     REPOSITORY,
     RESUME,
     FinishedRun,
-    prepare,
+    one_core,
     run_here,
-    wait_for,
 )
 
 IGNORED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -51,6 +46,7 @@ def start(root: Path, *arguments: str, before: str) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY},
+            preexec_fn=one_core,
             start_new_session=True,
         )
 
@@ -108,18 +104,3 @@ def test_stop_reaches_a_run_that_starts(root: Path) -> None:
     done = run_here(root, "stop", "runs/new")
     assert (done.returncode, process.wait(10)) == (0, 130)
     assert "runs/new was stopped; continue with" in done.stdout
-
-
-@pytest.mark.slow
-def test_terminal_that_closes_stops_the_search(tmp_path: Path, digits: Digits) -> None:
-    """SIGHUP reaches the driver and all processes of its Ray."""
-    prepare(tmp_path, digits)
-    run = tmp_path / "runs" / "demo"
-    process = start(tmp_path, *LAUNCH, before="")
-    wait_for(run, event="epoch", name="trial-0001", epoch=1)
-    os.killpg(process.pid, signal.SIGHUP)
-    assert process.wait(60) == 130
-    assert "interrupted: everything so far is kept" in (tmp_path / "log").read_text()
-    assert "continue with crnn-search resume runs/demo" in (run / "search.log").read_text()
-    events: list[dict[str, Any]] = jsonl.read(run / "journal.jsonl")
-    assert not [event for event in events if event["event"] in {"retry", "failure"}]
