@@ -3,7 +3,7 @@
     data/DIGEST/          a data set; DIGEST is the SHA-256 of its dataset.json
       images.uint8        distinct images, (I, C, H, W)
       sequences.npz       indices, lengths, targets, splits, groups, names
-      dataset.json        shape, summary, and the SHA-256 of the other two files
+      dataset.json        shape, summary, and the SHA-256 of each array
     data/STATE.source     the digest of what a source, in this state, was decoded to
 
 A data set is moved to its place whole, so that processes which write the same one do not disturb
@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from crnn_search.storage.files import write_text
 
 FORMAT = 1
 """Changes with the files' format and with how images are decoded."""
+
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
 IMAGES, SEQUENCES, DESCRIPTION = "images.uint8", "sequences.npz", "dataset.json"
 
@@ -94,24 +97,29 @@ def open_dataset(folder: Path) -> Dataset:
         if hashlib.sha256(text).hexdigest() != folder.name:
             raise DataError(f"{folder / DESCRIPTION} was altered")
         description = json.loads(text)
-        for name, digest in description["sha256"].items():
-            if _file_digest(folder / name) != digest:
-                raise DataError(f"{folder / name} was altered or is not complete")
-        shape = tuple(description["shape"])
-        images = np.memmap(folder / IMAGES, np.uint8, "r", shape=shape)
-        with np.load(folder / SEQUENCES, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{folder} is no data set: {error}") from error
-    for array in arrays.values():
-        array.flags.writeable = False
-    summary = Summary(**description["summary"])
-    return Dataset(images, **arrays, summary=summary, digest=folder.name, folder=folder)
+        summary = Summary(**description["summary"])
+        arrays = _open_arrays(folder, tuple(description["shape"]))
+        for name, array in arrays.items():
+            if array_digest(array) != description["sha256"][name]:
+                raise DataError(f"{name} in {folder} was altered")
+            array.flags.writeable = False
+    except (OSError, ValueError, KeyError, TypeError, EOFError, *ZIP_ERRORS) as error:
+        raise DataError(f"{folder} is no complete data set: {error}") from error
+    return Dataset(**arrays, summary=summary, digest=folder.name, folder=folder)
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _open_arrays(folder: Path, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """The arrays of a data set by name; its images are memory-mapped."""
+    images = np.memmap(folder / IMAGES, np.uint8, "r", shape=shape)
+    with np.load(folder / SEQUENCES, allow_pickle=False) as file:
+        return {"images": images} | {name: file[name] for name in file.files}
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's dtype, shape and content."""
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 class ImageWriter(contextlib.AbstractContextManager["ImageWriter"]):
@@ -159,8 +167,9 @@ def new_folder() -> Iterator[Path]:
     try:
         root.mkdir(parents=True, exist_ok=True)
         for old in root.glob(f"{_TEMPORARY}*"):
-            if time.time() - old.stat().st_mtime > _ABANDONED_AFTER_S:
-                shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # its process has removed it
+                if time.time() - old.stat().st_mtime > _ABANDONED_AFTER_S:
+                    shutil.rmtree(old, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=_TEMPORARY) as temporary:
             folder = Path(temporary) / "data"
             folder.mkdir()  # with the usual permissions
@@ -185,11 +194,12 @@ def store(state: str, folder: Path, content: Content) -> Dataset:
         groups=sequences.group_numbers(),
         names=np.array(sequences.names, np.str_),
     )
+    shape = (summary.distinct_images, summary.channels, *summary.size)
+    arrays = _open_arrays(folder, shape)
     description = {
-        "format": FORMAT,
-        "shape": (summary.distinct_images, summary.channels, *summary.size),
+        "shape": shape,
         "summary": asdict(summary),
-        "sha256": {name: _file_digest(folder / name) for name in (IMAGES, SEQUENCES)},
+        "sha256": {name: array_digest(array) for name, array in arrays.items()},
     }
     text = json.dumps(description, indent=2).encode()
     (folder / DESCRIPTION).write_bytes(text)

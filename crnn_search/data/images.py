@@ -58,6 +58,8 @@ class ImageFormat:
             raise DataError(
                 f"size must be [rows, columns], each {SMALLEST} to {LARGEST}, got {self.size!r}"
             )
+        if self.size is not None:
+            object.__setattr__(self, "size", tuple(self.size))
         if self.channels is not None and (
             type(self.channels) is not int or self.channels not in {1, 3}
         ):

@@ -17,6 +17,7 @@ from crnn_search.data.dataset import (
     IMAGES,
     Dataset,
     ImageWriter,
+    array_digest,
     find_stored,
     new_folder,
     store,
@@ -89,12 +90,8 @@ def _file_state(path: Path) -> str:
 
 
 def _array_state(data: SequenceData) -> str:
-    digest = hashlib.sha256()
-    for value in (data.images, data.lengths, data.targets, data.split, data.group):
-        array = np.ascontiguousarray([] if value is None else value)
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    arrays = (data.images, data.lengths, data.targets, data.split, data.group)
+    return " ".join(array_digest(np.asarray([] if a is None else a)) for a in arrays)
 
 
 def _read_folder(
