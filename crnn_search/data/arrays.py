@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,18 @@ from crnn_search.data.sequence_list import (
     SequenceList,
     too_many,
 )
+from crnn_search.text import first_line
 
 ARRAYS = ("images", "targets", "lengths", "split", "group")
 """The arrays of an `.npz`; the first two are required."""
+
+_KINDS = {
+    "targets": ("numbers", "iufb"),
+    "lengths": ("integers", "iu"),
+    "split": ("texts", "U"),
+    "group": ("texts or integers", "iuU"),
+}
+"""What the arrays with one value for each sequence hold, and the kinds of their dtypes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +39,7 @@ class SequenceData:
     sequence's length are padding. lengths: integers `(S,)`, 1 to `T`, or None: all have `T` images.
     targets: numbers `(S,)`. split: `train`, `validation` or `test` for each, or None: drawn.
     group: a text or an integer for each, or None; sequences of a group stay in one split.
-    name: what messages and reports call the data set.
+    name: what messages call the data set.
 
     Raises:
         DataError: an array has another shape, dtype or value; lists every problem.
@@ -49,30 +56,27 @@ class SequenceData:
         problems = Problems(self.name)
         images = _array(self.images)
         if images.dtype != np.uint8 or images.ndim not in {4, 5}:
-            problems.add(
+            problems.fail(
                 "images",
                 "must be uint8 of shape (S, T, H, W) or (S, T, H, W, C), "
                 f"got {images.dtype} of shape {images.shape}",
             )
-            problems.stop_if_any()
-        _check_shape(images, problems)
-        targets = _array(self.targets)
-        _check_vector("targets", targets, "iufb", len(images), problems)
-        lengths = _array(self.lengths) if self.lengths is not None else None
-        for name, kinds in (("lengths", "iu"), ("split", "US"), ("group", "iuUS")):
+        count, steps = images.shape[:2]
+        if not 1 <= steps <= LONGEST:
+            problems.add("images", f"T = {too_many(steps)}")
+        if images.ndim == 5 and images.shape[4] not in {1, 3}:
+            problems.add("images", f"must have 1 or 3 channels, got C = {images.shape[4]}")
+        object.__setattr__(self, "images", images)
+        if self.lengths is None:
+            object.__setattr__(self, "lengths", np.full(count, steps))
+        for name in _KINDS:
             value = getattr(self, name)
             if value is not None:
-                _check_vector(name, _array(value), kinds, len(images), problems)
-        problems.stop_if_any()
-        if lengths is None:
-            lengths = np.full(len(images), images.shape[1])
-        _check_values(lengths, targets, images.shape[1], problems)
-        problems.stop_if_any()
-        object.__setattr__(self, "images", images)
-        object.__setattr__(self, "lengths", lengths.astype(np.int64))
-        object.__setattr__(self, "targets", targets.astype(np.float64))
+                object.__setattr__(self, name, _vector(name, value, count, problems))
+        problems.raise_any()
+        _check_values(np.asarray(self.lengths), np.asarray(self.targets), steps, problems)
+        problems.raise_any()
 
-    @property
     def pixels(self) -> NDArray[np.uint8]:
         """The images as `(S, T, C, H, W)`, a view."""
         images = np.asarray(self.images)
@@ -80,12 +84,14 @@ class SequenceData:
 
     def sequences(self) -> SequenceList:
         """The sequences without their images."""
+        count = len(np.asarray(self.lengths))
         return SequenceList(
-            [str(row) for row in range(len(np.asarray(self.lengths)))],
-            np.asarray(self.lengths),
-            np.asarray(self.targets),
-            None if self.split is None else _texts(self.split),
-            None if self.group is None else _texts(self.group),
+            [str(row) for row in range(count)],
+            np.asarray(self.lengths, np.int64),
+            np.asarray(self.targets, np.float64),
+            None if self.split is None else np.asarray(self.split).tolist(),
+            None if self.group is None else [str(name) for name in np.asarray(self.group)],
+            [f"split[{row}]" for row in range(count)],
         )
 
 
@@ -98,66 +104,48 @@ def read_npz(path: Path) -> SequenceData:
     problems = Problems(str(path))
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is no zip file")
         with np.load(path, allow_pickle=False) as file:
-            _check_names(file.files, problems)
-            problems.stop_if_any()
-            for name in file.files:
-                arrays[name] = _member(file, name, problems)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        problems.add("", f"cannot be read as an .npz file: {error}")
-    problems.stop_if_any()
-    return SequenceData(lengths=arrays.pop("lengths", None), **arrays, name=str(path))
-
-
-def _member(file: Any, name: str, problems: Problems) -> NDArray[Any]:
-    try:
-        return np.asarray(file[name])
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        problems.add(name, "holds Python objects, which are never loaded; save numbers or texts")
-        return np.empty(0)
-
-
-def _check_names(names: list[str], problems: Problems) -> None:
-    listed = ", ".join(ARRAYS)
+            names = list(file.files)
+            for name in ARRAYS:
+                if name in names:
+                    arrays[name] = file[name]
+    except Exception as error:  # NumPy and zlib raise nearly anything for a file that is damaged
+        if "allow_pickle" in str(error):
+            problems.fail("", "holds Python objects, which are never loaded; save plain arrays")
+        problems.fail("", f"cannot be read as an .npz file: {first_line(error)}")
     for name in names:
         if name not in ARRAYS:
-            hint = near(name, ARRAYS)
-            problems.add("", f"has an unknown array {name!r}{hint} (valid names: {listed})")
+            valid = ", ".join(ARRAYS)
+            problems.add(
+                "", f"has an unknown array {name!r}{near(name, ARRAYS)} (valid names: {valid})"
+            )
     for name in ARRAYS[:2]:
         if name not in names:
             problems.add("", f"has no array {name!r} (its arrays: {', '.join(names) or 'none'})")
+    problems.raise_any()
+    return SequenceData(lengths=arrays.pop("lengths", None), **arrays, name=str(path))
 
 
 def _array(value: ArrayLike) -> NDArray[Any]:
+    """A value as an array, of a text dtype if all that it holds are texts."""
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError:  # lists of different lengths
         return np.empty(0, object)
+    if array.dtype.kind == "O" and all(isinstance(item, str) for item in array.flat):
+        return array.astype(np.str_)  # a column of a data frame
+    return array
 
 
-def _check_shape(images: NDArray[np.uint8], problems: Problems) -> None:
-    _, steps, rows, columns = images.shape[:4]
-    if not 1 <= steps <= LONGEST:
-        problems.add("images", f"T = {too_many(steps)}")
-    if min(rows, columns) < 1:
-        problems.add("images", f"an image must have pixels, got {rows} × {columns}")
-    if images.ndim == 5 and images.shape[4] not in {1, 3}:
-        problems.add("images", f"must have 1 or 3 channels, got C = {images.shape[4]}")
-
-
-def _check_vector(
-    name: str, array: NDArray[Any], kinds: str, count: int, problems: Problems
-) -> None:
-    """Check the shape and the kind of dtype of an array with one value for each sequence."""
+def _vector(name: str, value: ArrayLike, count: int, problems: Problems) -> NDArray[Any]:
+    """An array with one value for each sequence, its shape and dtype checked."""
+    array = _array(value)
+    valid, kinds = _KINDS[name]
     if array.shape != (count,):
         problems.add(name, f"must have shape ({count},), one value a sequence, got {array.shape}")
     elif array.dtype.kind not in kinds:
-        valid = {"iufb": "numbers", "iu": "integers", "US": "texts"}.get(kinds, "texts or integers")
         problems.add(name, f"must be {valid}, got {array.dtype}")
+    return array
 
 
 def _check_values(
@@ -168,10 +156,3 @@ def _check_values(
         problems.add(f"lengths[{row}]", f"{what}; a length must be 1 to {steps:,}")
     for row in np.flatnonzero(~(np.abs(targets.astype(np.float64)) <= LARGEST_TARGET)):
         problems.add(f"targets[{row}]", f"must be {A_NUMBER}, got {targets[row]}")
-
-
-def _texts(values: ArrayLike) -> list[str]:
-    array = np.asarray(values)
-    if array.dtype.kind == "S":
-        return [value.decode("utf-8", "replace") for value in array.tolist()]
-    return [str(value) for value in array.tolist()]

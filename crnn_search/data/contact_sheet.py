@@ -5,58 +5,62 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from crnn_search.data.dataset import Dataset
 from crnn_search.data.sequence_list import SPLITS
 
 SEQUENCES = 12
+
 COLUMNS = 12
 """Images of a sequence that are shown; of a longer one, some at equal distances."""
 
 _TILE = 64
 _MARGIN = 8
-_TEXT_HEIGHT = 18
+_CAPTION = 18
 
 
-def contact_sheet(dataset: Dataset) -> bytes:
+def contact_sheet(data: Dataset) -> bytes:
     """A PNG of a dozen sequences, from the lowest to the highest target, with their targets.
 
     Sequences of the test split are not shown.
     """
-    rows = dataset.rows("train", "validation")
-    by_target = rows[dataset.targets[rows].argsort(kind="stable")]
-    chosen = by_target[np.unique(np.linspace(0, len(rows) - 1, SEQUENCES).round().astype(int))]
-    width = COLUMNS * (_TILE + _MARGIN) + _MARGIN
-    height = _TEXT_HEIGHT + _TILE + _MARGIN
-    sheet = Image.new("RGB", (width, len(chosen) * height + _MARGIN), "white")
+    rows = data.rows("train", "validation")
+    by_target = rows[data.targets[rows].argsort(kind="stable")]
+    chosen = by_target[_evenly(len(rows), SEQUENCES)]
+    height = _CAPTION + _TILE + _MARGIN
+    size = (COLUMNS * (_TILE + _MARGIN) + _MARGIN, len(chosen) * height + _MARGIN)
+    sheet = Image.new("RGB", size, "lightgrey")
     draw = ImageDraw.Draw(sheet)
     for place, row in enumerate(chosen):
         top = _MARGIN + place * height
-        draw.text((_MARGIN, top), _caption(dataset, int(row)), fill="black")
-        images = dataset.table(np.array([row]))[0]
-        shown = np.linspace(0, len(images) - 1, min(COLUMNS, len(images))).round().astype(int)
-        for column, image in enumerate(images[shown]):
+        draw.text((_MARGIN, top), _caption(data, row), fill="black")
+        images = data.table(np.array([row]))[0]
+        for column, image in enumerate(images[_evenly(len(images), COLUMNS)]):
             left = _MARGIN + column * (_TILE + _MARGIN)
-            tile = _tile(dataset.images[image])
-            sheet.paste(tile, (left, top + _TEXT_HEIGHT))
-            corner = (left - 1, top + _TEXT_HEIGHT - 1)
-            draw.rectangle((*corner, corner[0] + tile.width + 1, corner[1] + tile.height + 1), outline="grey")
+            sheet.paste(_tile(data.images[image]), (left, top + _CAPTION))
     file = BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
 
 
-def _caption(dataset: Dataset, row: int) -> str:
-    length, split = dataset.lengths[row], SPLITS[dataset.splits[row]]
+def _evenly(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of `count` places, at equal distances."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
+
+
+def _caption(data: Dataset, row: int) -> str:
+    length = int(data.lengths[row])
     images = f"{length:,} image{'s' if length > 1 else ''}"
     shown = f", {COLUMNS} shown" if length > COLUMNS else ""
-    name = str(dataset.names[row])[:40]
-    target = dataset.summary.target[:40]
-    return f"{target} {dataset.targets[row]:g}   {images}{shown}   {split}   sequence {name}"
+    return (
+        f"{data.found.target[:40]} {data.targets[row]:g}   {images}{shown}   "
+        f"{SPLITS[data.splits[row]]}   sequence {str(data.names[row])[:40]}"
+    )
 
 
-def _tile(image: np.ndarray) -> Image.Image:
+def _tile(image: NDArray[np.uint8]) -> Image.Image:
     """An image, uint8 `(C, H, W)`, as large as a tile allows."""
     pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, 2)
     picture = Image.fromarray(np.ascontiguousarray(pixels))

@@ -1,13 +1,11 @@
 """A data set as it is trained on: decoded, split, in the cache folder and memory-mapped.
 
-    data/DIGEST/          a data set; DIGEST is the SHA-256 of its dataset.json
-      images.uint8        distinct images, (I, C, H, W)
-      sequences.npz       indices, lengths, targets, splits, groups, names
-      dataset.json        shape, summary, and the SHA-256 of each array
-    data/STATE.source     the digest of what a source, in this state, was decoded to
-
-A data set is moved to its place whole, so that processes which write the same one do not disturb
-each other. It is verified each time it is opened.
+data/DIGEST/          a data set; DIGEST is the SHA-256 of its dataset.json
+  images.uint8        distinct images, (I, C, H, W)
+  arrays.npz          indices, lengths, targets, splits, groups, names
+  dataset.json        what was found in the source; shape of the images; SHA-256 of each array
+data/STATE.source     the digest of what a source, in this state, was decoded to
+data/.new/            what a process decodes that has locked .lock
 """
 
 from __future__ import annotations
@@ -17,34 +15,38 @@ import fcntl
 import hashlib
 import json
 import shutil
-import tempfile
-import time
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crnn_search.data.sequence_list import SPLITS
-from crnn_search.data.summary import Content, Summary, summarise
+from crnn_search.data.sequence_list import SPLITS, SequenceList
 from crnn_search.errors import DataError
 from crnn_search.storage.cache import CACHE_VARIABLE, cache_folder
-from crnn_search.storage.files import write_text
+from crnn_search.text import first_line
 
-FORMAT = 1
-"""Changes with the files' format and with how images are decoded."""
+IMAGES, ARRAYS, DESCRIPTION = "images.uint8", "arrays.npz", "dataset.json"
 
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
-IMAGES, SEQUENCES, DESCRIPTION = "images.uint8", "sequences.npz", "dataset.json"
+@dataclass(frozen=True)
+class Found:
+    """What was found in a source and is not in the arrays of its data set.
 
-_TEMPORARY = ".new-"
+    target: its name. size: rows and columns of all images now. channels: 1 or 3, now. sizes: how
+    many files had which size. recoloured: how many were turned from colour into grey, or the other
+    way. split_by: `given`, or what was drawn, `group` or `sequence`. notes: warnings.
+    """
 
-_ABANDONED_AFTER_S = 24 * 3600
-"""Age of a temporary folder whose process has ended."""
+    target: str
+    size: list[int]
+    channels: int
+    sizes: dict[str, int]
+    recoloured: int
+    split_by: str
+    notes: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class Dataset:
     splits: NDArray[np.uint8]
     groups: NDArray[np.int32]
     names: NDArray[np.str_]
-    summary: Summary
+    found: Found
     digest: str
     folder: Path
 
@@ -87,32 +89,35 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Open and verify a data set that was stored.
+    """Open and verify a data set that was stored: reads all of it once.
 
     Raises:
         DataError: it is missing, half-written or altered.
     """
     try:
         text = (folder / DESCRIPTION).read_bytes()
-        if hashlib.sha256(text).hexdigest() != folder.name:
-            raise DataError(f"{folder / DESCRIPTION} was altered")
         description = json.loads(text)
-        summary = Summary(**description["summary"])
-        arrays = _open_arrays(folder, tuple(description["shape"]))
-        for name, array in arrays.items():
-            if array_digest(array) != description["sha256"][name]:
-                raise DataError(f"{name} in {folder} was altered")
-            array.flags.writeable = False
-    except (OSError, ValueError, KeyError, TypeError, EOFError, *ZIP_ERRORS) as error:
-        raise DataError(f"{folder} is no complete data set: {error}") from error
-    return Dataset(**arrays, summary=summary, digest=folder.name, folder=folder)
+        arrays = _open_arrays(folder, description["shape"])
+        digests = {name: array_digest(array) for name, array in arrays.items()}
+        if _digest(text) != folder.name or digests != description["sha256"]:
+            raise DataError("it was altered")
+        return Dataset(
+            **arrays, found=Found(**description["found"]), digest=folder.name, folder=folder
+        )
+    except Exception as error:  # NumPy and zlib raise nearly anything for a file that is damaged
+        raise DataError(f"{folder} is not a complete data set: {first_line(error)}") from error
 
 
-def _open_arrays(folder: Path, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
-    """The arrays of a data set by name; its images are memory-mapped."""
-    images = np.memmap(folder / IMAGES, np.uint8, "r", shape=shape)
-    with np.load(folder / SEQUENCES, allow_pickle=False) as file:
-        return {"images": images} | {name: file[name] for name in file.files}
+def _open_arrays(folder: Path, shape: list[int]) -> dict[str, NDArray[Any]]:
+    """The arrays of a data set by name, read-only; its images are memory-mapped."""
+    arrays: dict[str, NDArray[Any]] = {
+        "images": np.memmap(folder / IMAGES, np.uint8, "r", shape=tuple(shape))
+    }
+    with np.load(folder / ARRAYS, allow_pickle=False) as file:
+        for name in file.files:
+            arrays[name] = file[name]
+            arrays[name].flags.writeable = False
+    return arrays
 
 
 def array_digest(array: NDArray[Any]) -> str:
@@ -122,26 +127,31 @@ def array_digest(array: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-class ImageWriter(contextlib.AbstractContextManager["ImageWriter"]):
-    """Writes distinct images to a file.
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
-    numbers: the number, among the distinct ones, of each image that was added.
-    """
+
+class ImageWriter(contextlib.AbstractContextManager["ImageWriter"]):
+    """Writes distinct images to a file."""
 
     def __init__(self, path: Path) -> None:
-        self.numbers: list[int] = []
         self._file = path.open("wb")
+        self._numbers: list[int] = []
         self._number_of: dict[bytes, int] = {}
 
     def add(self, image: NDArray[np.uint8]) -> None:
         """Write an image, uint8 `(C, H, W)`, unless it was written before."""
         content = image.tobytes()
         new = len(self._number_of)
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        number = self._number_of.setdefault(digest, new)
+        number = self._number_of.setdefault(hashlib.sha256(content).digest(), new)
         if number == new:
             self._file.write(content)
-        self.numbers.append(number)
+        self._numbers.append(number)
+
+    def close(self) -> NDArray[np.int32]:
+        """The number, among the distinct images, of each that was added, int32."""
+        self._file.close()
+        return np.array(self._numbers, np.int32)
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
@@ -158,76 +168,72 @@ def find_stored(state: str) -> Dataset | None:
 
 @contextlib.contextmanager
 def new_folder() -> Iterator[Path]:
-    """A temporary folder in the cache; what is in it at the end is removed.
+    """An empty folder in the cache for one process at a time; others wait.
 
     Raises:
         DataError: the cache cannot be written.
     """
-    root = _root()
+    root = None
     try:
+        root = _root()
         root.mkdir(parents=True, exist_ok=True)
-        for old in root.glob(f"{_TEMPORARY}*"):
-            with contextlib.suppress(FileNotFoundError):  # its process has removed it
-                if time.time() - old.stat().st_mtime > _ABANDONED_AFTER_S:
-                    shutil.rmtree(old, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=_TEMPORARY) as temporary:
-            folder = Path(temporary) / "data"
-            folder.mkdir()  # with the usual permissions
-            yield folder
+        with (root / ".lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder = root / ".new"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise DataError(
-            f"cannot write the cache {root}: {error.strerror or error}; make room, or name another "
-            f"folder with {CACHE_VARIABLE}"
+            f"cannot write the cache, {error.filename or root}: {error.strerror}; make room, or "
+            f"name another folder with {CACHE_VARIABLE}"
         ) from error
 
 
-def store(state: str, folder: Path, content: Content) -> Dataset:
-    """Complete the data set whose images are in a temporary folder, and move it to its place."""
-    sequences, summary = content.sequences, summarise(content)
+def store(
+    folder: Path,
+    state: str,
+    sequences: SequenceList,
+    splits: NDArray[np.uint8],
+    indices: NDArray[np.int32],
+    found: Found,
+) -> Dataset:
+    """Complete the data set whose images are in a `new_folder`, and move it to its place.
+
+    splits: indices of `SPLITS`, uint8 `(S,)`. indices: the distinct images of all sequences, int32
+    `(R,)`.
+    """
     np.savez(
-        folder / SEQUENCES,
+        folder / ARRAYS,
         allow_pickle=False,
-        indices=content.indices,
+        indices=indices,
         lengths=sequences.lengths,
         targets=sequences.targets,
-        splits=content.splits,
+        splits=splits,
         groups=sequences.group_numbers(),
         names=np.array(sequences.names, np.str_),
     )
-    shape = (summary.distinct_images, summary.channels, *summary.size)
+    shape = [int(indices.max()) + 1, found.channels, *found.size]
     arrays = _open_arrays(folder, shape)
     description = {
+        "found": asdict(found),
         "shape": shape,
-        "summary": asdict(summary),
         "sha256": {name: array_digest(array) for name, array in arrays.items()},
     }
     text = json.dumps(description, indent=2).encode()
     (folder / DESCRIPTION).write_bytes(text)
-    digest = hashlib.sha256(text).hexdigest()
-    with _lock():
-        dataset = _publish(folder, _root() / digest)
-    write_text(_root() / f"{state}.source", digest)
-    return dataset
-
-
-def _publish(folder: Path, place: Path) -> Dataset:
-    """Move a data set to its place, unless the same one is there and valid."""
+    place = _root() / _digest(text)
     try:
-        return open_dataset(place)
+        dataset = open_dataset(place)
     except DataError:
-        if place.exists():
-            place.rename(folder.parent / "replaced")
+        shutil.rmtree(place, ignore_errors=True)
         folder.rename(place)
-    return open_dataset(place)
-
-
-@contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    """Let one process at a time change what is in place."""
-    with (_root() / ".lock").open("wb") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        dataset = open_dataset(place)
+    (_root() / f"{state}.source").write_text(dataset.digest, encoding="ascii")
+    return dataset
 
 
 def _root() -> Path:

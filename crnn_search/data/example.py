@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crnn_search.data.folder import METADATA
-from crnn_search.data.sequence_list import SPLITS
+from crnn_search.data.sequence_list import SHARES, SPLITS
 from crnn_search.errors import DataError
 
 SOURCES = ("mnist", "digits")
@@ -19,7 +18,22 @@ SOURCES = ("mnist", "digits")
 
 LONGEST = 8
 
-_SHARES = (0.70, 0.15, 0.15)
+SPACE = """\
+# A search of the data set in this folder: crnn-search launch space.yaml
+task: {data: ., target: sum}
+search: {trials: 8, max_epochs: 27, grace_epochs: 3, reduction_factor: 3, seed: 0}
+retrain: {epochs: 40, seeds: 2, finalists: 2}
+first:
+  - {conv_channels: [16, 32], gru_sizes: [64], learning_rate: 0.01, batch_size: 32}
+space:
+  conv_channels: {list_of: {int: [8, 64], log: true}, length: [2, 3]}
+  kernel_size: 3
+  pooling: 2
+  gru_sizes: {list_of: {int: [32, 96], log: true}, length: 1}
+  dropout: {float: [0.0, 0.2]}
+  learning_rate: {float: [3.0e-3, 2.0e-2], log: true}
+  batch_size: {choice: [32, 64]}
+"""
 
 
 def write_example(
@@ -28,65 +42,65 @@ def write_example(
     source: str = "mnist",
     coloured: bool = False,
     sequences: int = 2000,
-    seed: int = 0,
+    data_dir: Path | None = None,
 ) -> None:
-    """Write sequences of 1 to 8 digits, whose target is the sum of the digits.
+    """Write sequences of 1 to 8 digits whose target is the sum of the digits, and a `space.yaml`.
 
-    source: one of `SOURCES`. coloured: digits are red or blue, and red ones count alone. No image
-    is in two splits.
+    source: one of `SOURCES`. coloured: digits are red or blue, and only red ones count. data_dir: a
+    folder with MNIST's four files, else it is downloaded. No image is in two splits.
 
     Raises:
-        DataError: the folder has files already, or the digits are not available.
+        DataError: the folder has files already or cannot be written, or there are no digits.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder} must be empty or new; it has files")
-    images, digits = _digits(source)
-    random = np.random.default_rng(seed)
+    if source not in SOURCES:
+        raise DataError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(f"{folder} must be a new or an empty folder")
+    images, digits = _scikit_learn() if source == "digits" else _mnist(data_dir)
+    random = np.random.default_rng(0)
     red = random.random(len(images)) < 0.5
     counted = np.where(red, digits, 0) if coloured else digits
-    pools = _pools(len(images), random)
-    splits = random.choice(len(SPLITS), sequences, p=_SHARES)
+    ends = (np.cumsum(SHARES)[:-1] * len(images)).astype(int)
+    pools = np.split(random.permutation(len(images)), ends)
+    splits = random.choice(len(SPLITS), sequences, p=SHARES)
     drawn = [random.choice(pools[split], random.integers(1, LONGEST + 1)) for split in splits]
-    (folder / "images").mkdir(parents=True)
-    for image in np.unique(np.concatenate(drawn)):
-        picture = _colour(images[image], bool(red[image])) if coloured else images[image]
-        Image.fromarray(picture).save(folder / _file_name(image))
-    rows = (
+    rows = [
         (_file_name(image), number, counted[members].sum(), SPLITS[split])
         for number, (members, split) in enumerate(zip(drawn, splits, strict=True))
         for image in members
-    )
-    with (folder / METADATA).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file_name", "sequence", "sum", "split"))
-        writer.writerows(rows)
+    ]
+    try:
+        (folder / "images").mkdir(parents=True)
+        for image in np.unique(np.concatenate(drawn)):
+            pixels = _colour(images[image], red[image]) if coloured else images[image]
+            Image.fromarray(pixels).save(folder / _file_name(image))
+        with (folder / METADATA).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("file_name", "sequence", "sum", "split"), *rows])
+        (folder / "space.yaml").write_text(SPACE)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _file_name(image: int) -> str:
     return f"images/{image:05d}.png"
 
 
-def _digits(source: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Grey images, uint8 `(I, H, W)`, and the digit of each, int64 `(I,)`."""
-    if source == "digits":
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise DataError("the digits are scikit-learn's: pip install scikit-learn") from error
-        bunch = load_digits()
-        return (bunch.images * (255 / 16)).round().astype(np.uint8), bunch.target.astype(np.int64)
-    if source == "mnist":
-        from crnn_search.data import mnist  # here: it needs PyTorch
+def _mnist(data_dir: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Grey images, uint8 `(I, 28, 28)`, and the digit of each, uint8 `(I,)`."""
+    from crnn_search.data import mnist  # here: it needs PyTorch
 
-        found = mnist.load()
-        return found.images.numpy(), found.labels.numpy().astype(np.int64)
-    raise DataError(f"an example is made from one of {', '.join(SOURCES)}, got {source!r}")
+    found = mnist.load(data_dir)
+    return found.images.numpy(), found.values.numpy()
 
 
-def _pools(images: int, random: np.random.Generator) -> Sequence[NDArray[np.int64]]:
-    """The images of each split."""
-    ends = (np.cumsum(_SHARES[:-1]) * images).astype(int)
-    return np.split(random.permutation(images), ends)
+def _scikit_learn() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Grey images, uint8 `(I, 8, 8)`, and the digit of each, int64 `(I,)`."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("the digits are scikit-learn's: pip install scikit-learn") from error
+    found = load_digits()
+    return (found.images * (255 / 16)).round().astype(np.uint8), found.target
 
 
 def _colour(image: NDArray[np.uint8], red: bool) -> NDArray[np.uint8]:

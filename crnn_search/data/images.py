@@ -1,15 +1,13 @@
-"""Image files and arrays in the one format that a data set has: uint8, one size, grey or colour."""
+"""Image files and arrays in the one format of a data set: uint8, one size, grey or colour."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,18 +21,19 @@ from crnn_search.text import first_line
 SMALLEST, LARGEST = 8, 256
 """Rows and columns of an image, after resizing."""
 
-MOST_PIXELS = 64_000_000
-"""Pixels of an image file; a larger one is taken for a mistake."""
-
-ORIENTATION = ExifTags.Base.Orientation
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+"""Pixels of an image file; Pillow takes a larger one for an attack."""
 
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 
-_CHUNK = 64
-"""Files that a thread reads at once."""
+_CHUNK = 256
+"""Images that are in memory at a time."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, as `decoding images`, the number that is done, and of all."""
+
+Format = tuple[tuple[int, int], int]
+"""The size of an image, rows and columns, and its channels, 1 or 3."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,16 +53,14 @@ class ImageFormat:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and not _valid_size(self.size):
-            raise DataError(
-                f"size must be [rows, columns], each {SMALLEST} to {LARGEST}, got {self.size!r}"
-            )
         if self.size is not None:
+            if not _valid_size(self.size):
+                raise DataError(
+                    f"size must be [rows, columns], each {SMALLEST} to {LARGEST}, got {self.size}"
+                )
             object.__setattr__(self, "size", tuple(self.size))
-        if self.channels is not None and (
-            type(self.channels) is not int or self.channels not in {1, 3}
-        ):
-            raise DataError(f"channels must be 1 (grey) or 3 (colour), got {self.channels!r}")
+        if self.channels not in {None, 1, 3} or isinstance(self.channels, bool):
+            raise DataError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
 
 
 def _valid_size(size: object) -> bool:
@@ -74,43 +71,31 @@ def _valid_size(size: object) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Header:
-    """What an image file says of itself: rows and columns as it is shown, and its channels."""
-
-    size: tuple[int, int]
-    channels: int
-
-
 def size_text(size: Sequence[int]) -> str:
     """Rows and columns, as `28 × 28`."""
     return f"{size[0]} × {size[1]}"
 
 
-def read_header(path: Path) -> Header:
-    """Read an image file's header, and check that it can be used.
+def read_header(path: Path) -> Format:
+    """The format of an image file as it is shown.
 
     Raises:
         DataError: it cannot be decoded, is animated or too large, or its range is unknown.
     """
     with _decoding(), Image.open(path) as image:
-        columns, rows = image.size
-        # A camera's MPO file is a photograph with previews behind it.
+        # A phone's MPO file is a photograph with previews behind it.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise DataError("has several frames; save each as a file of its own")
-        if columns * rows > MOST_PIXELS:
-            raise DataError(
-                f"has {rows:,} × {columns:,} pixels; {MOST_PIXELS:,} are the most that are read"
-            )
         if image.mode in {"I", "F"}:
             raise DataError("has pixels of 32 bits, whose range is unknown; save it with 8 or 16")
-        turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
-        return Header(
-            (columns, rows) if turned else (rows, columns), 1 if image.mode in _GREY else 3
-        )
+        columns, rows = image.size
+        # Pillow decodes a PNG file to look for EXIF data behind its pixels.
+        has_exif = image.format != "PNG" or "exif" in image.info
+        turned = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (columns, rows) if turned else (rows, columns), 1 if image.mode in _GREY else 3
 
 
-def read_image(path: Path, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+def read_image(path: Path, size: Sequence[int], channels: int) -> NDArray[np.uint8]:
     """An image file as uint8 `(C, H, W)`, turned as its EXIF data say.
 
     Raises:
@@ -120,11 +105,11 @@ def read_image(path: Path, size: tuple[int, int], channels: int) -> NDArray[np.u
         return convert(ImageOps.exif_transpose(image), size, channels)
 
 
-def convert(image: Image.Image, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+def convert(image: Image.Image, size: Sequence[int], channels: int) -> NDArray[np.uint8]:
     """An image of 8 or 16 bits as uint8 `(C, H, W)`.
 
-    Transparent pixels become white. Another size is resized, with the Lanczos filter and without
-    keeping its proportions.
+    Transparent pixels become white. An image of another size is resized with the Lanczos filter;
+    its proportions are not kept.
     """
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.float64)
@@ -145,6 +130,8 @@ def _decoding() -> Iterator[None]:
         yield
     except DataError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"has more than {MOST_PIXELS:,} pixels; make it smaller") from error
     except Exception as error:  # decoders raise nearly anything for a file that is damaged
         raise DataError(f"cannot be decoded: {first_line(error)}") from error
 
@@ -154,35 +141,18 @@ def in_threads(
     items: Sequence[Item],
     progress: Callable[[int, int], None],
 ) -> Iterator[Result | DataError]:
-    """`function` of each item, in their order; a `DataError` that it raises is a result.
+    """`function` of each item, in their order; a `DataError` that it raises is a result."""
 
-    Few results wait at a time, so that images need not fit into memory. Pillow's decoders release
-    Python's global lock.
-    """
+    def attempt(item: Item) -> Result | DataError:
+        try:
+            return function(item)
+        except DataError as error:
+            return error
 
-    def chunk(start: int) -> list[Result | DataError]:
-        return [_attempt(function, item) for item in items[start : start + _CHUNK]]
-
-    threads = min(os.cpu_count() or 1, 16)
-    waiting: deque[Future[list[Result | DataError]]] = deque()
-    starts = iter(range(0, len(items), _CHUNK))
-    done = 0
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        # MOST_PIXELS is below the number that Pillow warns of.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        while True:
-            for start in islice(starts, 2 * threads - len(waiting)):
-                waiting.append(pool.submit(chunk, start))
-            if not waiting:
-                return
-            results = waiting.popleft().result()
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        for start in range(0, len(items), _CHUNK):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                results = list(pool.map(attempt, items[start : start + _CHUNK]))
             yield from results
-            done += len(results)
-            progress(done, len(items))
-
-
-def _attempt(function: Callable[[Item], Result], item: Item) -> Result | DataError:
-    try:
-        return function(item)
-    except DataError as error:
-        return error
+            progress(start + len(results), len(items))

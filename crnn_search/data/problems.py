@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NoReturn
 
 from crnn_search.errors import DataError
 
@@ -23,29 +24,33 @@ class Problems:
         self._first: list[str] = []
 
     def add(self, where: str, problem: str) -> None:
-        """Count a problem. where: the file and row, or the array and element."""
+        """Count a problem. where: the file and row, or the array and element; may be empty."""
         self.count += 1
         if len(self._first) < SHOWN:
             self._first.append(f"{where}: {problem}" if where else problem)
 
-    def stop_if_any(self) -> None:
+    def fail(self, where: str, problem: str) -> NoReturn:
+        """Add a problem after which nothing else can be checked, and raise all."""
+        self.add(where, problem)
+        raise self._error()
+
+    def raise_any(self) -> None:
         """Raise what was collected.
 
         Raises:
             DataError: there was a problem; lists the first ten and says how many there are.
         """
         if self.count:
-            raise DataError("\n  ".join([self._heading(), *self._first]))
+            raise self._error()
 
-    def _heading(self) -> str:
-        if self.count == 1:
-            return f"{self.source} has a problem:"
-        shown = f"; the first {SHOWN}:" if self.count > SHOWN else ":"
-        return f"{self.source} has {self.count:,} problems{shown}"
+    def _error(self) -> DataError:
+        count = "a problem" if self.count == 1 else f"{self.count:,} problems"
+        first = f"; the first {SHOWN}" if self.count > SHOWN else ""
+        return DataError("\n  ".join([f"{self.source} has {count}{first}:", *self._first]))
 
 
-def near(name: str, valid: Iterable[str], question: str = "did you mean") -> str:
-    """A question after the valid name that is nearest, as `; did you mean …?`, or nothing."""
+def near(name: str, valid: Iterable[str]) -> str:
+    """The valid name that is nearest, as `; did you mean …?`, or nothing."""
     lower = {other.lower(): other for other in valid}
     found = difflib.get_close_matches(name.lower(), lower, n=1)
-    return f"; {question} {lower[found[0]]}?" if found else ""
+    return f"; did you mean {lower[found[0]]}?" if found else ""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crnn_search.data.problems import Problems, near
+from crnn_search.text import shown
 
 SPLITS = ("train", "validation", "test")
+
+SHARES = (0.70, 0.15, 0.15)
+"""Sequences of each split, where splits are drawn."""
 
 LONGEST = 1000
 """Images of a sequence."""
@@ -22,12 +25,8 @@ LARGEST_TARGET = 1e30
 
 A_NUMBER = f"a number, -{LARGEST_TARGET:g} to {LARGEST_TARGET:g}"
 
-_SHARES = np.array([0.70, 0.15, 0.15])
-
 _STRATUM = 20
 """Groups of similar targets that are split together, 14 : 3 : 3."""
-
-_SEED = "crnn-search split 1"
 
 
 def too_many(images: int) -> str:
@@ -41,7 +40,7 @@ class SequenceList:
 
     names: of the sequences. lengths: images of each, int64 `(S,)`. targets: float64 `(S,)`.
     splits: the name of each one's split, or None: to be drawn. groups: the name of each one's
-    group, or None: each sequence is a group.
+    group, or None: each sequence is a group. where: what a message calls each one, as its row.
     """
 
     names: Sequence[str]
@@ -49,30 +48,24 @@ class SequenceList:
     targets: NDArray[np.float64]
     splits: Sequence[str] | None
     groups: Sequence[str] | None
+    where: Sequence[str]
 
     def group_numbers(self) -> NDArray[np.int32]:
         """The number of each sequence's group, int32 `(S,)`, in the order of their appearance."""
         numbers: dict[str, int] = {}
-        names = self.names if self.groups is None else self.groups
+        names = self.groups or self.names
         return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int32)
 
 
-def assign_splits(
-    sequences: SequenceList, where: Callable[[int], str], problems: Problems
-) -> NDArray[np.uint8]:
-    """The split of each sequence, an index of `SPLITS`, uint8 `(S,)`: as given, or drawn.
-
-    where: names a sequence in a message.
-    """
+def assign_splits(sequences: SequenceList, problems: Problems) -> NDArray[np.uint8]:
+    """The split of each sequence, an index of `SPLITS`, uint8 `(S,)`: as given, or drawn."""
     if sequences.splits is not None:
-        splits = _given(sequences, where, problems)
-    elif len(set(sequences.groups or sequences.names)) < len(SPLITS):
-        what = "sequences" if sequences.groups is None else "groups of sequences"
-        found = len(set(sequences.groups or sequences.names))
-        problems.add("", f"has {found} {what}; {len(SPLITS)} or more can be split")
-        return np.zeros(len(sequences.names), np.uint8)
-    else:
+        splits = _given(sequences, sequences.splits, problems)
+    elif (found := len(set(sequences.groups or sequences.names))) >= len(SPLITS):
         splits = draw_splits(sequences)
+    else:
+        what = "groups of sequences" if sequences.groups else "sequences"
+        problems.fail("", f"has {found} {what}; {len(SPLITS)} or more can be split")
     training = sequences.targets[splits == 0]
     if len(training) and (training == training[0]).all():
         problems.add(
@@ -82,31 +75,29 @@ def assign_splits(
     return splits
 
 
-def _given(
-    sequences: SequenceList, where: Callable[[int], str], problems: Problems
-) -> NDArray[np.uint8]:
-    assert sequences.splits is not None
-    splits = np.zeros(len(sequences.names), np.uint8)
-    of_group: dict[str, tuple[str, int]] = {}
-    for row, split in enumerate(sequences.splits):
+def _given(sequences: SequenceList, names: Sequence[str], problems: Problems) -> NDArray[np.uint8]:
+    splits = np.zeros(len(names), np.uint8)
+    first_of: dict[str, int] = {}
+    for row, split in enumerate(names):
+        where = sequences.where[row]
         if split not in SPLITS:
             valid = ", ".join(SPLITS)
             problems.add(
-                where(row), f"split must be one of {valid}, got {split!r}{near(split, SPLITS)}"
+                where, f"split must be one of {valid}, got {shown(split)}{near(split, SPLITS)}"
             )
             continue
         splits[row] = SPLITS.index(split)
-        if sequences.groups is not None:
-            group = sequences.groups[row]
-            first, other = of_group.setdefault(group, (split, row))
-            if first != split:
-                problems.add(
-                    where(row),
-                    f"the group {group!r} is in {split} here and in {first} at {where(other)}; "
-                    "a group must be in one split",
-                )
+        if sequences.groups is None:
+            continue
+        first = first_of.setdefault(sequences.groups[row], row)
+        if names[first] != split:
+            problems.add(
+                where,
+                f"the group {shown(sequences.groups[row])} is in {split} here and in "
+                f"{names[first]} at {sequences.where[first]}; a group must be in one split",
+            )
     for split in SPLITS:
-        if split not in sequences.splits:
+        if split not in names:
             problems.add(
                 "", f"no sequence is in the split {split}; fill it, or give no splits to draw them"
             )
@@ -123,25 +114,18 @@ def draw_splits(sequences: SequenceList) -> NDArray[np.uint8]:
     groups = sequences.group_numbers()
     sizes = np.bincount(groups)
     means = np.bincount(groups, sequences.targets) / sizes
-    names = list(dict.fromkeys(sequences.names if sequences.groups is None else sequences.groups))
-    keys = [hashlib.sha256(f"{_SEED}/{name}".encode()).digest() for name in names]
-    by_target = sorted(range(len(names)), key=lambda group: (means[group], keys[group]))
-    strata = [by_target[start : start + _STRATUM] for start in range(0, len(names), _STRATUM)]
+    names = dict.fromkeys(sequences.groups or sequences.names)
+    keys = [hashlib.sha256(f"crnn-search/{name}".encode()).digest() for name in names]
+    by_target = sorted(range(len(keys)), key=lambda group: (means[group], keys[group]))
+    strata = [by_target[start : start + _STRATUM] for start in range(0, len(keys), _STRATUM)]
     order = [group for stratum in strata for group in sorted(stratum, key=keys.__getitem__)]
 
-    split_of, filled = np.zeros(len(names), np.uint8), np.zeros(len(SPLITS))
+    split_of, filled = np.zeros(len(keys), np.uint8), np.zeros(len(SPLITS))
     for seen, group in zip(np.cumsum(sizes[order]), order, strict=True):
-        split = int((_SHARES * seen - filled).argmax())
+        split = int((np.array(SHARES) * seen - filled).argmax())
         split_of[group] = split
         filled[split] += sizes[group]
     for empty in np.flatnonzero(filled == 0):
         training = np.flatnonzero(split_of == 0)
         split_of[training[sizes[training].argmin()]] = empty
     return split_of[groups]
-
-
-def in_several_splits(items: NDArray[np.int64], splits: NDArray[np.uint8], count: int) -> int:
-    """How many of `count` items are in more than one split. items, splits: `(R,)` each."""
-    seen = np.zeros((len(SPLITS), count), np.bool_)
-    seen[splits, items] = True
-    return int((seen.sum(0) > 1).sum())
