@@ -104,11 +104,11 @@ def read_npz(path: Path) -> SequenceData:
     problems = Problems(str(path))
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = list(file.files)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            names = list(stored)
             for name in ARRAYS:
                 if name in names:
-                    arrays[name] = file[name]
+                    arrays[name] = stored[name]
     except Exception as error:  # NumPy and zlib raise nearly anything for a file that is damaged
         if "allow_pickle" in str(error):
             problems.fail("", "holds Python objects, which are never loaded; save plain arrays")

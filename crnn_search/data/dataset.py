@@ -15,7 +15,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,12 @@ IMAGES, ARRAYS, DESCRIPTION = "images.uint8", "arrays.npz", "dataset.json"
 class Found:
     """What was found in a source and is not in the arrays of its data set.
 
-    target: its name. size: rows and columns of all images now. channels: 1 or 3, now. sizes: how
-    many files had which size. recoloured: how many were turned from colour into grey, or the other
-    way. split_by: `given`, or what was drawn, `group` or `sequence`. notes: warnings.
+    target: its name. formats: rows, columns and channels of images as they were, and how many there
+    were of each. split_by: `given`, or what was drawn, `group` or `sequence`. notes: warnings.
     """
 
     target: str
-    size: list[int]
-    channels: int
-    sizes: dict[str, int]
-    recoloured: int
+    formats: list[list[int]]
     split_by: str
     notes: list[str]
 
@@ -99,7 +95,7 @@ def open_dataset(folder: Path) -> Dataset:
         description = json.loads(text)
         arrays = _open_arrays(folder, description["shape"])
         digests = {name: array_digest(array) for name, array in arrays.items()}
-        if _digest(text) != folder.name or digests != description["sha256"]:
+        if hashlib.sha256(text).hexdigest() != folder.name or digests != description["sha256"]:
             raise DataError("it was altered")
         return Dataset(
             **arrays, found=Found(**description["found"]), digest=folder.name, folder=folder
@@ -108,14 +104,14 @@ def open_dataset(folder: Path) -> Dataset:
         raise DataError(f"{folder} is not a complete data set: {first_line(error)}") from error
 
 
-def _open_arrays(folder: Path, shape: list[int]) -> dict[str, NDArray[Any]]:
+def _open_arrays(folder: Path, shape: Sequence[int]) -> dict[str, NDArray[Any]]:
     """The arrays of a data set by name, read-only; its images are memory-mapped."""
     arrays: dict[str, NDArray[Any]] = {
         "images": np.memmap(folder / IMAGES, np.uint8, "r", shape=tuple(shape))
     }
-    with np.load(folder / ARRAYS, allow_pickle=False) as file:
-        for name in file.files:
-            arrays[name] = file[name]
+    with (folder / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        for name in stored.files:
+            arrays[name] = stored[name]
             arrays[name].flags.writeable = False
     return arrays
 
@@ -123,38 +119,8 @@ def _open_arrays(folder: Path, shape: list[int]) -> dict[str, NDArray[Any]]:
 def array_digest(array: NDArray[Any]) -> str:
     """SHA-256 of an array's dtype, shape and content."""
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()
-
-
-class ImageWriter(contextlib.AbstractContextManager["ImageWriter"]):
-    """Writes distinct images to a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._numbers: list[int] = []
-        self._number_of: dict[bytes, int] = {}
-
-    def add(self, image: NDArray[np.uint8]) -> None:
-        """Write an image, uint8 `(C, H, W)`, unless it was written before."""
-        content = image.tobytes()
-        new = len(self._number_of)
-        number = self._number_of.setdefault(hashlib.sha256(content).digest(), new)
-        if number == new:
-            self._file.write(content)
-        self._numbers.append(number)
-
-    def close(self) -> NDArray[np.int32]:
-        """The number, among the distinct images, of each that was added, int32."""
-        self._file.close()
-        return np.array(self._numbers, np.int32)
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def find_stored(state: str) -> Dataset | None:
@@ -166,13 +132,71 @@ def find_stored(state: str) -> Dataset | None:
         return None
 
 
-@contextlib.contextmanager
-def new_folder() -> Iterator[Path]:
-    """An empty folder in the cache for one process at a time; others wait.
+def store(
+    state: str,
+    sequences: SequenceList,
+    splits: NDArray[np.uint8],
+    images: Iterable[NDArray[np.uint8]],
+    entries: NDArray[np.int64],
+    found: Found,
+) -> Dataset:
+    """Write a data set into the cache, unless another process did it meanwhile.
+
+    splits: indices of `SPLITS`, uint8 `(S,)`. images: uint8 `(C, H, W)` each; identical ones are
+    written once. entries: the image of each step of each sequence, in order, int64 `(R,)`.
 
     Raises:
         DataError: the cache cannot be written.
     """
+    with _new_folder() as folder:
+        if (stored := find_stored(state)) is not None:
+            return stored
+        numbers, shape = _write_images(folder / IMAGES, images)
+        np.savez(
+            folder / ARRAYS,
+            allow_pickle=False,
+            indices=numbers[entries],
+            lengths=sequences.lengths,
+            targets=sequences.targets,
+            splits=splits,
+            groups=sequences.group_numbers(),
+            names=np.array(sequences.names, np.str_),
+        )
+        arrays = _open_arrays(folder, shape).items()
+        digests = {name: array_digest(array) for name, array in arrays}
+        description = {"found": asdict(found), "shape": shape, "sha256": digests}
+        text = json.dumps(description, indent=2).encode()
+        (folder / DESCRIPTION).write_bytes(text)
+        place = _root() / hashlib.sha256(text).hexdigest()
+        try:
+            dataset = open_dataset(place)
+        except DataError:
+            shutil.rmtree(place, ignore_errors=True)
+            folder.rename(place)
+            dataset = open_dataset(place)
+        (_root() / f"{state}.source").write_text(dataset.digest, encoding="ascii")
+        return dataset
+
+
+def _write_images(
+    path: Path, images: Iterable[NDArray[np.uint8]]
+) -> tuple[NDArray[np.int32], list[int]]:
+    """Write distinct images to a file; returns each image's number among them, and their shape."""
+    number_of: dict[bytes, int] = {}
+    numbers = []
+    with path.open("wb") as file:
+        for image in images:
+            content = image.tobytes()
+            new = len(number_of)
+            numbers.append(number_of.setdefault(hashlib.sha256(content).digest(), new))
+            if numbers[-1] == new:
+                file.write(content)
+    return np.array(numbers, np.int32), [len(number_of), *image.shape]
+
+
+@contextlib.contextmanager
+def _new_folder() -> Iterator[Path]:
+    """An empty folder in the cache for one process at a time; others wait."""
     root = None
     try:
         root = _root()
@@ -191,49 +215,6 @@ def new_folder() -> Iterator[Path]:
             f"cannot write the cache, {error.filename or root}: {error.strerror}; make room, or "
             f"name another folder with {CACHE_VARIABLE}"
         ) from error
-
-
-def store(
-    folder: Path,
-    state: str,
-    sequences: SequenceList,
-    splits: NDArray[np.uint8],
-    indices: NDArray[np.int32],
-    found: Found,
-) -> Dataset:
-    """Complete the data set whose images are in a `new_folder`, and move it to its place.
-
-    splits: indices of `SPLITS`, uint8 `(S,)`. indices: the distinct images of all sequences, int32
-    `(R,)`.
-    """
-    np.savez(
-        folder / ARRAYS,
-        allow_pickle=False,
-        indices=indices,
-        lengths=sequences.lengths,
-        targets=sequences.targets,
-        splits=splits,
-        groups=sequences.group_numbers(),
-        names=np.array(sequences.names, np.str_),
-    )
-    shape = [int(indices.max()) + 1, found.channels, *found.size]
-    arrays = _open_arrays(folder, shape)
-    description = {
-        "found": asdict(found),
-        "shape": shape,
-        "sha256": {name: array_digest(array) for name, array in arrays.items()},
-    }
-    text = json.dumps(description, indent=2).encode()
-    (folder / DESCRIPTION).write_bytes(text)
-    place = _root() / _digest(text)
-    try:
-        dataset = open_dataset(place)
-    except DataError:
-        shutil.rmtree(place, ignore_errors=True)
-        folder.rename(place)
-        dataset = open_dataset(place)
-    (_root() / f"{state}.source").write_text(dataset.digest, encoding="ascii")
-    return dataset
 
 
 def _root() -> Path:

@@ -90,7 +90,7 @@ def _mnist(data_dir: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
     from crnn_search.data import mnist  # here: it needs PyTorch
 
     found = mnist.load(data_dir)
-    return found.images.numpy(), found.values.numpy()
+    return found.images.numpy(), found.labels.numpy()
 
 
 def _scikit_learn() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -7,9 +7,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,36 +38,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class ImageFormat:
+class ImageFormat(NamedTuple):
     """The format of a data set's images; None: as the files are.
 
-    size: rows and columns. channels: 1, grey, or 3, colour.
-
-    Raises:
-        DataError: a value is not valid.
+    size: rows and columns, each 8 to 256. channels: 1, grey, or 3, colour.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.size is not None:
-            if not _valid_size(self.size):
-                raise DataError(
-                    f"size must be [rows, columns], each {SMALLEST} to {LARGEST}, got {self.size}"
-                )
-            object.__setattr__(self, "size", tuple(self.size))
-        if self.channels not in {None, 1, 3} or isinstance(self.channels, bool):
-            raise DataError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
-
-
-def _valid_size(size: object) -> bool:
-    return (
-        isinstance(size, Sequence)
-        and len(size) == 2
-        and all(type(pixels) is int and SMALLEST <= pixels <= LARGEST for pixels in size)
-    )
 
 
 def size_text(size: Sequence[int]) -> str:
@@ -89,9 +66,8 @@ def read_header(path: Path) -> Format:
         if image.mode in {"I", "F"}:
             raise DataError("has pixels of 32 bits, whose range is unknown; save it with 8 or 16")
         columns, rows = image.size
-        # Pillow decodes a PNG file to look for EXIF data behind its pixels.
-        has_exif = image.format != "PNG" or "exif" in image.info
-        turned = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        # Pillow turns the size of a TIFF file itself.
+        turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (columns, rows) if turned else (rows, columns), 1 if image.mode in _GREY else 3
 
 

@@ -67,11 +67,8 @@ def assign_splits(sequences: SequenceList, problems: Problems) -> NDArray[np.uin
         what = "groups of sequences" if sequences.groups else "sequences"
         problems.fail("", f"has {found} {what}; {len(SPLITS)} or more can be split")
     training = sequences.targets[splits == 0]
-    if len(training) and (training == training[0]).all():
-        problems.add(
-            "",
-            f"the target is the same, {training[0]:g}, in all {len(training):,} training sequences",
-        )
+    if not problems.count and (training == training[0]).all():
+        problems.add("", f"the target of each training sequence is {training[0]:g}")
     return splits
 
 

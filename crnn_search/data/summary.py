@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from crnn_search.data.dataset import Dataset, Found
+from crnn_search.data.dataset import Dataset
 from crnn_search.data.images import size_text
 from crnn_search.data.sequence_list import SPLITS
 
@@ -24,8 +24,8 @@ def describe(data: Dataset) -> list[tuple[str, str]]:
         ("groups", f"{data.groups.max() + 1:,}"),
         ("images", f"{len(data.indices):,}, {len(data.images):,} of them distinct"),
         ("lengths", f"{lengths.min():,} to {lengths.max():,}, median {np.median(lengths):g}"),
-        ("size", _size(found)),
-        ("channels", _channels(found)),
+        ("size", _size(data)),
+        ("channels", _channels(data)),
         (
             found.target,
             f"{targets.min():g} to {targets.max():g}, mean {targets.mean():.4g} "
@@ -64,16 +64,15 @@ def _in_several(items: Iterable[object], splits: NDArray[np.uint8]) -> int:
     return sum(count > 1 for count in Counter(item for item, _ in pairs).values())
 
 
-def _size(found: Found) -> str:
-    others = {name: count for name, count in found.sizes.items() if name != size_text(found.size)}
-    if not others:
-        return size_text(found.size)
-    return (
-        f"{size_text(found.size)}; {sum(others.values()):,} had other sizes ({len(others):,}) and "
-        "were resized with the Lanczos filter, proportions not kept"
-    )
+def _size(data: Dataset) -> str:
+    size = list(data.images.shape[2:])
+    others = [count for *before, _, count in data.found.formats if before != size]
+    resized = "had another size and were resized with the Lanczos filter, proportions not kept"
+    return size_text(size) + (f"; {sum(others):,} {resized}" if others else "")
 
 
-def _channels(found: Found) -> str:
-    name, other = ("1, grey", "colour") if found.channels == 1 else ("3, colour", "grey")
-    return f"{name}; {found.recoloured:,} were {other}" if found.recoloured else name
+def _channels(data: Dataset) -> str:
+    channels = data.images.shape[1]
+    others = [count for *_, before, count in data.found.formats if before != channels]
+    name, other = ("1, grey", "in colour") if channels == 1 else ("3, colour", "grey")
+    return name + (f"; {sum(others):,} were {other}" if others else "")

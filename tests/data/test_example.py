@@ -16,6 +16,7 @@ from crnn_search.data import mnist
 from crnn_search.data.example import write_example
 from crnn_search.data.read import read
 from crnn_search.data.sequences import Digits
+from crnn_search.data.summary import shared
 from crnn_search.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -27,7 +28,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> Digits:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (1000, 28, 28), generator=generator, dtype=torch.uint8)
     few = Digits(images, torch.arange(1000, dtype=torch.uint8) % 10)
-    monkeypatch.setattr(mnist, "load", lambda: few)
+    monkeypatch.setattr(mnist, "load", lambda data_dir: few)
     return few
 
 
@@ -37,8 +38,8 @@ def test_example_is_read(tmp_path: Path, few_digits: Digits, coloured: bool) -> 
     data = read(tmp_path / "example")
     assert len(data) == 100
     assert data.images.shape[1:] == (3 if coloured else 1, 28, 28)
-    assert data.summary.shared_images == 0
-    assert data.summary.split_by == "given"
+    assert shared(data) == (0, 0)
+    assert data.found.split_by == "given"
     sums: dict[str, int] = defaultdict(int)
     with (tmp_path / "example" / "metadata.csv").open() as file:
         for row, pixels in zip(csv.DictReader(file), data.images[data.indices], strict=True):
@@ -69,9 +70,9 @@ def test_example_of_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_example_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match="must be empty or new; it has files"):
+    with pytest.raises(DataError, match="must be a new or an empty folder"):
         write_example(tmp_path)
-    with pytest.raises(DataError, match="an example is made from one of mnist, digits, got 'cats'"):
+    with pytest.raises(DataError, match="source must be one of mnist, digits, got 'cats'"):
         write_example(tmp_path / "example", source="cats")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(DataError, match="scikit-learn's: pip install scikit-learn"):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import multiprocessing
 import os
-import time
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from crnn_search.data.contact_sheet import contact_sheet
 from crnn_search.data.dataset import open_dataset
 from crnn_search.data.images import ImageFormat
 from crnn_search.data.read import read
-from crnn_search.data.summary import Summary
+from crnn_search.data.summary import describe, shared, warnings
 from crnn_search.errors import DataError
 from tests.data.folders import HEADER, clips, picture, write_metadata
 
@@ -37,9 +35,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode = reading.read_image
 
-    def read_image(path: Path, size: tuple[int, int], channels: int) -> object:
+    def read_image(path: Path, **options: Any) -> object:
         names.append(path.name)
-        return decode(path, size, channels)
+        return decode(path, **options)
 
     monkeypatch.setattr(reading, "read_image", read_image)
     return names
@@ -53,7 +51,7 @@ def test_second_reading_starts_from_the_cache(folder: Path, decoded: list[str]) 
     assert second.digest == first.digest
     for field in ("images", "indices", "lengths", "targets", "splits", "groups", "names"):
         np.testing.assert_array_equal(getattr(first, field), getattr(second, field))
-    assert second.summary == first.summary
+    assert second.found == first.found
 
 
 def test_arrays_are_memory_mapped_and_read_only(folder: Path) -> None:
@@ -69,7 +67,7 @@ def test_digest_is_of_the_content(cache: Path, folder: Path, tmp_path: Path) -> 
     clips(tmp_path / "copy")
     assert read(tmp_path / "copy").digest == first.digest
     assert read(folder, image=ImageFormat((9, 9))).digest != first.digest
-    assert open_dataset(cache / "data" / first.digest).summary == first.summary
+    assert open_dataset(cache / "data" / first.digest).found == first.found
     assert first.folder == cache / "data" / first.digest
 
 
@@ -90,7 +88,7 @@ def test_changed_source_is_read_again(folder: Path, decoded: list[str], change: 
     assert (second.digest == first.digest) == (change == "times")
 
 
-@pytest.mark.parametrize("name", ["images.uint8", "sequences.npz", "dataset.json"])
+@pytest.mark.parametrize("name", ["images.uint8", "arrays.npz", "dataset.json"])
 @pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
 def test_damaged_cache_is_written_again(
     folder: Path, decoded: list[str], name: str, damage: str
@@ -110,7 +108,6 @@ def test_damaged_cache_is_written_again(
     assert len(decoded) == 24
     assert second.digest == first.digest
     assert path.read_bytes() == content
-    np.testing.assert_array_equal(first.images, second.images)
 
 
 def test_damaged_pointer_is_written_again(cache: Path, folder: Path, decoded: list[str]) -> None:
@@ -123,23 +120,19 @@ def test_damaged_pointer_is_written_again(cache: Path, folder: Path, decoded: li
     assert pointer.read_text() == first.digest
 
 
-def test_interrupted_reading_leaves_nothing_and_old_folders_are_removed(
-    cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_interrupted_reading_left_is_replaced(cache: Path, folder: Path) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
         if what == "decoding images":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         read(folder, progress=interrupt)
-    assert list((cache / "data").iterdir()) == []
-    killed, running = cache / "data" / ".new-killed", cache / "data" / ".new-running"
-    for temporary in (killed, running):
-        (temporary / "data").mkdir(parents=True)
-    os.utime(killed, (time.time() - 90_000,) * 2)
-    read(folder)
-    assert not killed.exists()
-    assert running.exists()
+    assert [path.name for path in (cache / "data").iterdir()] == [".lock"]
+    (cache / "data" / ".new" / "killed").mkdir(parents=True)
+    data = read(folder)
+    assert {path.name for path in data.folder.iterdir()} == {
+        "images.uint8", "arrays.npz", "dataset.json"
+    }  # fmt: skip
 
 
 def test_cache_that_cannot_be_written_is_refused(
@@ -148,10 +141,10 @@ def test_cache_that_cannot_be_written_is_refused(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dataset.ImageWriter, "add", full)
+    monkeypatch.setattr(dataset, "_write_images", full)
     expected = (
-        r"cannot write the cache .*/cache/data: No space left on device; make room, or name another "
-        r"folder with CRNN_SEARCH_CACHE"
+        r"cannot write the cache, .*/cache/data: No space left on device; make room, or name "
+        r"another folder with CRNN_SEARCH_CACHE"
     )
     with pytest.raises(DataError, match=expected):
         read(folder)
@@ -176,7 +169,7 @@ def test_processes_that_read_at_once_are_safe(cache: Path, folder: Path) -> None
             digests.update(pool.map(read_digest, [folder] * 8, chunksize=1))
             (cache / "data" / next(iter(digests)) / "images.uint8").write_bytes(b"damaged")
     assert len(digests) == 1
-    assert not list((cache / "data").glob(".new-*"))
+    assert not (cache / "data" / ".new").exists()
 
 
 def test_table_of_some_sequences(cache: Path, tmp_path: Path) -> None:
@@ -192,7 +185,7 @@ def test_table_of_some_sequences(cache: Path, tmp_path: Path) -> None:
     assert data.table(data.rows()).shape == (0, 0)
 
 
-def test_summary_counts_what_several_splits_share(cache: Path, tmp_path: Path) -> None:
+def test_what_several_splits_share_is_counted(cache: Path, tmp_path: Path) -> None:
     rows = clips(tmp_path / "clips", sequences=6, length=2)
     splits = ["train"] * 8 + ["validation"] * 2 + ["test"] * 2
     for number in (8, 9):  # a sequence of validation has the images of sequence 0
@@ -200,13 +193,13 @@ def test_summary_counts_what_several_splits_share(cache: Path, tmp_path: Path) -
     Image.fromarray(picture(3)).save(tmp_path / "clips" / "11.png")
     named = [[*row, split] for row, split in zip(rows, splits, strict=True)]
     write_metadata(tmp_path / "clips", (*HEADER, "split"), named)
-    summary = read(tmp_path / "clips").summary
-    assert (summary.shared_images, summary.shared_sequences) == (3, 1)
-    assert summary.warnings() == [
+    data = read(tmp_path / "clips")
+    assert shared(data) == (3, 1)
+    assert warnings(data) == [
         "3 identical images are in more than one split: scores may be too good",
         "1 sequence is in more than one split: scores may be too good",
     ]
-    assert summary.lines() == [
+    assert describe(data) == [
         ("sequences", "6"),
         ("groups", "6"),
         ("images", "12, 9 of them distinct"),
@@ -218,18 +211,12 @@ def test_summary_counts_what_several_splits_share(cache: Path, tmp_path: Path) -
     ]
 
 
-def test_summary_survives_json(folder: Path) -> None:
-    summary = read(folder).summary
-    again = Summary(**json.loads(json.dumps(dataclasses.asdict(summary))))
-    assert dataclasses.asdict(again) == json.loads(json.dumps(dataclasses.asdict(summary)))
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_contact_sheet_shows_a_dozen_sequences(cache: Path, tmp_path: Path, channels: int) -> None:
     clips(tmp_path / "clips", sequences=30, length=15)
     data = read(tmp_path / "clips", image=ImageFormat((20, 30), channels))
     with Image.open(BytesIO(contact_sheet(data))) as sheet:
         assert sheet.size == (872, 1088)
-    clips(tmp_path / "few", sequences=3, length=1)
+    clips(tmp_path / "few", sequences=4, length=1)
     with Image.open(BytesIO(contact_sheet(read(tmp_path / "few")))) as sheet:
-        assert sheet.size == (872, 188)
+        assert sheet.size == (872, 278)
