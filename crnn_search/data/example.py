@@ -106,4 +106,4 @@ def _scikit_learn() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def _colour(image: NDArray[np.uint8], red: bool) -> NDArray[np.uint8]:
     """A red or a blue digit on black, uint8 `(H, W, 3)`."""
     share = np.array([1.0, 0.3, 0.1] if red else [0.1, 0.4, 1.0])
-    return (image[:, :, None] * share).round().astype(np.uint8)
+    return np.asarray(image[:, :, None] * share).round().astype(np.uint8)

@@ -59,7 +59,7 @@ def read_header(path: Path) -> Format:
     Raises:
         DataError: it cannot be decoded, is animated or too large, or its range is unknown.
     """
-    with _decoding(), Image.open(path) as image:
+    with _opened(path) as image:
         # A phone's MPO file is a photograph with previews behind it.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise DataError("has several frames; save each as a file of its own")
@@ -77,7 +77,8 @@ def read_image(path: Path, size: Sequence[int], channels: int) -> NDArray[np.uin
     Raises:
         DataError: it cannot be decoded.
     """
-    with _decoding(), Image.open(path) as image:
+    with _opened(path) as image:
+        image.load()  # turns a TIFF file; what follows would turn it again
         return convert(ImageOps.exif_transpose(image), size, channels)
 
 
@@ -101,9 +102,11 @@ def convert(image: Image.Image, size: Sequence[int], channels: int) -> NDArray[n
 
 
 @contextlib.contextmanager
-def _decoding() -> Iterator[None]:
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        yield
+        # Given a path, Pillow 13 reads a turned, uncompressed TIFF file wrongly.
+        with path.open("rb") as file, Image.open(file) as image:
+            yield image
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

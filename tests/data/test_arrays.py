@@ -148,7 +148,7 @@ def test_images_of_invalid_size_are_refused() -> None:
     ],
 )
 def test_npz_is_refused(tmp_path: Path, changed: dict[str, Any], expected: str) -> None:
-    content = {"images": IMAGES, "targets": TARGETS} | changed
+    content: dict[str, Any] = {"images": IMAGES, "targets": TARGETS} | changed
     path = tmp_path / "a.npz"
     np.savez(path, **{name: value for name, value in content.items() if value is not None})
     with pytest.raises(DataError) as caught:

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crnn_search.data import dataset
-from crnn_search.data import read as reading
+from crnn_search.data import dataset, images
 from crnn_search.data.contact_sheet import contact_sheet
 from crnn_search.data.dataset import open_dataset
 from crnn_search.data.images import ImageFormat
@@ -33,13 +32,13 @@ def folder(cache: Path, tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of all files that were decoded."""
     names: list[str] = []
-    decode = reading.read_image
+    decode = images.read_image
 
     def read_image(path: Path, **options: Any) -> object:
         names.append(path.name)
         return decode(path, **options)
 
-    monkeypatch.setattr(reading, "read_image", read_image)
+    monkeypatch.setattr("crnn_search.data.read.read_image", read_image)
     return names
 
 
