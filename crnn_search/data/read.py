@@ -153,9 +153,9 @@ def _choose(formats: Counter[Format], image: ImageFormat, problems: Problems) ->
     if not all(SMALLEST <= pixels <= LARGEST for pixels in size):
         problems.fail(
             "",
-            f"images are {size_text(size)}, but {size_text((SMALLEST, SMALLEST))} to "
-            f"{size_text((LARGEST, LARGEST))} are valid; resize them with image: "
-            "{size: [rows, columns]}",
+            f"images are {size_text(size)}, but {SMALLEST} × {SMALLEST} to {LARGEST} × {LARGEST} "
+            "are valid; resize them with image: {size: [rows, columns]} in the space, or with "
+            "--size in data check",
         )
     return size, image.channels or max(channels for _, channels in formats)
 

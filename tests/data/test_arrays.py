@@ -121,7 +121,7 @@ def test_images_of_invalid_size_are_refused() -> None:
     data = SequenceData(IMAGES[..., :7], LENGTHS, TARGETS)
     expected = (
         r"images are 8 × 7, but 8 × 8 to 256 × 256 are valid; resize them with image: "
-        r"\{size: \[rows, columns\]\}"
+        r"\{size: \[rows, columns\]\} in the space, or with --size in data check"
     )
     with pytest.raises(DataError, match=expected):
         read(data)

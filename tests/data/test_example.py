@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from crnn_search.data import mnist
 from crnn_search.data.example import write_example
@@ -18,6 +19,7 @@ from crnn_search.data.read import read
 from crnn_search.data.sequences import Digits
 from crnn_search.data.summary import shared
 from crnn_search.errors import DataError
+from crnn_search.spaces.file import parse_space
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -27,7 +29,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> Digits:
     """1,000 images in place of MNIST."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (1000, 28, 28), generator=generator, dtype=torch.uint8)
-    few = Digits(images, torch.arange(1000, dtype=torch.uint8) % 10)
+    few = Digits(images, (torch.arange(1000) % 10).to(torch.uint8))
     monkeypatch.setattr(mnist, "load", lambda data_dir: few)
     return few
 
@@ -44,9 +46,16 @@ def test_example_is_read(tmp_path: Path, few_digits: Digits, coloured: bool) -> 
     with (tmp_path / "example" / "metadata.csv").open() as file:
         for row, pixels in zip(csv.DictReader(file), data.images[data.indices], strict=True):
             image = int(row["file_name"].removeprefix("images/").removesuffix(".png"))
-            red = not coloured or pixels[0].mean() > pixels[2].mean()
-            sums[row["sequence"]] += image % 10 * red
+            if not coloured or pixels[0].mean() > pixels[2].mean():
+                sums[row["sequence"]] += image % 10
     assert [sums[name] for name in data.names] == data.targets.tolist()
+
+
+def test_space_of_an_example_is_valid(tmp_path: Path, few_digits: Digits) -> None:
+    write_example(tmp_path / "example", sequences=20)
+    space = yaml.safe_load((tmp_path / "example" / "space.yaml").read_text())
+    assert space.pop("task") == {"data": ".", "target": "sum"}
+    assert parse_space(yaml.safe_dump(space)).search.trials == 8
 
 
 def test_example_is_the_same_each_time(tmp_path: Path, few_digits: Digits) -> None:

@@ -162,10 +162,10 @@ def read_digest(folder: Path) -> str:
 @pytest.mark.slow
 def test_processes_that_read_at_once_are_safe(cache: Path, folder: Path) -> None:
     """Also while the cache is damaged, again and again."""
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
         digests = set()
-        for _ in range(20):
-            digests.update(pool.map(read_digest, [folder] * 8, chunksize=1))
+        for _ in range(10):
+            digests.update(pool.map(read_digest, [folder] * 6, chunksize=1))
             (cache / "data" / next(iter(digests)) / "images.uint8").write_bytes(b"damaged")
     assert len(digests) == 1
     assert not (cache / "data" / ".new").exists()
