@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,8 +26,8 @@ MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 
-_CHUNK = 256
-"""Images that are in memory at a time."""
+_PART, _IN_MEMORY = 16, 256
+"""Images that a thread decodes at once, since small ones are quick; images in memory at a time."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, as `decoding images`, the number that is done, and of all."""
@@ -128,10 +129,14 @@ def in_threads(
         except DataError as error:
             return error
 
+    def part(start: int) -> list[Result | DataError]:
+        return [attempt(item) for item in items[start : start + _PART]]
+
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        for start in range(0, len(items), _CHUNK):
+        for start in range(0, len(items), _IN_MEMORY):
+            stop = min(start + _IN_MEMORY, len(items))
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                results = list(pool.map(attempt, items[start : start + _CHUNK]))
-            yield from results
-            progress(start + len(results), len(items))
+                parts = list(pool.map(part, range(start, stop, _PART)))
+            yield from chain.from_iterable(parts)
+            progress(stop, len(items))
