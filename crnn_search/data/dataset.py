@@ -3,7 +3,7 @@
 data/DIGEST/          a data set; DIGEST is the SHA-256 of its dataset.json
   images.uint8        distinct images, (I, C, H, W)
   arrays.npz          indices, lengths, targets, splits, groups, names
-  dataset.json        what was found in the source; shape of the images; SHA-256 of each array
+  dataset.json        what was found in the source; shape of the images; SHA-256 of the others
 data/STATE.source     the digest of what a source, in this state, was decoded to
 data/.new/            what a process decodes that has locked .lock
 """
@@ -15,10 +15,9 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,34 +92,23 @@ def open_dataset(folder: Path) -> Dataset:
     try:
         text = (folder / DESCRIPTION).read_bytes()
         description = json.loads(text)
-        arrays = _open_arrays(folder, description["shape"])
-        digests = {name: array_digest(array) for name, array in arrays.items()}
+        digests = {name: _file_digest(folder / name) for name in (IMAGES, ARRAYS)}
         if hashlib.sha256(text).hexdigest() != folder.name or digests != description["sha256"]:
             raise DataError("it was altered")
-        return Dataset(
-            **arrays, found=Found(**description["found"]), digest=folder.name, folder=folder
-        )
+        with (folder / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        for array in arrays.values():
+            array.flags.writeable = False
+        images = np.memmap(folder / IMAGES, np.uint8, "r", shape=tuple(description["shape"]))
+        found = Found(**description["found"])
+        return Dataset(images, **arrays, found=found, digest=folder.name, folder=folder)
     except Exception as error:  # NumPy and zlib raise nearly anything for a file that is damaged
         raise DataError(f"{folder} is not a complete data set: {first_line(error)}") from error
 
 
-def _open_arrays(folder: Path, shape: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """The arrays of a data set by name, read-only; its images are memory-mapped."""
-    arrays: dict[str, NDArray[Any]] = {
-        "images": np.memmap(folder / IMAGES, np.uint8, "r", shape=tuple(shape))
-    }
-    with (folder / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        for name in stored.files:
-            arrays[name] = stored[name]
-            arrays[name].flags.writeable = False
-    return arrays
-
-
-def array_digest(array: NDArray[Any]) -> str:
-    """SHA-256 of an array's dtype, shape and content."""
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_stored(state: str) -> Dataset | None:
@@ -162,8 +150,7 @@ def store(
             groups=sequences.group_numbers(),
             names=np.array(sequences.names, np.str_),
         )
-        arrays = _open_arrays(folder, shape).items()
-        digests = {name: array_digest(array) for name, array in arrays}
+        digests = {name: _file_digest(folder / name) for name in (IMAGES, ARRAYS)}
         description = {"found": asdict(found), "shape": shape, "sha256": digests}
         text = json.dumps(description, indent=2).encode()
         (folder / DESCRIPTION).write_bytes(text)

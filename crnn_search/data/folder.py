@@ -11,9 +11,9 @@ import csv
 import hashlib
 import io
 import stat
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,23 +38,17 @@ class FolderIndex:
 
     sequences: SequenceList
     target: str
-    files: dict[str, int]
+    files: dict[str, str]
     entries: NDArray[np.int64]
     state: str
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class _Table:
-    """The rows of `metadata.csv`: their numbers, and their values by column."""
+class _Row(NamedTuple):
+    """A row of `metadata.csv`: its name in messages, and its values by column."""
 
-    numbers: list[int]
-    columns: dict[str, list[str]]
-
-    def optional(self, column: str) -> list[str] | None:
-        """The values of a column, unless it is missing or empty."""
-        values = self.columns.get(column, [])
-        return values if any(values) else None
+    where: str
+    values: dict[str, str]
 
 
 def row_name(row: int) -> str:
@@ -74,61 +68,61 @@ def read_index(folder: Path, target: str | None, problems: Problems) -> FolderIn
         content = (folder / METADATA).read_bytes()
     except OSError as error:
         problems.fail(METADATA, f"cannot be read: {error.strerror}; a folder of images needs it")
-    table = _parse(content, problems)
-    target = _target_column(list(table.columns), target, problems)
-    if not table.numbers:
+    columns, rows = _parse(content, problems)
+    target = _target_column(columns, target, problems)
+    if not rows:
         problems.fail(METADATA, "has no rows; one row an image is needed")
-    names, file_names = table.columns["sequence"], table.columns["file_name"]
-    first: dict[str, int] = {}
-    files: dict[str, int] = {}
-    for place, (name, file) in enumerate(zip(names, file_names, strict=True)):
-        first.setdefault(name, place)
-        files.setdefault(file, table.numbers[place])
-    order = _order(table, first, problems)
-    sequences = _sequence_list(table, first, target, problems)
-    states = [_file_state(folder, name, row, problems) for name, row in files.items()]
+    by_name: dict[str, list[_Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.values["sequence"], []).append(row)
+    sequences = {
+        name: _in_order(name, members, target, problems) for name, members in by_name.items()
+    }
+    files: dict[str, str] = {}
+    for row in rows:
+        files.setdefault(row.values["file_name"], row.where)
+    states = [_file_state(folder, name, where, problems) for name, where in files.items()]
     numbers = {name: number for number, name in enumerate(files)}
+    entries = [
+        numbers[row.values["file_name"]] for members in sequences.values() for row in members
+    ]
     notes = [
         f"the column {name!r} is not used{hint}"
-        for name in table.columns
+        for name in columns
         if name not in {*REQUIRED, *OPTIONAL, target} and (hint := near(name, OPTIONAL))
     ]
     return FolderIndex(
-        sequences,
+        _sequence_list(by_name, target, problems),
         target,
         files,
-        np.array([numbers[file_names[place]] for place in order], np.int64),
+        np.array(entries, np.int64),
         hashlib.sha256(content + "".join(states).encode()).hexdigest(),
         notes,
     )
 
 
-def _parse(content: bytes, problems: Problems) -> _Table:
-    """The rows, without blank lines and those with too few or too many values."""
+def _parse(content: bytes, problems: Problems) -> tuple[list[str], list[_Row]]:
+    """The names of the columns; the rows, without blank lines."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
         problems.fail(row_name(row), "is not UTF-8; save the file with that encoding")
-    number, header = 0, []
-    rows: dict[int, list[str]] = {}
+    number, header, rows = 0, [], []
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-        for number, values in enumerate(reader, start=1):
+        for number, line in enumerate(reader, start=1):
+            values, where = [value.strip() for value in line], row_name(number)
             if number == 1:
-                header = [name.strip() for name in values]
+                header = values
             elif len(values) == len(header):
-                rows[number] = [value.strip() for value in values]
+                rows.append(_Row(where, dict(zip(header, values, strict=True))))
             elif values:
                 counts = f"{len(values)} values, but there are {len(header)} columns"
-                problems.add(row_name(number), f"has {counts}")
+                problems.add(where, f"has {counts}")
     except csv.Error as error:
         problems.fail(row_name(number + 1), f"is not valid CSV: {error}")
-    for name in sorted({name for name in header if name and header.count(name) > 1}):
-        problems.add(METADATA, f"has {header.count(name)} columns {name!r}")
-    values_of = zip(*rows.values(), strict=True) if rows else [()] * len(header)
-    columns = {name: list(values) for name, values in zip(header, values_of, strict=True)}
-    return _Table(list(rows), columns)
+    return header, rows
 
 
 def _target_column(columns: list[str], target: str | None, problems: Problems) -> str:
@@ -137,6 +131,8 @@ def _target_column(columns: list[str], target: str | None, problems: Problems) -
     for name in REQUIRED:
         if name not in columns:
             problems.add(METADATA, f"has no column {name!r}{near(name, columns)} {listed}")
+    for name in sorted({name for name in columns if name and columns.count(name) > 1}):
+        problems.add(METADATA, f"has {columns.count(name)} columns {name!r}")
     others = [name for name in columns if name and name not in (*REQUIRED, *OPTIONAL)]
     if target is None and len(others) != 1:
         found = f"{len(others)} columns that may be the target"
@@ -147,62 +143,54 @@ def _target_column(columns: list[str], target: str | None, problems: Problems) -
     return target or others[0]
 
 
-def _order(table: _Table, first: dict[str, int], problems: Problems) -> list[int]:
-    """The places of all rows, sequence by sequence, in each by position."""
-    names = table.columns["sequence"]
-    positions: list[float] = list(range(len(names)))
-    seen: set[tuple[str, float]] = set()
-    for place, text in enumerate(table.columns.get("position", [])):
-        where, name, position = row_name(table.numbers[place]), names[place], _number(text)
-        if position is None:
-            problems.add(where, f"position must be a number, got {shown(text)}")
-        elif (name, position) in seen:
-            problems.add(where, f"position {text} is twice in the sequence {shown(name)}")
-        else:
-            seen.add((name, position))
-            positions[place] = position
-    return sorted(range(len(names)), key=lambda place: (first[names[place]], positions[place]))
-
-
-def _sequence_list(
-    table: _Table, first: dict[str, int], target: str, problems: Problems
-) -> SequenceList:
-    """The sequences; checks what must be the same in all rows of one, the targets and lengths."""
-    names, targets = table.columns["sequence"], table.columns[target]
-    splits, groups = table.optional("split"), table.optional("group")
-    numbers = [_number(text) for text in targets]
-    compared = {target: (targets, numbers), "split": (splits, splits), "group": (groups, groups)}
-    for place, name in enumerate(names):
-        where = row_name(table.numbers[place])
-        if not name:
-            problems.add(where, "sequence is empty")
-            continue
-        if place == first[name]:
-            if numbers[place] is None:
-                problems.add(where, f"{target} must be {A_NUMBER}, got {shown(targets[place])}")
-            if groups and not groups[place]:
-                problems.add(where, "group is empty, but not in all rows")
-        for what, (texts, values) in compared.items():
-            if texts and values and values[place] != values[first[name]]:
-                before = f"{shown(texts[first[name]])} in row {table.numbers[first[name]]}"
+def _in_order(name: str, rows: list[_Row], target: str, problems: Problems) -> list[_Row]:
+    """The rows of a sequence by position; checks them."""
+    where, first = rows[0]
+    if not name:
+        problems.add(where, "sequence is empty")
+    if _number(first[target]) is None:
+        problems.add(where, f"{target} must be {A_NUMBER}, got {shown(first[target])}")
+    if len(rows) > LONGEST:
+        problems.add(where, f"{shown(name)} has {too_many(len(rows))}")
+    by_position: dict[float, _Row] = {}
+    for number, row in enumerate(rows):
+        for column in (target, "split", "group"):
+            value, before = row.values.get(column), first.get(column)
+            if value != before:
                 problems.add(
-                    where,
-                    f"{what} is {shown(texts[place])}, but {before}; it must be the same in all "
-                    f"rows of the sequence {shown(name)}",
+                    row.where,
+                    f"{column} is {shown(value)}, but {shown(before)} in {where}; it must be the "
+                    f"same in all rows of the sequence {shown(name)}",
                 )
-    lengths = Counter(names)
-    for name, length in lengths.items():
-        if length > LONGEST:
-            where = row_name(table.numbers[first[name]])
-            problems.add(where, f"{shown(name)} has {too_many(length)}")
-    places = first.values()
+        text = row.values.get("position")
+        position = number if text is None else _number(text)
+        if position is None:
+            problems.add(row.where, f"position must be a number, got {shown(text)}")
+        elif position in by_position:
+            problems.add(row.where, f"position {text} is twice in the sequence {shown(name)}")
+        else:
+            by_position[position] = row
+    return [by_position[position] for position in sorted(by_position)]
+
+
+def _sequence_list(by_name: dict[str, list[_Row]], target: str, problems: Problems) -> SequenceList:
+    first = [rows[0] for rows in by_name.values()]
+
+    def optional(column: str) -> list[str] | None:
+        values = [row.values.get(column, "") for row in first]
+        return values if any(values) else None
+
+    groups = optional("group")
+    for row, group in zip(first, groups or [], strict=False):
+        if not group:
+            problems.add(row.where, "group is empty, but not in all rows")
     return SequenceList(
-        list(first),
-        np.array([lengths[name] for name in first], np.int64),
-        np.array([numbers[place] or 0.0 for place in places], np.float64),
-        [splits[place] for place in places] if splits else None,
-        [groups[place] for place in places] if groups else None,
-        [row_name(table.numbers[place]) for place in places],
+        list(by_name),
+        np.array([len(rows) for rows in by_name.values()], np.int64),
+        np.array([_number(row.values[target]) or 0.0 for row in first], np.float64),
+        optional("split"),
+        groups,
+        [row.where for row in first],
     )
 
 
@@ -215,7 +203,7 @@ def _number(text: str) -> float | None:
     return value if abs(value) <= LARGEST_TARGET and "_" not in text else None
 
 
-def _file_state(folder: Path, name: str, row: int, problems: Problems) -> str:
+def _file_state(folder: Path, name: str, where: str, problems: Problems) -> str:
     """The name, size and times of a file; a problem if it cannot be used."""
     if not name:
         problem = "file_name is empty"
@@ -229,5 +217,5 @@ def _file_state(folder: Path, name: str, row: int, problems: Problems) -> str:
             problem = f"{name} is not a file"
         except (OSError, ValueError) as error:  # ValueError: a name with a null character
             problem = f"{name} cannot be read: {getattr(error, 'strerror', None) or error}"
-    problems.add(row_name(row), problem)
+    problems.add(where, problem)
     return ""

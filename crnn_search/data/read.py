@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crnn_search.data.arrays import SequenceData, read_npz
-from crnn_search.data.dataset import Dataset, Found, array_digest, find_stored, store
-from crnn_search.data.folder import read_index, row_name
+from crnn_search.data.dataset import Dataset, Found, find_stored, store
+from crnn_search.data.folder import read_index
 from crnn_search.data.images import (
     LARGEST,
     SMALLEST,
@@ -81,8 +81,12 @@ def _npz_state(path: Path) -> str:
 
 
 def _state(data: SequenceData) -> str:
-    arrays = (data.images, data.lengths, data.targets, data.split, data.group)
-    return " ".join(array_digest(np.asarray([] if a is None else a)) for a in arrays)
+    digest = hashlib.sha256()
+    for value in (data.images, data.lengths, data.targets, data.split, data.group):
+        array = np.asarray([] if value is None else value)
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _read_folder(
@@ -102,7 +106,7 @@ def _read_folder(
         results = in_threads(lambda name: function(folder / name), names, partial(progress, what))
         for name, result in zip(names, results, strict=True):
             if isinstance(result, DataError):
-                problems.add(row_name(index.files[name]), f"{name} {result}")
+                problems.add(index.files[name], f"{name} {result}")
             else:
                 yield result
         problems.raise_any()

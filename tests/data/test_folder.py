@@ -106,7 +106,7 @@ def edited(folder: Path, row: int, values: dict[int, object]) -> Path:
         ({0: ""}, "row 4: file_name is empty"),
         ({0: "metadata.csv"}, "row 4: metadata.csv cannot be decoded: cannot identify image file"),
         ({1: ""}, "row 4: sequence is empty"),
-        ({2: 5}, "row 5: count is '1', but '5' in row 4; it must be the same in all rows of"),
+        ({2: 5}, "row 5: count is '1', but '5' in metadata.csv, row 4; it must be the same in"),
     ],
 )
 def test_row_is_refused(tmp_path: Path, values: dict[int, object], expected: str) -> None:
@@ -131,10 +131,10 @@ def test_sequence_in_two_splits_or_groups_is_refused(tmp_path: Path) -> None:
     write_metadata(tmp_path / "clips", (*HEADER, "split", "group"), named)
     assert message(tmp_path / "clips") == (
         f"{tmp_path / 'clips'} has 2 problems:\n"
-        "  metadata.csv, row 13: split is 'train', but 'test' in row 12; it must be the same in "
-        "all rows of the sequence 's5'\n"
-        "  metadata.csv, row 13: group is 'train', but 'test' in row 12; it must be the same in "
-        "all rows of the sequence 's5'"
+        "  metadata.csv, row 13: split is 'train', but 'test' in metadata.csv, row 12; it must be "
+        "the same in all rows of the sequence 's5'\n"
+        "  metadata.csv, row 13: group is 'train', but 'test' in metadata.csv, row 12; it must be "
+        "the same in all rows of the sequence 's5'"
     )
 
 
