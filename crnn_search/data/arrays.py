@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from crnn_search.data.sequence_list import (
     SequenceList,
     too_many,
 )
+from crnn_search.errors import DataError
 from crnn_search.text import first_line
 
 ARRAYS = ("images", "targets", "lengths", "split", "group")
@@ -104,6 +106,8 @@ def read_npz(path: Path) -> SequenceData:
     problems = Problems(str(path))
     arrays: dict[str, NDArray[Any]] = {}
     try:
+        if not zipfile.is_zipfile(path):
+            raise DataError("it is no zip file")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             names = list(stored)
             for name in ARRAYS:

@@ -19,9 +19,10 @@ def describe(data: Dataset) -> list[tuple[str, str]]:
     counts = np.bincount(data.splits, minlength=len(SPLITS))
     splits = ", ".join(f"{count:,} {name}" for name, count in zip(SPLITS, counts, strict=True))
     drawn = "as given" if found.split_by == "given" else f"drawn by {found.split_by}"
+    groups = int(data.groups.max()) + 1
+    grouped = f" in {groups:,} groups" if groups < len(data) else ""
     return [
-        ("sequences", f"{len(data):,}"),
-        ("groups", f"{data.groups.max() + 1:,}"),
+        ("sequences", f"{len(data):,}{grouped}"),
         ("images", f"{len(data.indices):,}, {len(data.images):,} of them distinct"),
         ("lengths", f"{lengths.min():,} to {lengths.max():,}, median {np.median(lengths):g}"),
         ("size", _size(data)),

@@ -30,7 +30,6 @@ def test_check_prints_what_is_found(crnn_search: CommandLine, folder: Path) -> N
     assert done.out == (
         f"{folder} is valid.\n"
         "sequences:  6\n"
-        "groups:     6\n"
         "images:     12, 12 of them distinct\n"
         "lengths:    2 to 2, median 2\n"
         "size:       8 × 8\n"

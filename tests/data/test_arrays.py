@@ -49,6 +49,8 @@ def test_npz_file_is_read_as_the_same_arrays(tmp_path: Path) -> None:
 def test_lists_are_accepted(tmp_path: Path) -> None:
     data = SequenceData(IMAGES, LENGTHS.tolist(), TARGETS.tolist(), ["train"] * 6, list("abcdef"))
     assert data.sequences().groups == list("abcdef")
+    column = np.array(["train"] * 6, object)  # as data frames have it
+    assert SequenceData(IMAGES, None, TARGETS, column).sequences().splits == ["train"] * 6
 
 
 def test_colour_becomes_grey_and_another_size(tmp_path: Path) -> None:
@@ -162,6 +164,14 @@ def test_truncated_npz_is_refused(tmp_path: Path, size: int) -> None:
     content = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(content[:size])
     with pytest.raises(DataError, match=r"a\.npz has a problem:\n  cannot be read as an \.npz"):
+        read(tmp_path / "a.npz")
+
+
+def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", IMAGES)
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    expected = r"a\.npz has a problem:\n  cannot be read as an \.npz file: it is no zip file"
+    with pytest.raises(DataError, match=expected):
         read(tmp_path / "a.npz")
 
 

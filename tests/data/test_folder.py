@@ -12,7 +12,7 @@ from PIL import Image
 
 from crnn_search.data.images import ImageFormat
 from crnn_search.data.read import read
-from crnn_search.data.summary import warnings
+from crnn_search.data.summary import describe, warnings
 from crnn_search.errors import DataError
 from tests.data.folders import HEADER, clips, picture, write_metadata
 
@@ -54,6 +54,7 @@ def test_given_splits_and_groups_are_kept(tmp_path: Path) -> None:
     assert data.splits.tolist() == [0, 0, 1, 1, 2, 2]
     assert data.groups.tolist() == [0, 0, 1, 1, 2, 2]
     assert data.found.split_by == "given"
+    assert ("sequences", "6 in 3 groups") in describe(data)
 
 
 def test_one_file_in_several_sequences_is_one_image(tmp_path: Path) -> None:

@@ -200,7 +200,6 @@ def test_what_several_splits_share_is_counted(cache: Path, tmp_path: Path) -> No
     ]
     assert describe(data) == [
         ("sequences", "6"),
-        ("groups", "6"),
         ("images", "12, 9 of them distinct"),
         ("lengths", "2 to 2, median 2"),
         ("size", "8 × 8"),
