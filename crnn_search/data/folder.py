@@ -75,30 +75,34 @@ def read_index(folder: Path, target: str | None, problems: Problems) -> FolderIn
     by_name: dict[str, list[_Row]] = {}
     for row in rows:
         by_name.setdefault(row.values["sequence"], []).append(row)
-    sequences = {
-        name: _in_order(name, members, target, problems) for name, members in by_name.items()
-    }
+    in_order = [
+        row
+        for name, members in by_name.items()
+        for row in _in_order(name, members, target, problems)
+    ]
     files: dict[str, str] = {}
     for row in rows:
         files.setdefault(row.values["file_name"], row.where)
     states = [_file_state(folder, name, where, problems) for name, where in files.items()]
     numbers = {name: number for number, name in enumerate(files)}
-    entries = [
-        numbers[row.values["file_name"]] for members in sequences.values() for row in members
-    ]
-    notes = [
-        f"the column {name!r} is not used{hint}"
-        for name in columns
-        if name not in {*REQUIRED, *OPTIONAL, target} and (hint := near(name, OPTIONAL))
-    ]
+    entries = [numbers[row.values["file_name"]] for row in in_order]
     return FolderIndex(
         _sequence_list(by_name, target, problems),
         target,
         files,
         np.array(entries, np.int64),
         hashlib.sha256(content + "".join(states).encode()).hexdigest(),
-        notes,
+        _misspelt(columns, target),
     )
+
+
+def _misspelt(columns: list[str], target: str) -> list[str]:
+    """A warning for each unused column that is named nearly as one that would be used."""
+    return [
+        f"the column {name!r} is not used{hint}"
+        for name in columns
+        if name not in {*REQUIRED, *OPTIONAL, target} and (hint := near(name, OPTIONAL))
+    ]
 
 
 def _parse(content: bytes, problems: Problems) -> tuple[list[str], list[_Row]]:
