@@ -48,6 +48,7 @@ def check(
     ] = None,
 ) -> None:
     """Read a data set and print what is in it."""
+    from crnn_search.data.contact_sheet import contact_sheet as draw
     from crnn_search.data.images import ImageFormat
     from crnn_search.data.read import read
     from crnn_search.data.summary import describe, warnings
@@ -60,12 +61,14 @@ def check(
     for warning in warnings(found):
         terminal.show(f"warning: {warning}")
     if contact_sheet is not None:
-        from crnn_search.data.contact_sheet import contact_sheet as draw
+        _write(contact_sheet, draw(found))
 
-        try:
-            contact_sheet.write_bytes(draw(found))
-        except OSError as error:
-            raise CrnnSearchError(f"cannot write {contact_sheet}: {error.strerror}") from error
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise CrnnSearchError(f"cannot write {path}: {error.strerror}") from error
 
 
 @app.command()

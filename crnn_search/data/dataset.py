@@ -154,15 +154,19 @@ def store(
         description = {"found": asdict(found), "shape": shape, "sha256": digests}
         text = json.dumps(description, indent=2).encode()
         (folder / DESCRIPTION).write_bytes(text)
-        place = _root() / hashlib.sha256(text).hexdigest()
-        try:
-            dataset = open_dataset(place)
-        except DataError:
-            shutil.rmtree(place, ignore_errors=True)
-            folder.rename(place)
-            dataset = open_dataset(place)
+        dataset = _move(folder, _root() / hashlib.sha256(text).hexdigest())
         (_root() / f"{state}.source").write_text(dataset.digest, encoding="ascii")
         return dataset
+
+
+def _move(folder: Path, place: Path) -> Dataset:
+    """Move a data set to its place, unless the same one is there and not damaged."""
+    try:
+        return open_dataset(place)
+    except DataError:
+        shutil.rmtree(place, ignore_errors=True)
+        folder.rename(place)
+        return open_dataset(place)
 
 
 def _write_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,16 +70,25 @@ def write_example(
         for number, (members, split) in enumerate(zip(drawn, splits, strict=True))
         for image in members
     ]
+    pictures = {
+        _file_name(image): _colour(images[image], red[image]) if coloured else images[image]
+        for image in np.unique(np.concatenate(drawn))
+    }
     try:
-        (folder / "images").mkdir(parents=True)
-        for image in np.unique(np.concatenate(drawn)):
-            pixels = _colour(images[image], red[image]) if coloured else images[image]
-            Image.fromarray(pixels).save(folder / _file_name(image))
-        with (folder / METADATA).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("file_name", "sequence", "sum", "split"), *rows])
-        (folder / "space.yaml").write_text(SPACE)
+        _write(folder, pictures, rows)
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _write(
+    folder: Path, pictures: dict[str, NDArray[np.uint8]], rows: list[tuple[Any, ...]]
+) -> None:
+    (folder / "images").mkdir(parents=True)
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(folder / name)
+    with (folder / METADATA).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file_name", "sequence", "sum", "split"), *rows])
+    (folder / "space.yaml").write_text(SPACE)
 
 
 def _file_name(image: int) -> str:
