@@ -159,7 +159,6 @@ def read_digest(folder: Path) -> str:
     return read(folder).digest
 
 
-@pytest.mark.slow
 def test_processes_that_read_at_once_are_safe(cache: Path, folder: Path) -> None:
     """Also while the cache is damaged, again and again."""
     with multiprocessing.get_context("spawn").Pool(3) as pool:
