@@ -12,7 +12,7 @@ import hashlib
 import io
 import stat
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -211,7 +211,7 @@ def _file_state(folder: Path, name: str, where: str, problems: Problems) -> str:
     """The name, size and times of a file; a problem if it cannot be used."""
     if not name:
         problem = "file_name is empty"
-    elif name.startswith("/") or ".." in PurePosixPath(name).parts:
+    elif name.startswith("/") or ".." in name.split("/"):
         problem = f"{name} is not in the folder; file_name is relative to it"
     else:
         try:
