@@ -8,7 +8,7 @@
     └── InputError           exit code 2: what the user gave is wrong
         ├── ConfigError      a hyperparameter is out of range, unknown or contradictory
         ├── SpaceError       a search space file; carries every problem found in it
-        ├── DataError        MNIST files are missing, truncated or altered
+        ├── DataError        a data set is missing, damaged or not valid
         ├── RunFolderError   a run's folder exists already, is missing, in use or not accessible
         ├── ModelFileError   a file that is not a model of this package
         └── ImageError       an image that cannot be decoded
@@ -112,7 +112,7 @@ class SpaceError(_ProblemsError):
 
 
 class DataError(InputError):
-    """MNIST files are missing, truncated or altered."""
+    """A data set, the user's or MNIST, is missing, damaged or not valid."""
 
 
 class RunFolderError(InputError):

@@ -1,6 +1,6 @@
 """The command line: its commands by subject, and the exit code of the process.
 
-The functions of the commands are in `search`, `runs` and `results`.
+The functions of the commands are in `search`, `data`, `runs` and `results`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from crnn_search import __version__, signals
-from crnn_search.cli import results, runs, search, terminal
+from crnn_search.cli import data, results, runs, search, terminal
 from crnn_search.cluster import settings
 from crnn_search.errors import CrnnSearchError, InputError, InterruptedRun
 from crnn_search.text import cut
@@ -22,12 +22,15 @@ from crnn_search.text import cut
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Search": {
         "launch": search.launch,
         "resume": search.resume,
         "extend": search.extend,
         "check": search.check,
+    },
+    "Data": {
+        "data": data.app,
     },
     "Runs": {
         "status": runs.status,
@@ -70,7 +73,10 @@ app = typer.Typer(
 )
 for _commands in COMMANDS.values():
     for _name, _command in _commands.items():
-        app.command(_name)(_command)
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name)
+        else:
+            app.command(_name)(_command)
 
 
 def _print_version(wanted: bool) -> None:
