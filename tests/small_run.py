@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from unittest import mock
 
 from crnn_search.data.sequences import Digits
 from crnn_search.storage import jsonl
+from tests import watching
 from tests.waiting import WaitError, wait
 
 SPACE = """
@@ -72,13 +73,16 @@ class FinishedRun:
 
 
 def finished_run(root: Path, digits: Digits) -> FinishedRun:
-    """Launch `SPACE` with `HOOKS` in `root`, unless another process of this test run does."""
+    """Launch `SPACE` with `HOOKS` in `root`, unless another process of this test run does.
+
+    It is watched: see `watching`.
+    """
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         printed = root / "printed.json"
         if not printed.exists():
             prepare(root, digits)
-            done = command(root, *LAUNCH, *HOOKS)
+            done = command(root, *LAUNCH, *HOOKS, env=watching.environment(root))
             printed.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
         done = subprocess.CompletedProcess(*json.loads(printed.read_text()))
     return FinishedRun(root / "runs" / "demo", root, done)
@@ -103,7 +107,9 @@ def one_core() -> None:
     os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
 
-def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(
+    root: Path, *arguments: str, env: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
     """Run `crnn-search` in `root`, in a process of its own, on one core."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
@@ -111,7 +117,7 @@ def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY},
+        env={**env, "COLUMNS": "200", "PYTHONPATH": REPOSITORY},
         preexec_fn=one_core,
     )
 
