@@ -29,13 +29,14 @@ from torch.utils.data import DataLoader
 from benchmarks.circumstances import circumstances, in_words
 from benchmarks.peers import recipe
 from benchmarks.work import MAX_DIGITS, NETWORKS, best_arithmetic
-from crnn_search.data.sequences import (
+from crnn_search.data.digits import (
     TRAINING_IMAGES,
     Digits,
     draw_table,
     split_images,
     training_table,
 )
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.training import cuda_graphs, engine, memory, probe
 from crnn_search.training.engine import TrainingData
@@ -68,9 +69,7 @@ class Task:
 
     def data(self, device: torch.device) -> TrainingData:
         """Of a trial, without its validation."""
-        digits = self.digits()
-        pool, _ = split_images(digits.labels)
-        return TrainingData(digits.to(device), pool, None, self.sequences, MAX_DIGITS)
+        return TrainingData(MnistSums(self.digits(), MAX_DIGITS).to(device), None, self.sequences)
 
 
 def epoch(task: Task, network: str, graphs: bool) -> dict[str, Any]:
@@ -81,17 +80,16 @@ def epoch(task: Task, network: str, graphs: bool) -> dict[str, Any]:
     config, arithmetic = TrialConfig.from_dict(NETWORKS[network]), best_arithmetic(device)
     probed = None
     if graphs:
-        probed = probe.peak_of(config, data.digits, task.sequences, MAX_DIGITS, arithmetic)
+        probed = probe.peak_of(config, data.task, task.sequences, arithmetic)
     _reset_peak(device)
     state = engine.start(config, seed=0, epochs=2, device=device, arithmetic=arithmetic)
-    labels = data.digits.labels.cpu()
-    _, images = split_images(labels)
-    table = draw_table(images, labels, task.sequences // 3, MAX_DIGITS, 0)
+    labels = task.digits().labels
+    table = draw_table(split_images(labels)[1], labels, task.sequences // 3, MAX_DIGITS, 0)
     first = engine.train_epoch(state, data)
     last = engine.train_epoch(state, data)
-    predict(state.model, data.digits, table)
+    predict(state.model, data.task.images, table)
     started = time.perf_counter()
-    predict(state.model, data.digits, table)
+    predict(state.model, data.task.images, table)
     return {
         "arithmetic": str(arithmetic),
         "first_epoch_s": first.seconds,

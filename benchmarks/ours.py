@@ -5,43 +5,34 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import torch
 
 from benchmarks.work import MAX_DIGITS, Trained, Work, best_arithmetic, validation
 from crnn_search.cluster.resources import Allocation
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial, TrialRecord
-from crnn_search.tuning import trainable, tuner
+from crnn_search.tuning import tuner
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
-from crnn_search.tuning.trainable import TrialTrainable
-from crnn_search.tuning.worker import Worker
 
 STAGE = "finalists"
 
 
-class ScaledWorker(Worker):
-    """Validates on as many sequences as the benchmark's peers do."""
+@dataclass(frozen=True)
+class ScaledTask(MnistSums):
+    """Is validated on as many sequences as the benchmark's peers do. sequences: of training."""
 
-    def _validation(self, max_digits: int) -> SequenceTable:
-        return validation(self._labels, self._trial.epoch_sequences)
+    sequences: int
 
-
-class Scaled(TrialTrainable):
-    """Trains with a `ScaledWorker`."""
-
-    def setup(
-        self, config: dict[str, Any], images: Any = None, labels: Any = None, checkpoints: str = ""
-    ) -> None:
-        with mock.patch.object(trainable, "Worker", ScaledWorker):
-            super().setup(config, images, labels, checkpoints)
+    def validation_table(self) -> SequenceTable:
+        return validation(self.digits.labels, self.sequences)
 
 
 class Clock:
@@ -71,6 +62,9 @@ class Clock:
         if state != "COMPLETE":
             self.failures.append(f"{name}: {reason}")
 
+    def reading(self, what: str, done: int, total: int) -> None:
+        pass
+
     def note(self, text: str) -> None:
         pass
 
@@ -90,23 +84,20 @@ def run(work: Work) -> list[Trained]:
             epochs=work.epochs,
             grace_epochs=work.epochs,
             epoch_sequences=work.sequences,
-            max_digits=MAX_DIGITS,
+            data=f"mnist_sums/{MAX_DIGITS}",
             arithmetic=arithmetic,
         )
         for number, seed in enumerate(work.seeds)
     ]
     clock = Clock()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(tuner, "TrialTrainable", Scaled),
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         run_folder = RunFolder(Path(folder))
         context = Context(
             run_folder,
             parse_space("space: {dropout: 0.0}"),  # a stage of fixed trials does not read it
             History(),
             Journal(run_folder),
-            work.digits(),
+            ScaledTask(work.digits(), MAX_DIGITS, work.sequences),
             Allocation(1, 0.0, len(trials)),
             arithmetic,
             clock,

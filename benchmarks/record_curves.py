@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.work import MAX_DIGITS, best_arithmetic
 from crnn_search.data import mnist
-from crnn_search.data.sequences import Digits, draw_table, split_images
+from crnn_search.data.digits import Digits, draw_table, split_images
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import MNIST_SHAPE, TrialConfig
 from crnn_search.spaces.file import load_space
@@ -41,7 +42,7 @@ def _load(data_dir: Path | None) -> None:
 
 def record(number: int, config: dict[str, Any]) -> dict[str, Any]:
     """Train one configuration. A validation RMSE that is not finite is null."""
-    pool, validation = split_images(_digits.labels)
+    _, validation = split_images(_digits.labels)
     table = draw_table(
         validation[:VALIDATION_IMAGES], _digits.labels, VALIDATION_SEQUENCES, MAX_DIGITS, 0
     )
@@ -53,7 +54,7 @@ def record(number: int, config: dict[str, Any]) -> dict[str, Any]:
         device=cpu,
         arithmetic=best_arithmetic(cpu),
     )
-    data = TrainingData(_digits, pool, table, SEQUENCES, MAX_DIGITS)
+    data = TrainingData(MnistSums(_digits, MAX_DIGITS), table, SEQUENCES)
     curve, seconds = [], []
     for _ in range(EPOCHS):
         metrics = engine.train_epoch(state, data)

@@ -55,7 +55,7 @@ def features(config: dict[str, Any]) -> list[float]:
         math.log2(math.prod(gru) ** (1 / len(gru)) / 32) / 3,
         math.log2(gru[-1] / 32) / 3,
         config["dropout"] / 0.5,
-        config["augmentation"] / 0.6,
+        config["affine"] / 0.6,
         (config["max_sequence_length"] - 2) / 6,
         math.log(config["learning_rate"] / 1e-4) / math.log(200),
         math.log2(config["batch_size"] / 64) / 3,

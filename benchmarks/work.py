@@ -19,14 +19,8 @@ import torch
 from torch import Tensor
 
 from crnn_search.data import mnist
-from crnn_search.data.sequences import (
-    Digits,
-    SequenceTable,
-    derive_seed,
-    draw_table,
-    split_images,
-    training_table,
-)
+from crnn_search.data.digits import Digits, draw_table, split_images, training_table
+from crnn_search.data.sequences import SequenceTable, derive_seed
 from crnn_search.hyperparameters import MNIST_CRNN_2016, Arithmetic, TrialConfig
 from crnn_search.training.device import supports_bfloat16
 

@@ -1,4 +1,4 @@
-"""crnn-search: a distributed hyperparameter search service for a CNN-GRU on sums of digits.
+"""crnn-search: a distributed hyperparameter search service for a CNN-GRU on image sequences.
 
 From Python, see `docs/python.md`:
 
@@ -22,6 +22,8 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # python -m crnn_search
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from crnn_search import errors
+
 if TYPE_CHECKING:
     from crnn_search.api import (
         Model,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         open_run,
         resume,
     )
+    from crnn_search.data.arrays import SequenceData
     from crnn_search.errors import (
         ConfigError,
         CrnnSearchError,
@@ -64,6 +67,7 @@ __all__ = [
     "Run",
     "RunError",
     "RunFolderError",
+    "SequenceData",
     "Session",
     "SpaceError",
     "StorageError",
@@ -77,13 +81,15 @@ __all__ = [
 ]
 
 
+_MODULES = {"SequenceData": "data.arrays"}
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    errors = importlib.import_module("crnn_search.errors")
-    module = errors if hasattr(errors, name) else importlib.import_module("crnn_search.api")
-    value = getattr(module, name)
+    module = "errors" if hasattr(errors, name) else _MODULES.get(name, "api")
+    value = getattr(importlib.import_module(f"crnn_search.{module}"), name)
     globals()[name] = value
     return value
 

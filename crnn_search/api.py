@@ -6,6 +6,7 @@ Heavy libraries are imported by the functions that need them.
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from crnn_search.cluster import settings
-from crnn_search.errors import InputError, RunFolderError, StorageError
+from crnn_search.errors import InputError, InterruptedRun, RunFolderError, StorageError
 from crnn_search.hyperparameters import PARAMETERS
 from crnn_search.models.model import Model as Model
 from crnn_search.storage import runs
@@ -24,6 +25,7 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
+    from crnn_search.data.arrays import SequenceData
     from crnn_search.pipeline.hooks import Hook
     from crnn_search.pipeline.run import Options
     from crnn_search.spaces.space import SearchSpace
@@ -41,7 +43,9 @@ class Session(TypedDict, total=False):
     """Keywords of `launch`, `resume` and `extend`: where the work runs, and who hears of it.
 
     address: a Ray cluster, `auto` or HOST:6379; by default a local Ray starts.
-    data_dir: a folder with MNIST's four files; by default a download.
+    data_dir: a folder with MNIST's four files, by default a download; or the place of the space's
+    own data, by default `task.data`.
+    data: image sequences in memory, in place of what the space's `task.data` names.
     on_trial_end: called with each trial that ended: its line of the ledger and its `stage`.
     on_end: called once, with `run`, `name`, `state`, `error`, `test_rmse` and `report`.
     verbose: let Ray print its workers' log.
@@ -53,6 +57,7 @@ class Session(TypedDict, total=False):
 
     address: str | None
     data_dir: str | Path | None
+    data: SequenceData | None
     on_trial_end: Hook | None
     on_end: Hook | None
     verbose: bool
@@ -190,8 +195,7 @@ def launch(
     from crnn_search.tuning.budget import parse_budget
 
     _check_keywords(session)
-    if isinstance(space, str | Path):
-        space = load_space(space)
+    space = _space_for(space, session.get("data"))
     budget = parse_budget(time_budget, compute_budget)
     places = [run.location if isinstance(run, Run) else str(run) for run in warm_start]
     warm_runs = [runs.open_run(place, ()).location for place in places]
@@ -215,7 +219,9 @@ def launch(
             f"cannot write {error.path}: {error.reason}; make room, or choose another folder with "
             "--storage"
         ) from error
-    except InputError:
+    except (InputError, InterruptedRun) as error:
+        if isinstance(error, InterruptedRun) and folder.manifest.is_file():
+            raise
         if not read_history(folder.journal, folder.ledger).stages:
             runs.remove_run(folder)  # no trial started: not even the name is kept
         raise
@@ -284,6 +290,13 @@ def load_model(path: str | Path) -> Model:
     return Model(predictor.load(local))
 
 
+def _space_for(space: SearchSpace | str | Path, data: SequenceData | None) -> SearchSpace:
+    """A space as `launch` takes it; for data in memory, if there are some."""
+    if isinstance(space, str | Path):
+        return load_space(space, [] if data is None else [f"task.data={json.dumps(data.name)}"])
+    return space if data is None or space.task.data is not None else space.for_data(data.name)
+
+
 def _check_keywords(session: Session) -> None:
     if unknown := session.keys() - Session.__annotations__.keys():
         raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
@@ -301,6 +314,7 @@ def _session(folder: RunFolder, session: Session) -> Iterator[tuple[ModuleType, 
         options = pipeline.Options(
             address=session.get("address"),
             data_dir=None if data_dir is None else Path(data_dir),
+            data=session.get("data"),
             verbose=session.get("verbose", False),
             command=session.get("command", ""),
             hooks=Hooks(session.get("on_trial_end"), session.get("on_end")),

@@ -49,7 +49,7 @@ class ImageShape(NamedTuple):
 MIN_SIDE, MAX_SIDE = 8, 256
 """The least and the most rows and columns of an image."""
 
-MNIST_SHAPE = ImageShape(1, 28, 28)
+MNIST_SHAPE, LARGEST_SHAPE = ImageShape(1, 28, 28), ImageShape(3, MAX_SIDE, MAX_SIDE)
 
 Kind = Literal["int", "float", "bool", "choice", "int_list"]
 
@@ -220,7 +220,7 @@ class TrainingSpec(_Spec):
     gradient_clip: float = _parameter(
         1.0, "float", "largest gradient norm, 0 is no clipping", low=0.0, high=1e6
     )
-    augmentation: float = _parameter(
+    affine: float = _parameter(
         0.0, "float", "strength of random affine distortions, 0 is none", low=0.0, high=1.0
     )
 

@@ -1,4 +1,4 @@
-"""Text for people: durations, first lines of errors, values in messages."""
+"""Text for people: durations, figures, first lines of errors, values in messages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def figure(rmse: float) -> str:
+    """An RMSE: three decimals, or four significant digits of one that is small or large."""
+    return f"{rmse:.3f}" if rmse == 0 or 0.1 <= rmse < 1e5 else f"{rmse:.4g}"
 
 
 def first_line(error: BaseException | str) -> str:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from crnn_search.data.sequences import TRAINING_IMAGES, Digits, SequenceTable, draw_table
+from crnn_search.data.digits import TRAINING_IMAGES, Digits, draw_table
+from crnn_search.data.sequences import SequenceTable
 from crnn_search.training.engine import TrainingData
 from tests.small_run import FinishedRun, end_started, finished_run
+from tests.tasks import FewDigits
 
 FAST_LIMIT_S = 10
 """How long the call of a test may take that is not marked slow."""
@@ -89,8 +91,8 @@ def digits() -> Digits:
 @pytest.fixture
 def training_data(digits: Digits) -> TrainingData:
     """A small training: 512 sequences an epoch, 200 for validation."""
-    pool = torch.arange(1000)
-    return TrainingData(digits, pool, small_table(digits, 200), epoch_sequences=512, max_digits=8)
+    task = FewDigits(digits)
+    return TrainingData(task, task.validation_table(), epoch_sequences=512)
 
 
 def small_table(digits: Digits, sequences: int, seed: int = 1) -> SequenceTable:

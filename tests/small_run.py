@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.storage import jsonl
 from tests import watching
 from tests.waiting import WaitError, wait

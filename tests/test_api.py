@@ -17,6 +17,7 @@ import pytest
 
 import crnn_search
 from crnn_search import api, errors
+from crnn_search.data.mnist_sums import MnistSource
 from crnn_search.hyperparameters import PARAMETERS
 from crnn_search.models.predictor import Predictor
 from crnn_search.pipeline.log_progress import LogProgress
@@ -47,14 +48,16 @@ METHODS = {
     "Model": ["predict", "predictor"],
 }
 
-SESSION = {"address", "command", "data_dir", "display", "on_end", "on_trial_end", "verbose"}
+SESSION = {
+    "address", "command", "data", "data_dir", "display", "on_end", "on_trial_end", "verbose",
+}  # fmt: skip
 
 
 def test_public_names() -> None:
     tree = [name for name in vars(errors) if inspect.isclass(getattr(errors, name))]
     public = {name for name in tree if not name.startswith("_") and name not in {"Sequence"}}
     assert set(crnn_search.__all__) == {
-        *public, *SIGNATURES, *METHODS, "Session", "__version__",
+        *public, *SIGNATURES, *METHODS, "SequenceData", "Session", "__version__",
     }  # fmt: skip
     assert crnn_search.__all__ == sorted(crnn_search.__all__)
     assert set(crnn_search.__all__) <= set(dir(crnn_search))
@@ -243,7 +246,8 @@ GOOD = np.zeros((2, 3, 28, 28), np.uint8)
     ],
 )
 def test_model_refuses_other_arrays(images: Any, lengths: Any, message: str) -> None:
-    model = crnn_search.Model(Predictor(lambda _, lengths: lengths.float()))
+    task = MnistSource(max_digits=8).info
+    model = crnn_search.Model(Predictor(lambda _, lengths: lengths.float(), task))
     with pytest.raises(crnn_search.InputError, match=message):
         model.predict(images, lengths)
 

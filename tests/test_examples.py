@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import crnn_search
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import jsonl
 from tests.small_run import HOOKS, REPOSITORY, SPACE, FinishedRun, one_core, prepare

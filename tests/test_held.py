@@ -9,22 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from tests import held
-from tests.conftest import small_table
 from tests.held_trials import HeldWorker
+from tests.tasks import FewDigits
 from tests.tuning.examples import TRIAL
 
 
 @pytest.fixture
 def worker(tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> HeldWorker:
     """A worker of the search `demo`, whose host's home is `tmp_path`."""
-    table = small_table(digits, 200)
-    monkeypatch.setattr("crnn_search.tuning.worker.validation_table", lambda *_: table)
     monkeypatch.setenv(held.FOLDER, str(tmp_path))
     checkpoints = tmp_path / "runs" / "demo" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    return HeldWorker(digits, str(checkpoints), torch.device("cpu"))
+    return HeldWorker(FewDigits(digits), str(checkpoints), torch.device("cpu"))
 
 
 def test_the_first_trials_do_not_wait(worker: HeldWorker) -> None:

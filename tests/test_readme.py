@@ -24,8 +24,10 @@ from PIL import Image
 
 from crnn_search.cli import app
 from crnn_search.cluster.jobs import Submitted
+from crnn_search.data.digits import Digits
 from crnn_search.hyperparameters import PARAMETERS, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.spaces.file import parse_space
+from crnn_search.storage.cache import CACHE_VARIABLE
 from tests.small_run import FinishedRun, run_here
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +51,7 @@ ON_A_RUN = [
     for line in COMMANDS
     if line.split()[1] in {"report", "export", "predict", "status", "resume"}
 ]
+DATA = [line for line in COMMANDS if line.startswith("crnn-search data")]
 EXTENSIONS = [line for line in COMMANDS if line.startswith("crnn-search extend")]
 CHECKS = [line for line in COMMANDS if line.startswith("crnn-search check")]
 ELSEWHERE = [line for line in COMMANDS if "--address http" in line]
@@ -56,7 +59,7 @@ TENSORBOARD = [line for line in COMMANDS if line.startswith("crnn-search tensorb
 
 
 def test_every_command_has_a_test() -> None:
-    kinds = (LAUNCHES, EXTENSIONS, MAKES, ON_A_RUN, CHECKS, ELSEWHERE, TENSORBOARD)
+    kinds = (LAUNCHES, DATA, EXTENSIONS, MAKES, ON_A_RUN, CHECKS, ELSEWHERE, TENSORBOARD)
     assert all(kinds)
     assert sorted(itertools.chain(*kinds)) == sorted(COMMANDS)
 
@@ -133,6 +136,27 @@ def test_check_lines_find_valid_spaces(
     assert "is valid" in capsys.readouterr().out
 
 
+def test_lines_on_data(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    digits: Digits,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr("crnn_search.data.mnist.load", lambda *_: digits)
+    for line in DATA:
+        monkeypatch.setattr(sys, "argv", shlex.split(line))
+        with pytest.raises(SystemExit, match=r"^(None|0|)$"):
+            app.main()
+    printed = capsys.readouterr().out
+    assert "clips has 400 sequences" in printed
+    assert "clips is valid" in printed
+    assert (tmp_path / "clips" / "space.yaml").is_file()
+    with Image.open(tmp_path / "clips.png") as sheet:
+        assert sheet.height > 500
+
+
 @pytest.mark.parametrize("line", ON_A_RUN)
 def test_lines_on_a_finished_run(line: str, finished: FinishedRun) -> None:
     for name in ("one", "two", "three"):
@@ -200,7 +224,7 @@ class FakeCluster:
     def __init__(self, address: str) -> None:
         assert address == "http://127.0.0.1:8265"
 
-    def submit(self, arguments: list[str], run: str, space: str | None = None) -> str:
+    def submit(self, arguments: list[str], run: str, *_: object) -> str:
         assert run == self.known.run
         self.calls.append(arguments[0])
         return self.known.id

@@ -6,6 +6,7 @@ from crnn_search.text import (
     MAX_LENGTH,
     cut,
     duration,
+    figure,
     first_line,
     printable,
     printable_log,
@@ -54,3 +55,12 @@ def test_unprintable_characters_are_escaped(text: str, expected: str) -> None:
 
 def test_a_log_has_no_colours() -> None:
     assert printable_log("\x1b[1;36m(a)\x1b[0m b\x1b]0;c\x07\n") == "(a) b\\x1b]0;c\\x07\n"
+
+
+@pytest.mark.parametrize(
+    ("rmse", "words"),
+    [(0.0, "0.000"), (2.0, "2.000"), (0.7512, "0.751"), (0.00041237, "0.0004124"),
+     (12345.678, "12345.678"), (2.5e9, "2.5e+09")],
+)  # fmt: skip
+def test_figure(rmse: float, words: str) -> None:
+    assert figure(rmse) == words

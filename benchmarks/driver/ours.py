@@ -16,7 +16,8 @@ from benchmarks.untrained import epoch_result
 from crnn_search.cli.display import PlainProgress
 from crnn_search.cluster import connection
 from crnn_search.cluster.resources import Allocation
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.pipeline import search
 from crnn_search.spaces.file import parse_space
@@ -87,7 +88,7 @@ def _search(space: SearchSpace, folder: Path, progress: CountingProgress) -> flo
         space,
         history,
         journal,
-        Digits(images, labels),
+        MnistSums(Digits(images, labels), 8),
         Allocation(1, 0.0, 2),
         Arithmetic(),
         progress,

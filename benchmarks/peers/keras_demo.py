@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.work import MAX_DIGITS, Trained, Work, padded, side_by_side, tables
-from crnn_search.data.sequences import Digits, SequenceTable
+from crnn_search.data.digits import Digits
+from crnn_search.data.sequences import SequenceTable
 from crnn_search.hyperparameters import ModelSpec, TrainingSpec
 from crnn_search.training import engine, metrics
 from crnn_search.training.optimizers import learning_rate_at
@@ -48,7 +49,7 @@ def train(work: Work, seed: int, backend: str) -> Trained:
         model.fit(images, sums, batch_size=batch, epochs=1, shuffle=False, verbose=0)
         images, sums = arrays(digits, validation)
         predicted = torch.from_numpy(model.predict(images, batch_size=batch, verbose=0))
-        trained.validation_rmse.append(metrics.rmse(predicted.squeeze(1), validation.sums))
+        trained.validation_rmse.append(metrics.rmse(predicted.squeeze(1), validation.targets))
         trained.ends.append(time.time())
     return trained
 
@@ -56,7 +57,7 @@ def train(work: Work, seed: int, backend: str) -> Trained:
 def arrays(digits: Digits, table: SequenceTable) -> tuple[Any, Any]:
     """All sequences at once, `(S, T, 28, 28, 1)`, and their sums, `(S,)`."""
     images = padded(digits, table, slice(None)).permute(0, 1, 3, 4, 2)
-    return images.contiguous().numpy(), table.sums.numpy()
+    return images.contiguous().numpy(), table.targets.numpy()
 
 
 def build(spec: ModelSpec) -> Any:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.work import Work, tables
-from crnn_search.data.sequences import Digits, SequenceTable
+from crnn_search.data.digits import Digits
+from crnn_search.data.sequences import SequenceTable
 from crnn_search.hyperparameters import MNIST_SHAPE, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.training import engine, optimizers
 
@@ -41,7 +42,7 @@ class Sequences(Dataset[tuple[Tensor, int, float]]):
         images = torch.zeros(self.table.indices.shape[1], 1, 28, 28)
         indices = self.table.indices[row, :length].long()
         images[:length, 0] = self.digits.images[indices].float() / 255
-        return images, length, float(self.table.sums[row])
+        return images, length, float(self.table.targets[row])
 
 
 class PlainCRNN(nn.Module):

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from crnn_search.cli import options, terminal
 from crnn_search.errors import CrnnSearchError
+from crnn_search.storage.location import is_uri, local_path
 
 if TYPE_CHECKING:
     from crnn_search.data.images import Progress
+    from crnn_search.spaces.space import SearchSpace
 
 app = typer.Typer(
     help="Check a data set of your own, or write an example.",
@@ -27,9 +30,11 @@ app = typer.Typer(
 @app.command()
 def check(
     data: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="DATA", help="A folder with metadata.csv, or an .npz file.", show_default=False
+            metavar="DATA",
+            help="A folder with metadata.csv, or an .npz file: its path or URI.",
+            show_default=False,
         ),
     ],
     target: Annotated[
@@ -53,8 +58,9 @@ def check(
     from crnn_search.data.read import read
     from crnn_search.data.summary import describe, warnings
 
+    place = data if is_uri(data) else local_path(data)
     with progress_bar() as progress:
-        found = read(data, target=target, image=ImageFormat(size, channels), progress=progress)
+        found = read(place, target=target, image=ImageFormat(size, channels), progress=progress)
     terminal.show(f"{data} is valid.")
     for name, value in describe(found):
         terminal.show(f"{name + ':':<11} {value}")
@@ -97,10 +103,31 @@ def example(
     )
 
 
+def read_for(space: SearchSpace) -> SearchSpace:
+    """Read the data set of a space, with a bar, and fit the space to it; MNIST is not read.
+
+    Raises:
+        DataError: the data set is not valid.
+        SpaceError: it does not fit the space.
+    """
+    if space.task.data is None:
+        return space
+    from crnn_search.pipeline.source import fit_to, open_source
+
+    with progress_bar() as progress:
+        source = open_source(space.task, progress=progress)
+    for warning in source.warnings:
+        terminal.show(f"warning: {warning}")
+    return fit_to(source, space)
+
+
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar for each part of reading a data set, if standard output is a terminal."""
-    console = terminal.lasting_console()
+def progress_bar(console: Console | None = None) -> Iterator[Progress]:
+    """A bar for each part of reading a data set, if the console is a terminal.
+
+    console: by default standard output.
+    """
+    console = console or terminal.lasting_console()
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     )  # fmt: skip

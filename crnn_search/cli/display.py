@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from crnn_search.cli.data import progress_bar
 from crnn_search.storage.trial import TrialRecord, TrialState
 from crnn_search.text import duration, first_line, printable
 
@@ -126,6 +128,10 @@ class _Tracker:
             self.current.ended += 1
             self.current.row(name).state = WORDS[TrialState(state)]
 
+    def reading(self, what: str, done: int, total: int) -> None:
+        if done == total:
+            self.note(f"{what}: {total:,}")
+
     def note(self, text: str) -> None:
         self.console.print(printable(text), soft_wrap=True)
 
@@ -139,6 +145,8 @@ class LiveProgress(_Tracker):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._live: Live | None = None
+        self._bars = contextlib.ExitStack()
+        self._bar: Callable[[str, int, int], None] | None = None
 
     def stage(
         self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
@@ -147,11 +155,25 @@ class LiveProgress(_Tracker):
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2)
         self._live.start()
 
+    def reading(self, what: str, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = self._bars.enter_context(progress_bar(self.console))
+        self._bar(what, done, total)
+
+    def note(self, text: str) -> None:
+        self._close_bars()
+        super().note(text)
+
     def close(self) -> None:
+        self._close_bars()
         if self._live:
             self._live.stop()
             self._live = None
         super().close()
+
+    def _close_bars(self) -> None:
+        self._bars.close()
+        self._bar = None
 
     def _render(self) -> Group:
         stage = self.current

@@ -52,7 +52,10 @@ Dashboard = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="A folder with MNIST's four files, raw or .gz. By default a download."),
+    typer.Option(
+        help="MNIST's four files, raw or .gz, by default a download; or a space's own data, by "
+        "default task.data."
+    ),
 ]
 OnTrialEnd = Annotated[
     str | None,

@@ -5,10 +5,9 @@ PyTorch and the libraries of results and models are imported inside the commands
 
 from __future__ import annotations
 
-import functools
-import sys
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,16 +19,19 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import is_retrained
 from crnn_search.text import shown
 
+if TYPE_CHECKING:
+    from crnn_search.data.task import TaskInfo
+
 
 def report(run: options.Run, data_dir: options.DataDir = None) -> None:
     """Write a finished run's report again and print its summary."""
     folder = _open_retrained(run)
-    from crnn_search.data import mnist
+    from crnn_search.pipeline.source import open_again
     from crnn_search.results.markdown import summary
     from crnn_search.results.report import write_report
 
     with folder.changes():
-        result = write_report(folder, mnist.load(data_dir, test_images=True))
+        result = write_report(folder, open_again(folder, data_dir).load(test=True))
     terminal.show(summary(result))
 
 
@@ -43,19 +45,20 @@ def export(
 ) -> None:
     """Write a finished run's model files, checked against PyTorch."""
     folder = _open_retrained(run)
-    from crnn_search.data import mnist
-    from crnn_search.models.export import EXPORT_CHECK_SEQUENCES, export_winner
+    from crnn_search.models.export import check_table, export_winner
     from crnn_search.models.folder import FORMATS
+    from crnn_search.pipeline.source import open_again
 
     wanted = tuple(formats or FORMATS)
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
         raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {shown(unknown[0])}")
     with folder.changes():
-        differences = export_winner(folder, wanted, mnist.load(data_dir, test_images=True))
-    on = f"on {EXPORT_CHECK_SEQUENCES:,} test sequences"
+        task = open_again(folder, data_dir).load(test=True)
+        differences = export_winner(folder, wanted, task)
+    on, unit = f"on {len(check_table(task)):,} test sequences", _unit(task.info)
     for name, difference in differences.items():
-        terminal.show(f"{name}: largest difference to PyTorch {on} {difference:.1e}")
+        terminal.show(f"{name}: largest difference to PyTorch {on} {difference:.1e}{unit}")
     terminal.show(f"written to {folder.location_of(folder.model)}")
 
 
@@ -64,20 +67,27 @@ def predict(
         str, typer.Argument(metavar="MODEL", help="A model file or folder, or a run.")
     ],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Images of one digit each, in order.")
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE", help="A sequence's images, in order; one digit each for MNIST."
+        ),
     ],
 ) -> None:
-    """Print the predicted sum after each image of a sequence."""
-    import torch
-
-    from crnn_search.models.images import read_image
-    from crnn_search.models.predictor import running_sums
+    """Print the prediction after each image of a sequence."""
+    from crnn_search.models.images import read_images
+    from crnn_search.models.predictor import running_predictions
 
     predictor = api.load_model(model).predictor
-    warn = functools.partial(print, "warning:", file=sys.stderr)
-    pixels = torch.stack([read_image(local_path(image), warn) for image in images]).unsqueeze(1)
-    for image, total in zip(images, running_sums(predictor, pixels), strict=True):
-        terminal.show(f"{image}: {total:.2f}")
+    task = predictor.task
+    pixels = read_images([local_path(image) for image in images], task, terminal.complain)
+    decimals = max(0, 2 - math.floor(math.log10(task.scale)))  # to 0.01 standard deviations
+    for image, value in zip(images, running_predictions(predictor, pixels), strict=True):
+        terminal.show(f"{image}: {value:.{decimals}f}{_unit(task)}")
+
+
+def _unit(task: TaskInfo) -> str:
+    """What follows a number."""
+    return f" {task.unit}" if task.unit else ""
 
 
 def _open_retrained(location: str) -> RunFolder:

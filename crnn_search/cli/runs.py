@@ -5,16 +5,18 @@ Without `--address` they read a run's own files, and need neither Ray nor PyTorc
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import shlex
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crnn_search.cli import options, terminal
+from crnn_search.cli.data import read_for
 from crnn_search.errors import InputError
 from crnn_search.storage import ledger
 from crnn_search.storage.location import is_uri, join, local_path
@@ -22,8 +24,17 @@ from crnn_search.storage.run_folder import LOG, TENSORBOARD, RunFolder
 from crnn_search.storage.runs import DEFAULT_STORAGE, check_run_name, default_name, open_run
 from crnn_search.text import first_line, printable_log, shown
 
+if TYPE_CHECKING:
+    from crnn_search.spaces.space import SearchSpace
+
 STOP_TIMEOUT_S = 90
 """How long `stop` waits for a run's process to end."""
+
+SHIPPED_BYTES = 100_000_000
+"""A data set with less is shipped with a job."""
+
+DATA_FOLDER = "data"
+"""Where a job finds a data set that was shipped with it."""
 
 
 def status(
@@ -134,10 +145,15 @@ def submit(
     compute_budget: options.ComputeBudget = None,
     overrides: options.Overrides = None,
     data_dir: Annotated[
-        str | None, typer.Option(help="A folder with MNIST's four files, on the head.")
+        str | None,
+        typer.Option(
+            help="Where the head finds the data: a folder with MNIST's four files, or"
+            " the folder or .npz file of the space's own data."
+        ),
     ] = None,
 ) -> None:
     """Launch or resume a run as a job of a cluster."""
+    files: dict[str, Path] = {}
     if (space is None) == (resume is None):
         raise InputError("submit takes either a SPACE to search or --resume RUN, one of the two")
     if space is None:
@@ -150,15 +166,17 @@ def submit(
         storage = _on_every_node("--storage", storage)
         name = name or default_name(space.stem)
         check_run_name(name, storage)
-        run, text = join(storage, name), _space_text(space, trials, overrides)
+        run = join(storage, name)
         arguments = ["launch", "--storage", storage, "--name", name]
         arguments += _budget_arguments(time_budget, compute_budget)
+        searched = _load_space(space, trials, overrides)
+        text, files = _shipped(searched, ships_data=data_dir is None)
     arguments += ["--address", "auto", *(["--data-dir", data_dir] if data_dir else [])]
     from crnn_search.cluster.jobs import SPACE_NAME, Cluster
 
     if text is not None:
         arguments.insert(1, SPACE_NAME)
-    job = Cluster(address).submit(arguments, run, text)
+    job = Cluster(address).submit(arguments, run, text, files)
     follow = shlex.join(["crnn-search", "logs", job, "--address", address, "--follow"])
     terminal.show(f"job: {job}\nrun: {run}\nfollow it with\n  {follow}")
 
@@ -262,13 +280,40 @@ def _on_every_node(option: str, location: str | None) -> str:
     return location
 
 
-def _space_text(space: Path, trials: int | None, overrides: list[str] | None) -> str:
-    """The YAML of a space with its changes, checked."""
+def _load_space(space: Path, trials: int | None, overrides: list[str] | None) -> SearchSpace:
+    """A space with its changes, checked."""
     from crnn_search.spaces.file import load_space
-    from crnn_search.spaces.space import to_yaml
 
     changes = [*(overrides or []), *([] if trials is None else [f"search.trials={trials}"])]
-    return to_yaml(load_space(local_path(space), changes))
+    return load_space(local_path(space), changes)
+
+
+def _shipped(space: SearchSpace, *, ships_data: bool) -> tuple[str, dict[str, Path]]:
+    """The YAML of a space for a job, and the files of its data set by their names for the job.
+
+    Raises:
+        InputError: the data set is not valid, too large, or does not fit the space.
+    """
+    from crnn_search.spaces.space import to_yaml
+
+    data = space.task.data
+    if data is None or is_uri(data) or not ships_data:
+        return to_yaml(space), {}
+    from crnn_search.data.read import source_files
+
+    files = source_files(Path(data), space.task.target)
+    size = sum(path.stat().st_size for path in files.values())
+    if size >= SHIPPED_BYTES:
+        raise InputError(
+            f"submit ships data sets below {SHIPPED_BYTES / 1e6:.0f} MB with the job, got "
+            f"{size / 1e6:,.0f} MB in {data}; name the place where the head finds them with "
+            "--data-dir, give task.data as a URI such as s3://BUCKET/FOLDER, or launch on the head"
+        )
+    read_for(space)
+    place = f"{DATA_FOLDER}/{Path(data).resolve().name}"
+    task = space.task.model_copy(update={"data": place})
+    named = {f"{DATA_FOLDER}/{name}": path for name, path in files.items()}
+    return to_yaml(dataclasses.replace(space, task=task)), named
 
 
 def _budget_arguments(time: str | None, compute: str | None) -> list[str]:

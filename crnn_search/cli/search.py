@@ -21,6 +21,7 @@ import typer
 
 from crnn_search import api, signals
 from crnn_search.cli import options, terminal
+from crnn_search.cli.data import read_for
 from crnn_search.errors import ConfigError, InterruptedRun, StorageError
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import DEFAULT_STORAGE, default_name
@@ -41,7 +42,7 @@ def check(
     overrides: options.Overrides = None,
 ) -> None:
     """Validate a search space and show sampled configurations."""
-    searched = api.load_space(space, overrides or [])
+    searched = read_for(api.load_space(space, overrides or []))
     terminal.show(f"{space} is valid.")
     columns = "configuration", "parameters", "peak memory"
     terminal.show_table(columns, _sampled(searched, samples), right=2)
@@ -224,7 +225,7 @@ class _LogFile(logging.FileHandler, _Log):
 
 def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]:
     """Sampled configurations, without what is fixed, and the size of each network."""
-    from crnn_search.hyperparameters import MNIST_SHAPE, TrialConfig
+    from crnn_search.hyperparameters import TrialConfig
     from crnn_search.spaces.domains import Fixed
     from crnn_search.spaces.space import sample
     from crnn_search.training.footprint import parameter_count, peak_memory_mb
@@ -237,11 +238,11 @@ def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]
         )
         try:
             config = TrialConfig.from_dict(values)
-            config.model.check(MNIST_SHAPE)
+            config.model.check(space.shape)
         except ConfigError as error:
             yield shown or NOTHING, "infeasible", error.problems[0]
             continue
-        longest = min(config.training.max_sequence_length, space.task.max_digits)
-        memory_mb = peak_memory_mb(config.model, MNIST_SHAPE, config.training.batch_size, longest)
-        parameters = f"{parameter_count(config.model, MNIST_SHAPE):,}"
+        longest = min(config.training.max_sequence_length, space.images.longest)
+        memory_mb = peak_memory_mb(config.model, space.shape, config.training.batch_size, longest)
+        parameters = f"{parameter_count(config.model, space.shape):,}"
         yield shown or NOTHING, parameters, f"{memory_mb:,.0f} MB"

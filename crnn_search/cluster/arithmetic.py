@@ -12,7 +12,7 @@ from crnn_search.cluster.nodes import Node, NoResult, nodes, run_on_nodes
 from crnn_search.cluster.resources import Allocation, count_fitting
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.kernels import native
-from crnn_search.spaces.space import ResourcesSpec
+from crnn_search.spaces.sections import ResourcesSpec
 from crnn_search.training.device import pick_device, supports_bfloat16
 
 PROBE_TIMEOUT_S = 180.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import torch
@@ -18,9 +17,9 @@ import torch
 from crnn_search.cluster.arithmetic import PROBE_GPUS, resolve_arithmetic
 from crnn_search.cluster.nodes import Node, NoResult, nodes, run_on_nodes
 from crnn_search.cluster.resources import Allocation, count_fitting
-from crnn_search.data.sequences import Digits, shared_tensor
+from crnn_search.data.task import Task
 from crnn_search.errors import ConfigError, InputError
-from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, TrialConfig
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.spaces.space import SearchSpace, sample
 from crnn_search.text import first_line
 from crnn_search.training import memory
@@ -67,18 +66,15 @@ class GpuProbe:
 
 
 @dataclass(frozen=True)
-class ProbeTask:
+class ProbeWork:
     """What is measured: networks, and the epochs that they train."""
 
     configs: tuple[TrialConfig, ...]
     epoch_sequences: int
-    max_digits: int
     arithmetic: Arithmetic
 
 
-def probe_gpu(
-    space: SearchSpace, digits: Digits, on_note: Callable[[str], None]
-) -> GpuProbe | None:
+def probe_gpu(space: SearchSpace, task: Task, on_note: Callable[[str], None]) -> GpuProbe | None:
     """Measure what a trial of this space takes of a GPU; None if no GPU can be measured.
 
     Measures one GPU of each kind at once, and returns the measurement with the largest share: that
@@ -95,11 +91,10 @@ def probe_gpu(
     if not configs or not targets:
         return None
     arithmetic = resolve_arithmetic(space.resources, Allocation(cpus, PROBE_GPUS, 1), _ignore)
-    task = ProbeTask(configs, space.search.epoch_sequences, space.task.max_digits, arithmetic)
-    images, labels = ray.put(digits.images.numpy()), ray.put(digits.labels.numpy())
+    work = ProbeWork(configs, space.search.epoch_sequences, arithmetic)
     found = []
     for node, answer in run_on_nodes(
-        targets, _probe, task, images, labels, gpus=PROBE_GPUS, timeout_s=PROBE_TIMEOUT_S
+        targets, _probe, work, ray.put(task), gpus=PROBE_GPUS, timeout_s=PROBE_TIMEOUT_S
     ):
         if isinstance(answer, str):
             raise InputError(
@@ -145,12 +140,12 @@ def largest(space: SearchSpace) -> tuple[TrialConfig, ...]:
     for values in sample(space, space.search.seed, DRAWS):
         try:
             config = TrialConfig.from_dict(values)
-            config.model.check(MNIST_SHAPE)
+            config.model.check(space.shape)
         except ConfigError:
             continue
-        longest = min(config.training.max_sequence_length, space.task.max_digits)
+        longest = min(config.training.max_sequence_length, space.images.longest)
         batch_size = config.training.batch_size
-        found.append((peak_memory_mb(config.model, MNIST_SHAPE, batch_size, longest), config))
+        found.append((peak_memory_mb(config.model, space.shape, batch_size, longest), config))
     found.sort(key=lambda pair: pair[0], reverse=True)
     configs: dict[TrialConfig, None] = {config: None for _, config in found}
     return tuple(configs)[:MEASURED]
@@ -163,16 +158,15 @@ def share_of(peak_mb: float, total_mb: float) -> float:
     return math.floor(1e4 / fitting) / 1e4
 
 
-def _probe(task: ProbeTask, images: Any, labels: Any) -> GpuProbe | str | None:
+def _probe(work: ProbeWork, task: Task) -> GpuProbe | str | None:
     """Measure on this process's GPU; None without one, text if a trial would fail."""
     if not torch.cuda.is_available():
         return None
     device = torch.device("cuda", torch.cuda.current_device())
-    digits = Digits(shared_tensor(images), shared_tensor(labels)).to(device)
-    sizes = task.epoch_sequences, task.max_digits
+    on_device, sequences = task.to(device), work.epoch_sequences
     peak_mb: float | None
     try:
-        peak_mb = max(peak_of(config, digits, *sizes, task.arithmetic) for config in task.configs)
+        peak_mb = max(peak_of(c, on_device, sequences, work.arithmetic) for c in work.configs)
     except torch.OutOfMemoryError:
         peak_mb = None
     except Exception as error:

@@ -1,8 +1,9 @@
 """Runs as jobs of a Ray cluster: submitted, listed, followed and stopped through its dashboard.
 
-A job brings this package and the space along; the nodes have its dependencies installed. Its driver
-runs on the head. Whoever submits needs the dashboard's address and, where the cluster asks for one,
-its token (`RAY_AUTH_TOKEN`, or the file `~/.ray/auth_token`), which Ray's client sends.
+A job brings this package, the space and a small data set along; the nodes have the dependencies
+installed. Its driver runs on the head. Whoever submits needs the dashboard's address and, where the
+cluster asks for one, its token (`RAY_AUTH_TOKEN`, or the file `~/.ray/auth_token`), which Ray's
+client sends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ STOP_WAIT_S = 60
 
 RUN_KEY = "crnn_search_run"
 SPACE_NAME = "space.yaml"
+NO_FILES: Mapping[str, Path] = {}
 ENDED = {"STOPPED", "SUCCEEDED", "FAILED"}
 
 
@@ -83,10 +85,20 @@ class Cluster:
                 "tunnel"
             ) from error
 
-    def submit(self, arguments: Sequence[str], run: str, space: str | None = None) -> str:
+    def submit(
+        self,
+        arguments: Sequence[str],
+        run: str,
+        space: str | None = None,
+        files: Mapping[str, Path] = NO_FILES,
+    ) -> str:
         """Run `crnn-search` with these arguments on the cluster's head; returns the job's id.
 
         run: its folder or URI. space: the text of the space, a file `SPACE_NAME` for the command.
+        files: copied for the command, by their names relative to its folder.
+
+        Raises:
+            InputError: one of the files cannot be read.
         """
         job = f"{run.rstrip('/').rpartition('/')[2]}-{secrets.token_hex(3)}"
         variables = {JOB_VARIABLE: job, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
@@ -98,6 +110,7 @@ class Cluster:
             shutil.copytree(package, Path(folder) / package.name, ignore=ignored)
             if space is not None:
                 (Path(folder) / SPACE_NAME).write_text(space, encoding="utf-8")
+            _copy(files, Path(folder))
             with _no_upload_messages():
                 self._client.submit_job(
                     entrypoint=f"{PROGRAM} {shlex.join(arguments)}",
@@ -158,6 +171,16 @@ class Cluster:
         asyncio.run(follow())
 
 
+def _copy(files: Mapping[str, Path], folder: Path) -> None:
+    for name, path in files.items():
+        place = folder / name
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+        except OSError as error:
+            raise InputError(f"cannot copy {path} for the job: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def _no_other_address() -> Iterator[None]:
     """Hide environment variables that Ray's client prefers to the address it is given."""
@@ -171,14 +194,16 @@ def _no_other_address() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_upload_messages() -> Iterator[None]:
-    """Keep Ray's client from logging what it uploads."""
-    logger = logging.getLogger("ray.dashboard.modules.dashboard_sdk")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    """Keep Ray's client from logging what it uploads, and that a file has more than 10 MB."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.dashboard.modules.dashboard_sdk")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _is_ours(job: JobDetails) -> bool:

@@ -97,37 +97,47 @@ class SequenceData:
         )
 
 
-def read_npz(path: Path) -> SequenceData:
-    """Read an `.npz` file.
+def read_npz(path: Path, name: str | None = None) -> SequenceData:
+    """Read an `.npz` file, all of it into memory. name: what messages call it.
 
     Raises:
-        DataError: it is no such file, holds Python objects, or an array is missing or not valid.
+        DataError: it is no such file, holds Python objects, does not fit into memory, or an array
+            is missing or not valid.
     """
-    problems = Problems(str(path))
-    arrays: dict[str, NDArray[Any]] = {}
+    name = name or str(path)
+    problems = Problems(name)
+    names, arrays = _load(path, problems)
+    for array in names:
+        if array not in ARRAYS:
+            valid = ", ".join(ARRAYS)
+            problems.add(
+                "", f"has an unknown array {array!r}{near(array, ARRAYS)} (valid names: {valid})"
+            )
+    for array in ARRAYS[:2]:
+        if array not in names:
+            problems.add("", f"has no array {array!r} (its arrays: {', '.join(names) or 'none'})")
+    problems.raise_any()
+    return SequenceData(lengths=arrays.pop("lengths", None), **arrays, name=name)
+
+
+def _load(path: Path, problems: Problems) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """The names of all arrays in an `.npz` file; those of `ARRAYS`."""
     try:
         if not zipfile.is_zipfile(path):
             raise DataError("it is no zip file")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             names = list(stored)
-            for name in ARRAYS:
-                if name in names:
-                    arrays[name] = stored[name]
+            return names, {name: stored[name] for name in ARRAYS if name in names}
+    except MemoryError as error:
+        problems.fail(
+            "",
+            f"is read into memory whole, which does not hold it: {first_line(error)}; use a "
+            "folder of images with metadata.csv",
+        )
     except Exception as error:  # NumPy and zlib raise nearly anything for a file that is damaged
         if "allow_pickle" in str(error):
             problems.fail("", "holds Python objects, which are never loaded; save plain arrays")
         problems.fail("", f"cannot be read as an .npz file: {first_line(error)}")
-    for name in names:
-        if name not in ARRAYS:
-            valid = ", ".join(ARRAYS)
-            problems.add(
-                "", f"has an unknown array {name!r}{near(name, ARRAYS)} (valid names: {valid})"
-            )
-    for name in ARRAYS[:2]:
-        if name not in names:
-            problems.add("", f"has no array {name!r} (its arrays: {', '.join(names) or 'none'})")
-    problems.raise_any()
-    return SequenceData(lengths=arrays.pop("lengths", None), **arrays, name=str(path))
 
 
 def _array(value: ArrayLike) -> NDArray[Any]:

@@ -1,11 +1,13 @@
 """A data set as it is trained on: decoded, split, in the cache folder and memory-mapped.
 
 data/DIGEST/          a data set; DIGEST is the SHA-256 of its dataset.json
-  images.uint8        distinct images, (I, C, H, W)
+  images.uint8        distinct images, (I, C, H, W): those that only test sequences have come last
   arrays.npz          indices, lengths, targets, splits, groups, names
   dataset.json        what was found in the source; shape of the images; SHA-256 of the others
+data/DIGEST.verified  sizes and times that the two had when their SHA-256 were verified
 data/STATE.source     the digest of what a source, in this state, was decoded to
-data/.new/            what a process decodes that has locked .lock
+data/.new/            what a process decodes that has locked .new.lock
+data/.download/       the same of what a process fetches from an object store
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +87,9 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Open and verify a data set that was stored: reads all of it once.
+    """Open and verify a data set that was stored.
+
+    Its content is read only if the times of its files are not those of the last time.
 
     Raises:
         DataError: it is missing, half-written or altered.
@@ -92,8 +97,7 @@ def open_dataset(folder: Path) -> Dataset:
     try:
         text = (folder / DESCRIPTION).read_bytes()
         description = json.loads(text)
-        digests = {name: _file_digest(folder / name) for name in (IMAGES, ARRAYS)}
-        if hashlib.sha256(text).hexdigest() != folder.name or digests != description["sha256"]:
+        if hashlib.sha256(text).hexdigest() != folder.name or not _is_intact(folder, description):
             raise DataError("it was altered")
         with (folder / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
@@ -106,17 +110,38 @@ def open_dataset(folder: Path) -> Dataset:
         raise DataError(f"{folder} is not a complete data set: {first_line(error)}") from error
 
 
+def _is_intact(folder: Path, description: dict[str, Any]) -> bool:
+    """Whether images and arrays are those that were written."""
+    found = [(folder / name).stat() for name in (IMAGES, ARRAYS)]
+    state = " ".join(f"{file.st_size} {file.st_mtime_ns} {file.st_ctime_ns}" for file in found)
+    verified = folder.with_name(f"{folder.name}.verified")
+    if verified.is_file() and verified.read_bytes() == state.encode():
+        return True
+    if description["sha256"] != {name: _file_digest(folder / name) for name in (IMAGES, ARRAYS)}:
+        return False
+    with contextlib.suppress(OSError):  # a cache that can only be read
+        verified.write_text(state, encoding="ascii")
+    return True
+
+
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def find(digest: str) -> Dataset | None:
+    """The data set with this digest, if it is in the cache and valid."""
+    try:
+        return open_dataset(_root() / digest)
+    except DataError:
+        return None
+
+
 def find_stored(state: str) -> Dataset | None:
     """The data set that a source in this state was decoded to, if it is in the cache and valid."""
     try:
-        digest = (_root() / f"{state}.source").read_text(encoding="ascii")
-        return open_dataset(_root() / digest)
-    except (OSError, ValueError, DataError):
+        return find((_root() / f"{state}.source").read_text(encoding="ascii"))
+    except (OSError, ValueError):
         return None
 
 
@@ -131,12 +156,13 @@ def store(
     """Write a data set into the cache, unless another process did it meanwhile.
 
     splits: indices of `SPLITS`, uint8 `(S,)`. images: uint8 `(C, H, W)` each; identical ones are
-    written once. entries: the image of each step of each sequence, in order, int64 `(R,)`.
+    written once. entries: the image of each step of each sequence, in order, int64 `(R,)`; images
+    that only test sequences have must be the last ones, see `test_last`.
 
     Raises:
         DataError: the cache cannot be written.
     """
-    with _new_folder() as folder:
+    with new_folder(".new") as folder:
         if (stored := find_stored(state)) is not None:
             return stored
         numbers, shape = _write_images(folder / IMAGES, images)
@@ -186,15 +212,19 @@ def _write_images(
 
 
 @contextlib.contextmanager
-def _new_folder() -> Iterator[Path]:
-    """An empty folder in the cache for one process at a time; others wait."""
+def new_folder(name: str) -> Iterator[Path]:
+    """An empty folder in the cache, removed at the end, for one process at a time; others wait.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     root = None
     try:
         root = _root()
         root.mkdir(parents=True, exist_ok=True)
-        with (root / ".lock").open("wb") as lock:
+        with (root / f"{name}.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            folder = root / ".new"
+            folder = root / name
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             try:

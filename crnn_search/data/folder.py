@@ -51,6 +51,11 @@ class _Row(NamedTuple):
     values: dict[str, str]
 
 
+def is_inside(name: str) -> bool:
+    """Whether a `file_name` names a file in the folder. Symbolic links are the user's own."""
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
 def row_name(row: int) -> str:
     """A row of `metadata.csv`, for a message."""
     return f"{METADATA}, row {row}"
@@ -211,7 +216,7 @@ def _file_state(folder: Path, name: str, where: str, problems: Problems) -> str:
     """The name, size and times of a file; a problem if it cannot be used."""
     if not name:
         problem = "file_name is empty"
-    elif name.startswith("/") or ".." in name.split("/"):
+    elif not is_inside(name):
         problem = f"{name} is not in the folder; file_name is relative to it"
     else:
         try:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crnn_search.data.sequences import TRAINING_IMAGES, Digits
+from crnn_search.data.digits import TRAINING_IMAGES, Digits
 from crnn_search.errors import DataError
 from crnn_search.storage.cache import CACHE_VARIABLE, cache_folder
 from crnn_search.storage.location import local_path

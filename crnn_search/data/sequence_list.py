@@ -126,3 +126,21 @@ def draw_splits(sequences: SequenceList) -> NDArray[np.uint8]:
         training = np.flatnonzero(split_of == 0)
         split_of[training[sizes[training].argmin()]] = empty
     return split_of[groups]
+
+
+def test_last(
+    entries: NDArray[np.int64], lengths: NDArray[np.int64], splits: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bring images in an order where those that only test sequences have are the last ones.
+
+    entries: the image of each step of each sequence, int64 `(R,)`; every image is one of a step.
+    lengths: of the sequences, int64 `(S,)`. splits: indices of `SPLITS`, uint8 `(S,)`.
+
+    Returns the images in the new order, int64 `(I,)`, and `entries` as places in it.
+    """
+    used = np.zeros(entries.max() + 1, bool)
+    used[entries[splits.repeat(lengths) != SPLITS.index("test")]] = True
+    order = (~used).argsort(kind="stable")
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return order, places[entries]

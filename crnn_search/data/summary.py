@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
 import numpy as np
-from numpy.typing import NDArray
 
 from crnn_search.data.dataset import Dataset
 from crnn_search.data.images import size_text
@@ -48,21 +44,13 @@ def warnings(data: Dataset) -> list[str]:
 
 def shared(data: Dataset) -> tuple[int, int]:
     """How many distinct images, and how many distinct sequences, are in more than one split."""
+    used = np.zeros((len(SPLITS), len(data.images)), bool)
+    used[data.splits.repeat(data.lengths), data.indices] = True
+    splits_of: dict[bytes, set[int]] = {}
     ends = data.lengths.cumsum()
-    sequences = [
-        data.indices[end - length : end].tobytes()
-        for end, length in zip(ends, data.lengths, strict=True)
-    ]
-    return (
-        _in_several(data.indices.tolist(), data.splits.repeat(data.lengths)),
-        _in_several(sequences, data.splits),
-    )
-
-
-def _in_several(items: Iterable[object], splits: NDArray[np.uint8]) -> int:
-    """How many of the distinct items are in more than one split."""
-    pairs = set(zip(items, splits.tolist(), strict=True))
-    return sum(count > 1 for count in Counter(item for item, _ in pairs).values())
+    for start, end, split in zip(ends - data.lengths, ends, data.splits.tolist(), strict=True):
+        splits_of.setdefault(data.indices[start:end].tobytes(), set()).add(split)
+    return int((used.sum(0) > 1).sum()), sum(len(splits) > 1 for splits in splits_of.values())
 
 
 def _size(data: Dataset) -> str:

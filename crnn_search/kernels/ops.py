@@ -101,7 +101,9 @@ def stem_backward(
 def pixel_moments(pixels: Tensor, stem: Stem) -> tuple[Tensor, Tensor]:
     """Mean, `(I·k²,)`, and covariance, square, of the pixels under a kernel; float64."""
     taps = stem.taps
-    shift = pixels[0, :, 0, 0].float()  # of bright images near the mean, of digits zero
+    shift = (
+        pixels[0, :, 0, 0].float().contiguous()
+    )  # of bright images near the mean, of digits zero
 
     def part(images: slice) -> Tensor:
         sums = torch.zeros(taps + 1, taps, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Model files: write a network in each format, and check the sums of each file against PyTorch.
+"""Model files: write a network in each format, and check each file's predictions against PyTorch.
 
 - `safetensors`: weights and configuration, no code; read with this package.
 - `onnx`: a small graph in one self-contained file, no code; read with any ONNX runtime.
@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ import torch
 from torch import Tensor
 
 import crnn_search
-from crnn_search.data.sequences import Digits, SequenceTable, testing_table
+from crnn_search.data.own import at_most
+from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.task import Task, TaskInfo
 from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.models import onnx_graph
 from crnn_search.models.folder import FORMATS, ModelFolder
-from crnn_search.models.predictor import Predictor, load, torch_predictor
+from crnn_search.models.images import preprocessing
+from crnn_search.models.predictor import Predictor, at_once, load, tolerance, torch_predictor
 from crnn_search.models.readme import readme
 from crnn_search.storage import stages
 from crnn_search.storage.files import read_json, write_json, write_text, writing
@@ -36,44 +39,54 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.training import checkpoint
 from crnn_search.training.model import CRNN
 
-MAX_DIFFERENCE = 1e-3
-"""Largest difference in a sum between an exported file and the PyTorch model."""
-
-EXPORT_CHECK_SEQUENCES = 1000
-"""Test sequences that a run's exported files are checked on."""
-
-CHUNK = 100
-"""Sequences compared at once."""
+EXPORT_CHECK_SEQUENCES, EXPORT_CHECK_PIXELS = 1000, 60_000_000
+"""Test sequences that a run's exported files are checked on, and pixels of their images, at most:
+enough for 1,000 sequences of 64 of MNIST's digits."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A network, the configuration it was trained with, and whatever else JSON holds as `info`.
 
-    `max_digits` in `info` is named in the files.
+    `task` in `info` is what `TaskInfo.to_dict` gives.
     """
 
     network: CRNN
     config: TrialConfig
-    info: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any]
+
+    @property
+    def task(self) -> TaskInfo:
+        """What the network predicts, from which images."""
+        return TaskInfo.from_dict(self.info["task"])
 
 
-def export_winner(run: RunFolder, formats: Sequence[str], digits: Digits) -> dict[str, float]:
+def export_winner(run: RunFolder, formats: Sequence[str], task: Task) -> dict[str, float]:
     """Write the winner of a run, of its first seed, to the run's `model/` folder.
 
-    digits: with the test images. Returns and raises as `export`, and InputError if the run has not
+    task: with the test images. Returns and raises as `export`, and InputError if the run has not
     been retrained.
     """
     stages.check(run, stages.RETRAIN)
     entry = read_json(run.retrained)["winner"][0]
     winner = TrainedModel(*checkpoint.load_model(run.root / entry["file"]))
-    table = testing_table(digits.labels, winner.info["max_digits"])
-    first = SequenceTable(*(values[:EXPORT_CHECK_SEQUENCES] for values in vars(table).values()))
     folder = ModelFolder(run.model)
-    differences = export(winner, folder, formats, digits.pixels, first)
+    differences = export(winner, folder, formats, task.images, check_table(task))
     files = (folder.config, folder.readme, *map(folder.model, formats))
     stages.record(run, stages.EXPORT, files, add=True)
     return differences
+
+
+def check_table(task: Task) -> SequenceTable:
+    """The test sequences that a run's exported files are checked on: the first ones.
+
+    Of a sequence with too many pixels to predict at once, the first images.
+    """
+    shape = task.info.shape
+    table = at_most(task.testing_table(), at_once(shape), "first")
+    pixels = table.lengths.cumsum(0) * shape.rows * shape.columns
+    count = max(1, int((pixels <= EXPORT_CHECK_PIXELS).sum()))
+    return table.take(torch.arange(min(count, EXPORT_CHECK_SEQUENCES)))
 
 
 def export(
@@ -88,30 +101,32 @@ def export(
     images: uint8 `(I, C, H, W)`, of the network's shape. table: sequences to check each file on, at
     least one.
 
-    Returns for each format the largest difference in a sum to the PyTorch model. Files that an
-    earlier export wrote in other formats stay.
+    Returns for each format the largest difference in a prediction to the PyTorch model, in the
+    target's unit. Files that an earlier export wrote in other formats stay.
 
     Raises:
         InputError: `formats` is empty or has an unknown name.
-        RunError: a file's sums differ from the model's by more than `MAX_DIFFERENCE`.
+        RunError: a file's predictions differ from the model's by more than `tolerance`.
         StorageError: the folder cannot be written.
     """
     if not formats or not set(formats) <= set(FORMATS):
         raise InputError(
             f"formats must be one or more of {', '.join(FORMATS)}, got {list(formats)}"
         )
-    model = replace(model, network=_plain_copy(model.network))
-    expected = _sums(torch_predictor(model.network), images, table)
+    task = model.task
+    info = model.info | {"preprocessing": preprocessing(task)}
+    model = replace(model, network=_plain_copy(model.network), info=info)
+    expected = _predictions(torch_predictor(model.network, task), images, table)
     differences = {}
     with writing(folder.root), _staging(folder) as staged:
-        config, shape = model.config.to_dict(), model.network.shape
-        write_json(staged.config, {"config": config, "image_shape": shape, "info": model.info})
+        write_json(staged.config, {"config": model.config.to_dict(), "info": info})
         for name in FORMATS:
             if name in formats:
                 path = staged.model(name)
                 _WRITERS[name](path, model)
-                differences[name] = _difference(name, _sums(load(path), images, table), expected)
-        write_text(staged.readme, readme(model.network, model.info))
+                found = _predictions(load(path), images, table)
+                differences[name] = _difference(name, found, expected, tolerance(task, expected))
+        write_text(staged.readme, readme(model.config, task))
     return differences
 
 
@@ -137,22 +152,24 @@ def _plain_copy(network: CRNN) -> CRNN:
     return plain.to(memory_format=torch.contiguous_format)
 
 
-def _sums(predictor: Predictor, images: Tensor, table: SequenceTable) -> Tensor:
-    """The predicted sums, `(S,)`. Sequences are padded with image 0, which is not blank."""
-    sums = []
-    for rows in torch.arange(len(table)).split(CHUNK):
-        pixels = images[table.indices[rows].long()].cpu().float() / 255
-        sums.append(predictor(pixels, table.lengths[rows]))
-    return torch.cat(sums)
+def _predictions(predictor: Predictor, images: Tensor, table: SequenceTable) -> Tensor:
+    """The predictions, `(S,)`. Sequences are padded with image 0, which is not blank."""
+    predictions = []
+    rows_at_once = at_once(predictor.shape, table.indices.shape[1])
+    for rows in torch.arange(len(table)).split(rows_at_once):
+        lengths = table.lengths[rows]
+        indices = table.indices[rows, : lengths.max()].long()
+        predictions.append(predictor(images[indices].cpu().float() / 255, lengths))
+    return torch.cat(predictions)
 
 
-def _difference(name: str, sums: Tensor, expected: Tensor) -> float:
-    """The largest difference of two predictions `(S,)`, if it is small enough."""
-    largest = (sums - expected).abs().max().item()
-    if not largest <= MAX_DIFFERENCE:  # so that NaN is refused
+def _difference(name: str, predictions: Tensor, expected: Tensor, allowed: float) -> float:
+    """The largest difference of two predictions `(S,)`, if it is not more than allowed."""
+    largest = (predictions - expected).abs().max().item()
+    if not largest <= allowed:  # so that NaN is refused
         raise RunError(
-            f"the {name} file's sums differ from the PyTorch model's by up to {largest:.3g}, more "
-            f"than {MAX_DIFFERENCE:g}; no file was written"
+            f"the {name} file's predictions differ from the PyTorch model's by up to "
+            f"{largest:.3g}, more than {allowed:g}; no file was written"
         )
     return largest
 
@@ -165,10 +182,9 @@ def _write_onnx(path: Path, model: TrainedModel) -> None:
     metadata = {
         "config": json.dumps(model.config.to_dict()),
         "crnn_search_version": crnn_search.__version__,
+        "preprocessing": model.info["preprocessing"],
     }
-    if "max_digits" in model.info:
-        metadata["max_digits"] = str(model.info["max_digits"])
-    onnx.save_model(onnx_graph.build(model.network, metadata), path)
+    onnx.save_model(onnx_graph.build(model.network, model.task, metadata), path)
 
 
 _WRITERS: dict[str, Callable[[Path, TrainedModel], None]] = {

@@ -1,4 +1,4 @@
-"""An exported model as a function from NumPy's arrays to sums."""
+"""An exported model as a function from NumPy's arrays to predictions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Model:
     predictor: Predictor
 
     def predict(self, images: ArrayLike, lengths: ArrayLike | None = None) -> NDArray[np.float32]:
-        """The predicted sum of each sequence, float32 `(B,)`.
+        """The prediction for each sequence, float32 `(B,)`, in the target's unit.
 
         images: `(B, T, C, H, W)`, or `(B, T, H, W)` if a model takes grey images; uint8, or floats
         in [0, 1]. Those of MNIST are 28 × 28, white on black.
@@ -37,8 +37,8 @@ class Model:
 
         pixels = _pixels(images, self.predictor.shape)
         counts = _lengths(lengths, len(pixels), pixels.shape[1])
-        sums = self.predictor(torch.from_numpy(pixels), torch.from_numpy(counts))
-        result: NDArray[np.float32] = sums.numpy()
+        predictions = self.predictor(torch.from_numpy(pixels), torch.from_numpy(counts))
+        result: NDArray[np.float32] = predictions.numpy()
         return result
 
 

@@ -13,11 +13,13 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
+from crnn_search.data.task import TaskInfo
 from crnn_search.models.predictor import (
-    EXAMPLE_SUMS,
-    IMAGE_SHAPE,
+    EXAMPLE_PREDICTIONS,
+    TASK,
     example,
     onnx_session,
+    output_name,
     run_onnx,
     shape_text,
 )
@@ -27,30 +29,30 @@ OPSET, IR_VERSION = 17, 8
 """ONNX of 2022: it has every operator used here, and all later runtimes read it."""
 
 
-def build(model: CRNN, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The graph of a network with its weights: `images`, `lengths` to `sum`, see `predictor`.
+def build(model: CRNN, task: TaskInfo, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The graph of a network with its weights: the contract of `predictor`.
 
-    model: float32, on the CPU. metadata: properties of the file, beside the shape of an image and
-    the sums of an example.
+    model: float32, on the CPU. metadata: properties of the file, beside the task and the
+    predictions of an example.
     """
-    shape = shape_text(model.shape)[1:-1]
+    shape, output = shape_text(model.shape)[1:-1], output_name(task)
     graph = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}], producer_name: "crnn-search">'
-        f"crnn (float[{shape}] images, int64[B] lengths) => (float[B] sum) {{"
-        + "\n".join(_nodes(model))
+        f"crnn (float[{shape}] images, int64[B] lengths) => (float[B] {output}) {{"
+        + "\n".join([*_nodes(model), f"{output} = Squeeze (output, axis_1)"])
         + "}"
     )
     for name, weights in _weights(model).items():
         graph.graph.initializer.append(numpy_helper.from_array(weights.numpy(), name))
     onnx.checker.check_model(graph, full_check=True)
-    sums = run_onnx(onnx_session(graph.SerializeToString()), *example(model.shape))
-    own = {IMAGE_SHAPE: json.dumps(model.shape), EXAMPLE_SUMS: json.dumps(sums.tolist())}
+    found = run_onnx(onnx_session(graph.SerializeToString()), *example(model.shape)).tolist()
+    own = {TASK: json.dumps(task.to_dict()), EXAMPLE_PREDICTIONS: json.dumps(found)}
     onnx.helper.set_model_props(graph, {**metadata, **own})
     return graph
 
 
 def _nodes(model: CRNN) -> list[str]:
-    """The operators, one a line; weights are known by name.
+    """The operators up to `output`, `(B, 1)`, one a line; weights are known by name.
 
     A GRU that is given the lengths stops each sequence at its own: it never reads the padding.
     """
@@ -74,8 +76,7 @@ def _nodes(model: CRNN) -> list[str]:
         nodes.append(f"{name} = Squeeze ({name}_all, axis_1)")
         x = name
     nodes.append(f"state = Squeeze ({x}_last, axis_0)")
-    nodes.append(_layer("output", model.output, "state"))
-    return [*nodes, "sum = Squeeze (output, axis_1)"]
+    return [*nodes, _layer("output", model.output, "state")]
 
 
 def _layer(name: str, layer: nn.Module, x: str) -> str:

@@ -78,7 +78,7 @@ def _repetition(context: Context, finalist: TrialRecord, number: int, k: int) ->
         epochs=search.max_epochs,
         grace_epochs=search.grace_epochs,
         epoch_sequences=search.epoch_sequences,
-        max_digits=context.space.task.max_digits,
+        data=context.space.images.data,
         arithmetic=context.arithmetic,
     )
 

@@ -29,6 +29,9 @@ class LogProgress:
     def ended(self, name: str, state: str, reason: str | None) -> None:
         log.info("%s: %s%s", name, state, f", {reason}" if reason else "")
 
+    def reading(self, what: str, done: int, total: int) -> None:
+        log.debug("%s: %d of %d", what, done, total)
+
     def note(self, text: str) -> None:
         log.info("%s", text)
 

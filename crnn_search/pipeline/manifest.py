@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from crnn_search import __version__
 from crnn_search.cluster.provenance import git_commit
-from crnn_search.data import mnist
 from crnn_search.errors import InputError
 from crnn_search.hyperparameters import Arithmetic
-from crnn_search.spaces.space import SearchSpace, check_sections
+from crnn_search.spaces.sections import check_sections
+from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.checks import ALTERED, check_types
 from crnn_search.storage.files import read_json, write_json
 from crnn_search.storage.journal import REPORT_TYPES
@@ -22,7 +22,7 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import check_arithmetic
 from crnn_search.tuning.budget import Budget
 
-FORMAT = 2
+FORMAT = 3
 """Of a run's files. A run of another format has to be continued by the version that wrote it."""
 
 PACKAGES = (
@@ -72,6 +72,7 @@ class Manifest:
         cls,
         run: RunFolder,
         space: SearchSpace,
+        data_sha256: dict[str, str],
         limits: Budget = UNLIMITED,
         warm_runs: Sequence[str] = (),
         command: str = "",
@@ -85,7 +86,7 @@ class Manifest:
             versions={"python": platform.python_version(), "crnn-search": __version__}
             | {name: importlib.metadata.version(name) for name in PACKAGES},
             seed=space.search.seed,
-            data_sha256=dict(mnist.FILES),
+            data_sha256=data_sha256,
             space=space.sections(),
             budget=RunBudget(limits),
             warm_start=list(warm_runs),

@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crnn_search.cluster import connection, gpu_share, nodes, storage_check
+from crnn_search.cluster import connection, data_size, gpu_share, nodes, storage_check
 from crnn_search.cluster.arithmetic import resolve_arithmetic
 from crnn_search.cluster.gpu_share import GpuProbe
 from crnn_search.cluster.provenance import JOB_VARIABLE
 from crnn_search.cluster.resources import Allocation, allocate
-from crnn_search.data import mnist
-from crnn_search.data.sequences import Digits
-from crnn_search.errors import InputError
+from crnn_search.data.arrays import SequenceData
+from crnn_search.data.task import Source, Task
+from crnn_search.errors import InputError, InterruptedRun
 from crnn_search.models.export import export_winner
 from crnn_search.models.folder import FORMATS
 from crnn_search.pipeline import extension, finalists, recovery, retrain, search
 from crnn_search.pipeline.budget_check import check_budget
 from crnn_search.pipeline.hooks import NO_HOOKS, HookRunner, Hooks
 from crnn_search.pipeline.manifest import UNLIMITED, Manifest, RunBudget
+from crnn_search.pipeline.source import digests, fit_to, keep, open_again, open_source
 from crnn_search.results import report
 from crnn_search.spaces.file import load_space
-from crnn_search.spaces.space import MAX_TRIALS, SearchSpace, to_yaml
+from crnn_search.spaces.sections import MAX_TRIALS
+from crnn_search.spaces.space import SearchSpace, to_yaml
 from crnn_search.storage import lease, stages
 from crnn_search.storage.files import read_json, write_text
 from crnn_search.storage.journal import History, Journal
@@ -41,13 +43,14 @@ from crnn_search.tuning.tuner import interrupted
 class Options:
     """Where a session of a run works, and who hears of it.
 
-    address: a Ray cluster, None for a local one. data_dir: MNIST's files, None for a download.
-    verbose: show the log of Ray's workers, too. command: for the manifest of a new run: launches
-    it again, ready for a shell.
+    address: a Ray cluster, None for a local one. data_dir, data: see `open_source`. verbose: show
+    the log of Ray's workers, too. command: for the manifest of a new run: launches it again, ready
+    for a shell.
     """
 
     address: str | None = None
     data_dir: Path | None = None
+    data: SequenceData | None = None
     verbose: bool = False
     command: str = ""
     hooks: Hooks = NO_HOOKS
@@ -59,6 +62,7 @@ class _Work:
 
     run: RunFolder
     space: SearchSpace
+    source: Source
     manifest: Manifest
     history: History
     journal: Journal
@@ -81,6 +85,13 @@ def launch(
     Raises:
         CrnnSearchError: see the exception tree in `errors`.
     """
+    try:
+        source = open_source(space.task, options.data_dir, options.data, progress.reading)
+    except KeyboardInterrupt:
+        raise InterruptedRun("the data were not read yet, and nothing was started") from None
+    for warning in source.warnings:
+        progress.note(f"data: {warning}")
+    space = fit_to(source, space)
     earlier = warm_start.fit(space, warm_runs)
     with lease.acquire(run, progress.note):
         with run.changes():
@@ -88,16 +99,20 @@ def launch(
             if warm_runs:
                 progress.note(earlier.describe())
                 warm_start.write(earlier, run.warm_start)
-            manifest = Manifest.create(run, space, budget, warm_runs, options.command)
+            manifest = Manifest.create(
+                run, space, digests(source), budget, warm_runs, options.command
+            )
             manifest.write(run)
+            if options.data is not None or JOB_VARIABLE in os.environ:
+                keep(source, run)
         journal = Journal(run, on_retry=progress.note)
-        return _continue(_Work(run, space, manifest, History(), journal), progress, options)
+        return _continue(_Work(run, space, source, manifest, History(), journal), progress, options)
 
 
 def resume(run: RunFolder, progress: Progress, options: Options) -> dict[str, Any]:
     """Continue a run where it stopped; returns the report. Raises as `launch` does."""
     with lease.acquire(run, progress.note):
-        return _continue(_open(run, progress), progress, options)
+        return _continue(_open(run, progress, options), progress, options)
 
 
 def extend(
@@ -108,7 +123,7 @@ def extend(
     Returns the new report. Raises as `launch` does.
     """
     with lease.acquire(run, progress.note):
-        work = _open(run, progress)
+        work = _open(run, progress, options)
         if work.space.search.trials + trials > MAX_TRIALS:
             raise InputError(f"a search has at most {MAX_TRIALS} trials, got {trials} more")
         stages.first_open(run)  # the files of a finished run must be as they were
@@ -120,14 +135,18 @@ def extend(
         return _continue(work, progress, options)
 
 
-def _open(run: RunFolder, progress: Progress) -> _Work:
+def _open(run: RunFolder, progress: Progress, options: Options) -> _Work:
     """An existing run as its last session left it, whatever ended that."""
     history = recovery.recover(run, progress.note)
     manifest, space = extension.apply(
         run, Manifest.read(run), load_space(run.space), history.extension
     )
+    source = open_again(run, options.data_dir, options.data, progress.reading)
+    space = fit_to(source, space)
     recovery.check_space(run, space, history)
-    return _Work(run, space, manifest, history, Journal(run, history.elapsed_s, progress.note))
+    return _Work(
+        run, space, source, manifest, history, Journal(run, history.elapsed_s, progress.note)
+    )
 
 
 def _continue(work: _Work, progress: Progress, options: Options) -> dict[str, Any]:
@@ -149,11 +168,13 @@ def _finish(
     journal.start_session(os.environ.get(JOB_VARIABLE))
     stages.reopen(run, first_open or stages.REPORT)
     if first_open in {stages.FINALISTS, stages.RETRAIN}:
-        progress.note("data: MNIST")
-        digits = mnist.load(options.data_dir)
+        info = work.source.info
+        progress.note(f"data: {'MNIST' if info.sums else info.name}")
+        task = work.source.load()
         with connection.connect(options.address, progress.note, verbose=options.verbose):
+            data_size.check_memory(task.images.nbytes)
             grows = options.address is not None
-            allocation, probe = _allocate(space, digits, progress, may_grow=grows)
+            allocation, probe = _allocate(space, task, progress, may_grow=grows)
             storage_check.check_storage(run)
             arithmetic = manifest.arithmetic
             if arithmetic is None:
@@ -167,7 +188,7 @@ def _finish(
                 space,
                 work.history,
                 journal,
-                digits,
+                task,
                 allocation,
                 arithmetic,
                 progress,
@@ -175,16 +196,16 @@ def _finish(
             )
             _train(context, manifest.budget, first_open)
     journal.write("stage", stage="report")
-    return _report(run, progress, options.data_dir)
+    return _report(run, progress, work.source)
 
 
 def _allocate(
-    space: SearchSpace, digits: Digits, progress: Progress, *, may_grow: bool
+    space: SearchSpace, task: Task, progress: Progress, *, may_grow: bool
 ) -> tuple[Allocation, GpuProbe | None]:
     """What each trial gets of the cluster, and what was measured of its GPU, if it was."""
     resources = space.resources
     gpus, probe = resources.gpus_per_trial, None
-    if gpus == "auto" and (probe := gpu_share.probe_gpu(space, digits, progress.note)):
+    if gpus == "auto" and (probe := gpu_share.probe_gpu(space, task, progress.note)):
         gpus = probe.share
         progress.note(probe.describe())
     concurrent = space.search.max_concurrent_trials
@@ -213,14 +234,14 @@ def _train(context: Context, budget: RunBudget, first_open: str | None) -> None:
     retrain.retrain(winner, context)
 
 
-def _report(run: RunFolder, progress: Progress, data_dir: Path | None) -> dict[str, Any]:
+def _report(run: RunFolder, progress: Progress, source: Source) -> dict[str, Any]:
     """Score the retrained models on the test images, write the report, export the winner."""
     progress.close()
     with run.changes():
         progress.note("report: scoring the retrained networks on the test images")
-        digits = mnist.load(data_dir, test_images=True)
-        result = report.write_report(run, digits)
+        task = source.load(test=True)
+        result = report.write_report(run, task)
         progress.note("export: " + ", ".join(FORMATS))
-        export_winner(run, FORMATS, digits)
+        export_winner(run, FORMATS, task)
         stages.record(run, stages.FINISHED, (run.space, run.manifest, run.journal))
     return result

@@ -13,9 +13,11 @@ MISSING = "missing"
 
 
 def number(value: float | None) -> str:
-    """Three significant digits."""
+    """Three significant digits, and all before the point of a number below 1e9."""
     if value is None:
         return MISSING
+    if abs(value) >= 1e9:
+        return f"{value:.2e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
@@ -27,6 +29,13 @@ def interval(bounds: Sequence[float] | None) -> str:
 def percent(share: float | None) -> str:
     """A share as percentage."""
     return MISSING if share is None else f"{100 * share:.1f} %"
+
+
+def r2(value: float | None) -> str:
+    """R², which is not defined where all targets are equal."""
+    if value is None:
+        return "–"
+    return f"{value:z.3f}" if abs(value) < 100 else number(value)
 
 
 def time(seconds: float | None) -> str:
@@ -45,19 +54,22 @@ def seeds(score: Mapping[str, Any]) -> str:
     """How many seeds a score is the mean of, with their standard deviation."""
     if score["rmse_std"] is None:
         return "one seed"
-    return f"mean of {score['seeds']} seeds, SD {score['rmse_std']:.2g}"
+    return f"mean of {score['seeds']} seeds, SD {_sd(score['rmse_std'])}"
 
 
-def spread(score: Mapping[str, Any] | None) -> str:
+def spread(score: Mapping[str, Any]) -> str:
     """The standard deviation over a score's seeds, with their number."""
-    if score is None:
-        return MISSING
-    return "–" if score["rmse_std"] is None else f"{score['rmse_std']:.2g} (n = {score['seeds']})"
+    return "–" if score["rmse_std"] is None else f"{_sd(score['rmse_std'])} (n = {score['seeds']})"
 
 
 def deviation(values: Sequence[float]) -> str:
     """The sample standard deviation of some values, if there are two at least."""
-    return f"{statistics.stdev(values):.2g}" if len(values) > 1 else "–"
+    return _sd(statistics.stdev(values)) if len(values) > 1 else "–"
+
+
+def _sd(value: float) -> str:
+    """Two significant digits."""
+    return f"{value:.2g}" if value < 100 else number(value)
 
 
 def code(text: str) -> str:
@@ -77,9 +89,9 @@ def block(text: str) -> str:
     return f"{fence}console\n{printable(text)}\n{fence}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned. No cell has a line break."""
-    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "--:") -> str:
+    """A Markdown table; `align` is for all columns but the first. No cell has a line break."""
+    lines = [header, ["---"] + [align] * (len(header) - 1), *rows]
     return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
 
 

@@ -7,7 +7,7 @@ import html
 
 from markdown_it import MarkdownIt
 
-from crnn_search.results.markdown import LEARNING_CURVES, RMSE_BY_LENGTH
+from crnn_search.results.words import PLOTS
 from crnn_search.storage.run_folder import RunFolder
 
 STYLE = """
@@ -25,9 +25,10 @@ img { max-width: 100%; background: white; border-radius: 4px; }
 def to_html(markdown: str, run: RunFolder) -> str:
     """A run's report in Markdown as an HTML page that contains its plots."""
     body = MarkdownIt("js-default").render(markdown)
-    for name in (LEARNING_CURVES, RMSE_BY_LENGTH):
-        data = base64.b64encode((run.plots / name).read_bytes()).decode()
-        body = body.replace(f'src="plots/{name}"', f'src="data:image/png;base64,{data}"')
+    for name in PLOTS:
+        if f'src="plots/{name}"' in body:
+            data = base64.b64encode((run.plots / name).read_bytes()).decode()
+            body = body.replace(f'src="plots/{name}"', f'src="data:image/png;base64,{data}"')
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from crnn_search.hyperparameters import MNIST_CRNN_2016, Arithmetic
+from crnn_search.hyperparameters import Arithmetic
+from crnn_search.results import comparison
 from crnn_search.results.formatting import (
     block,
     code,
@@ -16,15 +17,24 @@ from crnn_search.results.formatting import (
     number,
     percent,
     plain,
+    r2,
     seeds,
-    spread,
     table,
     time,
     times,
 )
+from crnn_search.results.words import (
+    LEARNING_CURVES,
+    LENGTH_ONLY,
+    Report,
+    amount,
+    heading,
+    is_sums,
+    length_only,
+    network,
+    one_line,
+)
 from crnn_search.storage.ledger import ENDED
-
-Report = dict[str, Any]
 
 MAX_REASONS = 10
 """How many reasons of failures are listed; the other failures are counted."""
@@ -32,42 +42,88 @@ MAX_REASONS = 10
 MAX_NAMES = 5
 """How many trials are named in a warning."""
 
-LEARNING_CURVES = "learning_curves.png"
-RMSE_BY_LENGTH = "rmse_by_length.png"
-
 
 def render(report: Report) -> str:
     """The report in Markdown."""
-    sections = (
-        _headline, _comparison, _lengths, _configuration, _finalists, _search, _importance,
-        _reproduce,
-    )  # fmt: skip
-    return "\n\n".join(section(report) for section in sections) + "\n"
+    sections = [
+        _headline(report),
+        *_data_warnings(report),
+        comparison.comparison(report),
+        *comparison.lengths(report),
+        comparison.predicted(report),
+        *comparison.data(report),
+        _configuration(report),
+        _finalists(report),
+        _search(report),
+        _importance(report),
+        _reproduce(report),
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 def summary(report: Report) -> str:
     """The result in some fifteen lines of plain text, for the terminal."""
-    test, trials = report["test"], report["trials"]
-    rows = {
-        "test RMSE": f"{number(test['rmse'])}  (95 % interval {interval(test['rmse_interval'])})",
-        "": f"{seeds(test)}, {test['sequences']:,} sequences of {test['images']:,} images",
-        "exported model": f"{number(test['exported_rmse'])}  (first seed)",
-        "exact sums": percent(test["exact_sum_rate"]),
-        "2016 network": f"{_baseline(report, 'mnist_crnn_2016')}  (same run, same budget)",
-        "count only": _baseline(report, "count_only"),
-        "guess the mean": _baseline(report, "mean_guess"),
-        "winner": f"trial {report['best_trial']}, {report['best_parameters']:,} parameters, "
-        f"validation RMSE {number(report['best_validation_rmse'])}",
-        "trials": f"{trials['completed']} completed, {trials['stopped']} stopped early"
-        f"{_cut(trials)}, {trials['failed']} failed",
-        "early stopping": f"saved {percent(report['compute']['asha_saved_share'])} of the epochs",
-        "time": times(report["seconds"]),
-    }
+    test, task = report["test"], report["task"]
+    rmse = f"{amount(report, test['rmse'])}  (95 % interval {interval(test['rmse_interval'])})"
+    rows = [
+        ("test RMSE", rmse),
+        ("", f"{seeds(test)}, {test['sequences']:,} sequences of {test['images']:,} images"),
+        ("exported model", f"{amount(report, test['exported_rmse'])}  (first seed)"),
+        *_quality(report),
+        *_baseline_rows(report),
+        *_search_rows(report),
+    ]
     if len(report["arithmetics"]) > 1:
-        rows["WARNING"] = "trials trained in different arithmetics, see the report"
-    body = "\n".join(f"  {name:<15} {text}".rstrip() for name, text in rows.items())
-    max_digits = report["space"]["task"]["max_digits"]
-    return f"{report['run']['name']}: sums of 1 to {max_digits} digits\n{body}"
+        rows.append(("WARNING", "trials trained in different arithmetics, see the report"))
+    rows += [("WARNING", f"data: {one_line(text)}") for text in _warnings(report)]
+    body = "\n".join(f"  {name:<15} {text}".rstrip() for name, text in rows)
+    learned = f"{one_line(task['name'])}: {one_line(task['target'])}"
+    if is_sums(report):
+        learned = f"sums of 1 to {task['longest']} digits"
+    return f"{report['run']['name']}: {learned}\n{body}"
+
+
+def _quality(report: Report) -> list[tuple[str, str]]:
+    """What a summary says of predictions beside their RMSE."""
+    test = report["test"]
+    if is_sums(report):
+        return [("exact sums", percent(test["exact_sum_rate"]))]
+    return [("MAE", amount(report, test["mae"])), ("R²", r2(test["r2"]))]
+
+
+def _baseline_rows(report: Report) -> list[tuple[str, str]]:
+    name = {"mnist_crnn_2016": "2016 network"}.get(report["baseline_name"], network(report))
+    rows = [(name, f"{_baseline(report, report['baseline_name'])}  (same run, same budget)")]
+    if key := length_only(report):
+        rows.append((LENGTH_ONLY[key], _baseline(report, key)))
+    return [*rows, ("guess the mean", _baseline(report, "mean_guess"))]
+
+
+def _search_rows(report: Report) -> list[tuple[str, str]]:
+    trials = report["trials"]
+    return [
+        (
+            "winner",
+            f"trial {report['best_trial']}, {report['best_parameters']:,} parameters, "
+            f"validation RMSE {amount(report, report['best_validation_rmse'])}",
+        ),
+        (
+            "trials",
+            f"{trials['completed']} completed, {trials['stopped']} stopped early"
+            f"{_cut(trials)}, {trials['failed']} failed",
+        ),
+        ("early stopping", f"saved {percent(report['compute']['asha_saved_share'])} of the epochs"),
+        ("time", times(report["seconds"])),
+    ]
+
+
+def _warnings(report: Report) -> list[str]:
+    """What is doubtful in the data."""
+    return report["data"]["warnings"] if report["data"] else []
+
+
+def _data_warnings(report: Report) -> list[str]:
+    return [f"**Warning: {plain(text)}**" for text in _warnings(report)]
 
 
 def _cut(trials: Mapping[str, Any]) -> str:
@@ -75,96 +131,26 @@ def _cut(trials: Mapping[str, Any]) -> str:
 
 
 def _baseline(report: Report, name: str) -> str:
-    """The RMSE of a baseline, which may be missing."""
-    score = report["baselines"][name]
-    return number(score["rmse"] if score else None)
+    """The RMSE of a baseline, not yet Markdown."""
+    return amount(report, report["baselines"][name]["rmse"])
 
 
 def _headline(report: Report) -> str:
-    test = report["test"]
+    test, task = report["test"], report["task"]
+    learned, by_length = f"{code(task['target'])} of {code(task['name'])}", ""
+    if is_sums(report):
+        learned = f"the sum of 1 to {task['longest']} handwritten digits"
+    if key := length_only(report):
+        seen = "counting the digits" if is_sums(report) else "least squares on the length"
+        by_length = f", {seen} {plain(_baseline(report, key))}"
     return (
         f"# crnn-search report: {plain(report['run']['name'])}\n\n"
-        f"**The retrained winner predicts the sum of 1 to {report['space']['task']['max_digits']} "
-        f"handwritten digits with an RMSE of {number(test['rmse'])} (95 % interval "
+        f"**The retrained winner predicts {learned} with an RMSE of "
+        f"{plain(amount(report, test['rmse']))} (95 % interval "
         f"{interval(test['rmse_interval'])}; {seeds(test)}; {test['sequences']:,} sequences of "
-        f"{test['images']:,} test images), where the network of 2016 has "
-        f"{_baseline(report, 'mnist_crnn_2016')}, counting the digits "
-        f"{_baseline(report, 'count_only')} and guessing the mean "
-        f"{_baseline(report, 'mean_guess')}.**"
-    )
-
-
-def _comparison(report: Report) -> str:
-    test, baselines, retrained = report["test"], report["baselines"], report["retrained"]
-    named = {
-        "**retrained winner**": test,
-        "mnistCRNN's network of 2016, trained in this run": baselines["mnist_crnn_2016"],
-        "count only: the mean digit × length": baselines["count_only"],
-        "guess the mean sum": baselines["mean_guess"],
-    }
-    rows = [[name, *_score_cells(score)] for name, score in named.items()]
-    rows += [
-        [f"{item['name']} (published, other sequences)", f"{item['rmse']:g}", "–", "–", "–"]
-        for item in baselines["published"]
-    ]
-    return "\n\n".join(
-        [
-            "## Test result and baselines",
-            table(["", "RMSE", "95 % interval", "SD over seeds", "exact sums"], rows),
-            f"Winner and network of 2016 had the same budget: {retrained['epochs']} epochs of "
-            f"{retrained['epoch_sequences']:,} sequences of all 60,000 training images. "
-            + _improvement(report),
-            "The exported model is that of the first seed, chosen before any was scored: RMSE "
-            f"{number(test['exported_rmse'])}.",
-            "Intervals resample test *images*, not sequences (infinitesimal jackknife), because "
-            "sequences share images and a few misread ones decide the score, and add the spread "
-            "between seeds; they cover other test images and other seeds, not another search, task "
-            "or data set.",
-        ]
-    )
-
-
-def _score_cells(score: Mapping[str, Any] | None) -> list[str]:
-    known = score or dict.fromkeys(("rmse", "rmse_interval", "exact_sum_rate"))
-    return [
-        number(known["rmse"]),
-        interval(known["rmse_interval"]),
-        spread(score),
-        percent(known["exact_sum_rate"]),
-    ]
-
-
-def _improvement(report: Report) -> str:
-    difference = report["improvement"]
-    if report["best_config"] == MNIST_CRNN_2016.to_dict():
-        return "They are the same network: the search found none better."
-    if difference is None:
-        return "The difference between them is missing: the network of 2016 was not trained."
-    ratio = "missing" if difference["ratio"] is None else f"{difference['ratio']:.2f}"
-    return (
-        "On the same sequences, the RMSE of the network of 2016 less the winner's is "
-        f"{number(difference['difference'])} (95 % interval, paired, "
-        f"{interval(difference['interval'])}); the ratio of the two is {ratio}."
-    )
-
-
-def _lengths(report: Report) -> str:
-    test, baselines = report["test"], report["baselines"]
-    other = baselines["mnist_crnn_2016"]
-    rows = [
-        [
-            length,
-            number(rmse),
-            interval(test["rmse_interval_by_length"][length]),
-            number(other["rmse_by_length"].get(length) if other else None),
-            number(baselines["count_only"]["rmse_by_length"][length]),
-        ]
-        for length, rmse in test["rmse_by_length"].items()
-    ]
-    header = ["digits", "winner", "95 % interval", "network of 2016", "count only"]
-    return (
-        f"## Test RMSE by length\n\n{table(header, rows)}\n\n"
-        f"![Test RMSE by length](plots/{RMSE_BY_LENGTH})"
+        f"{test['images']:,} test images), where the {network(report)} has "
+        f"{plain(_baseline(report, report['baseline_name']))}{by_length} and guessing the mean "
+        f"{plain(_baseline(report, 'mean_guess'))}.**"
     )
 
 
@@ -173,14 +159,11 @@ def _configuration(report: Report) -> str:
     return (
         f"## The winning configuration\n\nTrial {report['best_trial']}, "
         f"{report['best_parameters']:,} parameters, validation RMSE "
-        f"{number(report['best_validation_rmse'])}.\n\n```yaml\n{text}```"
+        f"{plain(amount(report, report['best_validation_rmse']))}.\n\n```yaml\n{text}```"
     )
 
 
 def _finalists(report: Report) -> str:
-    finalists = report["finalists"]
-    if finalists is None:
-        return "## Finalists\n\nMissing: the run has no finalists.json."
     rows = [
         [
             f"trial {item['number']}",
@@ -189,13 +172,13 @@ def _finalists(report: Report) -> str:
             deviation([rmse for rmse in item["validation_rmse_by_seed"] if rmse is not None]),
             str(len(item["validation_rmse_by_seed"])),
         ]
-        for item in finalists
+        for item in report["finalists"]
     ]
     header = ["", "in the search", "repeated, mean", "SD over seeds", "new seeds"]
     return (
-        "## Finalists\n\nValidation RMSE. The best of many trials owes some of its figure to luck; "
-        "the winner is the finalist with the lowest mean over new seeds, or the only one.\n\n"
-        + table(header, rows)
+        f"## Finalists\n\n{plain(heading(report, 'Validation RMSE'))}. The best of many trials "
+        "owes some of its figure to luck; the winner is the finalist with the lowest mean over new "
+        "seeds, or the only one.\n\n" + table(header, rows)
     )
 
 
@@ -209,11 +192,12 @@ def _repeated(finalist: Mapping[str, Any]) -> str:
 def _search(report: Report) -> str:
     trials, search = report["trials"], report["space"]["search"]
     total = sum(trials[word] for word in ENDED)
+    at_most = "" if is_sums(report) else "at most "
     return "\n\n".join(
         [
             "## Search",
             *_earlier(report["run"].get("earlier_reports", [])),
-            f"{total} trials of at most {search['max_epochs']} epochs of "
+            f"{total} trials of at most {search['max_epochs']} epochs of {at_most}"
             f"{search['epoch_sequences']:,} sequences: {trials['completed']} completed, "
             f"{trials['stopped']} stopped early{_cut(trials)}, {trials['failed']} failed. Early "
             "stopping saved "
@@ -275,7 +259,7 @@ def _compute(report: Report) -> str:
         "stopped": "trials stopped early",
         "failed": "failed trials",
         "finalists": "finalists, repeated",
-        "retrain": "retraining of winner and network of 2016",
+        "retrain": f"retraining of winner and {network(report)}",
     }
     rows = [[text, time(cores[key]), time(gpus[key])] for key, text in words.items()]
     return (
@@ -303,9 +287,16 @@ def _reproduce(report: Report) -> str:
         f"- seed: {run['seed']}",
         f"- arithmetic: {_arithmetic(report)}",
         f"- versions: {versions}",
+        *_data_digests(report),
         *(f"- node: {_node(node)}" for node in run["hardware"]["nodes"]),
     ]
     return f"## How to reproduce\n\n{block(run['command'])}\n\n" + "\n".join(lines)
+
+
+def _data_digests(report: Report) -> list[str]:
+    """What identifies a data set of the user's own; the packages' versions identify MNIST."""
+    digests = {} if is_sums(report) else report["run"]["data_sha256"]
+    return [f"- data: {name}, SHA-256 {digest}" for name, digest in digests.items()]
 
 
 def _arithmetic(report: Report) -> str:

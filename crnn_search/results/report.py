@@ -7,18 +7,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from crnn_search.data.sequences import TRAINING_IMAGES, Digits, SequenceTable, testing_table
+from crnn_search.data.digits import TRAINING_IMAGES
+from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.task import Task
 from crnn_search.errors import RunError
-from crnn_search.hyperparameters import MNIST_CRNN_2016, MNIST_SHAPE, TrialConfig
+from crnn_search.hyperparameters import TrialConfig
 from crnn_search.results import scores
 from crnn_search.results.html import to_html
 from crnn_search.results.importance import importances
-from crnn_search.results.markdown import LEARNING_CURVES, RMSE_BY_LENGTH, Report, render
+from crnn_search.results.markdown import render
+from crnn_search.results.words import (
+    LEARNING_CURVES,
+    LENGTH_ONLY,
+    PREDICTED,
+    RMSE_BY_LENGTH,
+    Report,
+    heading,
+    length_only,
+    lengths_vary,
+    network,
+)
 from crnn_search.storage import ledger, stages
 from crnn_search.storage.files import read_json, write_json, write_text
 from crnn_search.storage.journal import SEARCH, History, read_history
@@ -39,12 +54,12 @@ PUBLISHED = (
 """What github.com/jamesmf/mnistCRNN states for sums of 1 to 8 digits, on sequences of its own."""
 
 
-def write_report(run: RunFolder, digits: Digits) -> Report:
-    """Score the retrained networks on the test images and write every file of the report.
+def write_report(run: RunFolder, task: Task) -> Report:
+    """Score the retrained networks on the test sequences and write every file of the report.
 
     Can be repeated alone, and then gives the same `report.json`, whose content it returns.
 
-    digits: MNIST's 60,000 training images followed by its test images.
+    task: with its test images.
 
     Raises:
         InputError: a result file is missing or was altered, or the run has not been retrained.
@@ -54,40 +69,51 @@ def write_report(run: RunFolder, digits: Digits) -> Report:
     """
     stages.check(run, stages.FINALISTS, stages.RETRAIN)
     history = read_history(run.journal, run.ledger)
-    report = assemble(run, history, digits)
+    table = task.testing_table()
+    report, exported = assemble(run, history, task, table)
     write_json(run.report_json, report)
-    _plot(run, history.ended().trials, report)
+    plots = _plot(run, history.ended().trials, report, table.targets, exported)
     markdown = render(report)
     write_text(run.report_markdown, markdown)
     write_text(run.report_html, to_html(markdown, run))
-    plots = (run.plots / LEARNING_CURVES, run.plots / RMSE_BY_LENGTH)
     files = (run.report_json, run.report_markdown, run.report_html, *plots)
     stages.record(run, stages.REPORT, files)
     return report
 
 
-def assemble(run: RunFolder, history: History, digits: Digits) -> Report:
-    """All that the report states, ready for JSON. Raises as `write_report` does."""
-    search = history.ended()
+def assemble(
+    run: RunFolder, history: History, task: Task, table: SequenceTable
+) -> tuple[Report, Tensor]:
+    """All that the report states, ready for JSON, and the predictions of the exported model.
+
+    table: the test sequences, `S` of them; the predictions are `(S,)`. Raises as `write_report`.
+    """
+    search, info = history.ended(), task.info
     manifest, best, retrained = map(read_json, (run.manifest, run.best, run.retrained))
     space = manifest["space"]
     config = TrialConfig.from_dict(best["config"])
-    winner = _load(run, retrained["winner"], config)
-    if not winner:
-        raise RunError(f"{run.retrained} must list at least one retrained winner, got none")
-    baseline = _load(run, retrained["mnist_crnn_2016"], MNIST_CRNN_2016)
+    winner, _ = _load(run, retrained["winner"], config)
+    baseline, baseline_config = _load(run, retrained["baseline"])
+    ours, theirs = _predict(winner, task, table), _predict(baseline, task, table)
     finalists = read_json(run.finalists)["finalists"]
     importance, note = importances(search.trials)
-    return {
+    limit = config.training.max_sequence_length
+    report = {
         "run": {k: v for k, v in manifest.items() if k not in {"space", "arithmetic"}},
         "space": space,
+        "task": info.to_dict(),
+        "data": None if info.sums else _data(task, table, space["task"], limit),
         "arithmetic": manifest["arithmetic"],
         "arithmetics": _arithmetics(search.trials, finalists, retrained),
-        **_test_results(winner, baseline, digits, space["task"]["max_digits"]),
+        "test": _test(ours, task, table),
+        "baselines": _baselines(retrained["baseline_name"], theirs, task, table),
+        "baseline_name": retrained["baseline_name"],
+        "baseline_config": baseline_config.to_dict(),
+        "improvement": scores.paired_difference(theirs, ours, table).to_dict(),
         "best_trial": best["number"],
         "best_validation_rmse": best[METRIC],
         "best_config": config.to_dict(),
-        "best_parameters": parameter_count(config.model, MNIST_SHAPE),
+        "best_parameters": parameter_count(config.model, info.shape),
         "finalists": finalists,
         "trials": ledger.outcomes(search),
         "compute": {
@@ -99,27 +125,31 @@ def assemble(run: RunFolder, history: History, digits: Digits) -> Report:
         "retrained": {key: retrained[key] for key in ("epochs", "epoch_sequences")},
         "seconds": {name: history.seconds[name] for name in TIMED if name in history.seconds},
     }
+    return report, ours[0]
 
 
 def _load(
-    run: RunFolder, entries: Sequence[Mapping[str, Any]], expected: TrialConfig
-) -> list[CRNN]:
-    """The networks of one configuration, in the order of their entries."""
+    run: RunFolder, entries: Sequence[Mapping[str, Any]], expected: TrialConfig | None = None
+) -> tuple[list[CRNN], TrialConfig]:
+    """The networks of one configuration, in the order of their entries, and the configuration."""
     models = []
     for entry in entries:
         model, config, _ = checkpoint.load_model(run.root / entry["file"])
+        expected = expected or config
         if config != expected:
             raise RunError(
                 f"{entry['file']} must have the configuration {expected.to_dict()}, got "
                 f"{config.to_dict()}; retrain it"
             )
         models.append(model)
-    return models
+    if not models or expected is None:
+        raise RunError(f"{run.retrained} must list at least one network of each kind, got none")
+    return models, expected
 
 
 def _networks(retrained: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The entries of the retrained networks, each once: the winner may be the network of 2016."""
-    entries = (*retrained["winner"], *retrained["mnist_crnn_2016"])
+    """The entries of the retrained networks, each once: the winner may be the baseline."""
+    entries = (*retrained["winner"], *retrained["baseline"])
     return list({entry["file"]: entry for entry in entries}.values())
 
 
@@ -139,36 +169,60 @@ def _arithmetics(
     return by_arithmetic
 
 
-def _test_results(
-    winner: Sequence[CRNN], baseline: Sequence[CRNN], digits: Digits, max_digits: int
-) -> Report:
-    """Scores of the winner, the network of 2016 (may be missing) and the two blind baselines."""
-    labels = digits.labels.cpu()
-    table = testing_table(labels, max_digits)
-    ours, theirs = _predict(winner, digits, table), _predict(baseline, digits, table)
-    score = scores.score(ours, table)
-    blind = scores.baselines(labels[:TRAINING_IMAGES], table, max_digits)
+def _data(task: Task, table: SequenceTable, spec: Mapping[str, Any], limit: int) -> Report:
+    """What is in a data set of the user's own. limit: the winner's `max_sequence_length`."""
+    known = task.known_table()
     return {
-        "test": {
-            **score.to_dict(),
-            "exported_rmse": score.rmse_by_seed[0],
-            "images": len(labels) - TRAINING_IMAGES,
+        "facts": [[name, value] for name, value in task.facts if name != "warning"],
+        "warnings": [value for name, value in task.facts if name == "warning"],
+        "targets": {
+            "training and validation": _distribution(known.targets),
+            "test": _distribution(table.targets),
         },
-        "baselines": {
-            "mean_guess": blind.mean_guess.to_dict(),
-            "count_only": blind.count_only.to_dict(),
-            "mnist_crnn_2016": scores.score(theirs, table).to_dict() if theirs else None,
-            "published": list(PUBLISHED),
-        },
-        "improvement": (
-            scores.paired_difference(theirs, ours, table).to_dict() if theirs else None
-        ),
+        "longer": spec.get("longer", "drop"),
+        "longer_sequences": int((known.lengths > limit).sum()),
     }
 
 
-def _predict(models: Sequence[CRNN], digits: Digits, table: SequenceTable) -> list[Tensor]:
-    device = digits.images.device
-    return [predict(model.to(device), digits, table) for model in models]
+def _distribution(targets: Tensor) -> Report:
+    values = targets.double().numpy()
+    low, first, median, third, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
+    return {
+        "sequences": len(values), "mean": float(values.mean()), "std": float(values.std()),
+        "min": low, "q25": first, "median": median, "q75": third, "max": high,
+    }  # fmt: skip
+
+
+def _test(predictions: Sequence[Tensor], task: Task, table: SequenceTable) -> Report:
+    """The winner's score, and what it was scored on."""
+    score = scores.score(predictions, table, sums=task.info.sums)
+    steps = torch.arange(table.indices.shape[1])
+    used = table.indices[steps < table.lengths[:, None]].unique()
+    return {
+        **score.to_dict(),
+        "exported_rmse": score.rmse_by_seed[0],
+        "images": len(task.images) - TRAINING_IMAGES if task.info.sums else len(used),
+        "groups": None if table.groups is None else len(table.groups.unique()),
+    }
+
+
+def _baselines(
+    name: str, predictions: Sequence[Tensor], task: Task, table: SequenceTable
+) -> Report:
+    """The scores of the baselines by name, that of the network `name` among them."""
+    known, sums = task.known_table(), task.info.sums
+    if sums:
+        blind = scores.digit_baselines(known.targets, table, task.info.longest)
+    else:
+        blind = scores.baselines(known, table)
+    found: Report = {key: score.to_dict() for key, score in blind.items()}
+    found[name] = scores.score(predictions, table, sums=sums).to_dict()
+    return found | ({"published": list(PUBLISHED)} if sums else {})
+
+
+def _predict(models: Sequence[CRNN], task: Task, table: SequenceTable) -> list[Tensor]:
+    device = task.images.device
+    return [predict(model.to(device), task.images, table) for model in models]
 
 
 def _compute(
@@ -187,21 +241,36 @@ def _compute(
     }
 
 
-def _plot(run: RunFolder, trials: Sequence[TrialRecord], report: Report) -> None:
+def _plot(
+    run: RunFolder,
+    trials: Sequence[TrialRecord],
+    report: Report,
+    targets: Tensor,
+    predictions: Tensor,
+) -> list[Path]:
+    """Draw what the report shows; returns the files. targets, predictions: of the test, `(S,)`."""
     from crnn_search.results import plots  # Matplotlib is slow to import
 
-    baselines = report["baselines"]
+    baselines, sums = report["baselines"], report["task"]["sums"]
+    files = [run.plots / LEARNING_CURVES, run.plots / PREDICTED]
     plots.learning_curves(
-        run.plots / LEARNING_CURVES,
+        files[0],
         trials,
         winner=report["best_trial"],
         epochs=report["space"]["search"]["max_epochs"],
-        ceiling=2 * baselines["mean_guess"]["rmse"],
+        ceiling=2 * (baselines["mean_guess"]["rmse"] or report["task"]["scale"]),
+        rmse=heading(report, "validation RMSE"),
     )
-    series = {
-        "retrained winner": report["test"],
-        "network of 2016": baselines["mnist_crnn_2016"],
-        "count only": baselines["count_only"],
-    }
-    known = {name: score for name, score in series.items() if score is not None}
-    plots.rmse_by_length(run.plots / RMSE_BY_LENGTH, known)
+    target = heading(report, report["task"]["target"])
+    plots.predicted(files[1], targets.double().numpy(), predictions.double().numpy(), target)
+    if lengths_vary(report):
+        series = {
+            "retrained winner": report["test"],
+            network(report): baselines[report["baseline_name"]],
+        }
+        if key := length_only(report):
+            series[LENGTH_ONLY[key]] = baselines[key]
+        files.append(run.plots / RMSE_BY_LENGTH)
+        steps = "digits" if sums else "images"
+        plots.rmse_by_length(files[2], series, steps, heading(report, "test RMSE"))
+    return files

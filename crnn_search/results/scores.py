@@ -1,14 +1,19 @@
-"""Scores of predictions and of baselines, with intervals that resample images.
+"""Scores of predictions and of baselines, with intervals that resample images or groups.
 
-Test sequences share their images: 60,000 sequences are drawn from 10,000 images, and about 30
-misread ones make up most of a good network's squared error. Resampling sequences would count those
-30 as hundreds of independent mistakes and give intervals far too narrow. Here the images are
-resampled, by the infinitesimal jackknife (Efron, *Estimation and accuracy after model
+Test sequences of digits share their images: 60,000 sequences are drawn from 10,000 images, and
+about 30 misread ones make up most of a good network's squared error. Resampling sequences would
+count those 30 as hundreds of independent mistakes and give intervals far too narrow. Here the
+images are resampled, by the infinitesimal jackknife (Efron, *Estimation and accuracy after model
 selection*, JASA 2014; as the linear part of Rubin's Bayesian bootstrap, Annals of Statistics 1981):
 a weight on every image multiplies the weights of the sequences it is in, and the variance is the
 sum, over images, of the squared derivatives of the score by those weights.
 
-Shapes: `K` seeds, `S` sequences, `T` time steps, `I` images. RMSE and MAE are of sums of digits.
+Sequences of a table with groups are alike within a group. There each group has a weight, that of
+its sequences. Groups may be few: the variance is multiplied by `G / (G - 1)` and has `G - 1`
+degrees of freedom, as that of a mean.
+
+Shapes: `K` seeds, `S` sequences, `T` time steps, `I` images, `G` groups, `U` images or groups.
+RMSE and MAE are in the target's unit.
 """
 
 from __future__ import annotations
@@ -33,14 +38,22 @@ T_QUANTILES = {
 }  # fmt: skip
 """Student's t by degrees of freedom: half the width, in standard errors, of a 95 % interval."""
 
+MAX_LENGTHS = 10
+"""How many lengths the sequences of a table with groups may have to be scored one by one."""
+
+BINS = 6
+"""Bins of about equally many sequences that more lengths are put into."""
+
 
 @dataclass(frozen=True)
 class Score:
     """Predictions of `seeds` networks, or of one baseline, on a table of `sequences`.
 
-    `rmse`, `rmse_by_length`, `mae` and `exact_sum_rate` are means over seeds; `rmse_std` is the
-    sample standard deviation, None with one seed. Lengths are strings, as in JSON. The 95 %
-    intervals, `[low, high]`, are for other images and other seeds; None where the RMSE is 0.
+    `rmse`, `rmse_by_length`, `mae`, `r2` and `exact_sum_rate` are means over seeds; `rmse_std` is
+    the sample standard deviation, None with one seed. `r2` is None where all targets are equal,
+    `exact_sum_rate` unless they are sums. Lengths are strings, as in JSON: one length (`4`) or a
+    bin (`3–5`). The 95 % intervals, `[low, high]`, are for other images (or groups) and other
+    seeds; None where the RMSE is 0 and where there is one group.
     """
 
     rmse: float
@@ -49,22 +62,30 @@ class Score:
     rmse_by_seed: list[float]
     rmse_by_length: dict[str, float]
     rmse_interval_by_length: dict[str, list[float] | None]
+    sequences_by_length: dict[str, int]
     mae: float
-    exact_sum_rate: float
+    r2: float | None
+    exact_sum_rate: float | None
     sequences: int
     seeds: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The score by name, ready for JSON."""
-        return asdict(self)
+        """The score by name, ready for JSON; the exact rate is left out unless targets are sums."""
+        values = asdict(self)
+        if self.exact_sum_rate is None:
+            del values["exact_sum_rate"]
+        return values
 
 
 @dataclass(frozen=True)
 class Difference:
-    """RMSE of `a` less RMSE of `b`, its 95 % interval `[low, high]`, and RMSE of `a` over `b`."""
+    """RMSE of `a` less RMSE of `b`, its 95 % interval `[low, high]`, and RMSE of `a` over `b`.
+
+    The interval is None where there is one group, the ratio where the RMSE of `b` is 0.
+    """
 
     difference: float
-    interval: list[float]
+    interval: list[float] | None
     ratio: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,20 +93,10 @@ class Difference:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Baselines:
-    """Scores of predictions that use no image.
+def score(predictions: Sequence[Tensor], table: SequenceTable, *, sums: bool = False) -> Score:
+    """The score of predictions, one float `(S,)` for each seed, in the table's order.
 
-    mean_guess: the mean sum that the training labels predict, for every sequence.
-    count_only: the mean training digit times the sequence's length.
-    """
-
-    mean_guess: Score
-    count_only: Score
-
-
-def score(predictions: Sequence[Tensor], table: SequenceTable) -> Score:
-    """The score of predicted sums, one float `(S,)` for each seed, in the table's order.
+    sums: the targets are sums of digits, which a prediction may hit exactly.
 
     Raises:
         RunError: a prediction is not a finite number.
@@ -93,6 +104,7 @@ def score(predictions: Sequence[Tensor], table: SequenceTable) -> Score:
     errors = _errors(predictions, table)
     by_seed = _rmse_by_seed(errors)
     by_length = _rows_by_length(table)
+    exact = [metrics.exact_sum_rate(p, table.targets) for p in predictions] if sums else []
     return Score(
         rmse=by_seed.mean().item(),
         rmse_std=by_seed.std().item() if len(by_seed) > 1 else None,
@@ -103,11 +115,13 @@ def score(predictions: Sequence[Tensor], table: SequenceTable) -> Score:
             for length, rows in by_length.items()
         },
         rmse_interval_by_length={
-            length: _interval(errors[:, rows], _take(table, rows))
+            length: _interval(errors[:, rows], table.take(rows))
             for length, rows in by_length.items()
         },
+        sequences_by_length={length: len(rows) for length, rows in by_length.items()},
         mae=float(np.abs(errors.numpy()).mean()),
-        exact_sum_rate=fmean([metrics.exact_sum_rate(p, table.sums) for p in predictions]),
+        r2=_r2(errors, table),
+        exact_sum_rate=fmean(exact) if exact else None,
         sequences=len(table),
         seeds=len(errors),
     )
@@ -116,7 +130,7 @@ def score(predictions: Sequence[Tensor], table: SequenceTable) -> Score:
 def paired_difference(a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceTable) -> Difference:
     """RMSE of `a` less that of `b`, each a mean over seeds, on the same sequences.
 
-    a, b: predicted sums, one float `(S,)` for each seed; they may have different numbers of seeds.
+    a, b: predictions, one float `(S,)` for each seed; they may have different numbers of seeds.
     An image that both misread cancels out, which makes the interval narrower than either score's.
 
     Raises:
@@ -124,34 +138,56 @@ def paired_difference(a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceT
     """
     first, second = _errors(a, table), _errors(b, table)
     rmse_a, rmse_b = (_rmse_by_seed(errors).mean().item() for errors in (first, second))
-    by_image = _influence(first, table) - _influence(second, table)
-    half = _half_width(by_image, first, second)
+    by_unit = _influence(first, table) - _influence(second, table)
+    half = _half_width(by_unit, _freedom(table), first, second)
     difference = rmse_a - rmse_b
-    return Difference(
-        difference, [difference - half, difference + half], rmse_a / rmse_b if rmse_b else None
-    )
+    interval = None if half is None else [difference - half, difference + half]
+    return Difference(difference, interval, rmse_a / rmse_b if rmse_b else None)
 
 
-def baselines(training_labels: Tensor, table: SequenceTable, max_digits: int) -> Baselines:
-    """The two baselines on `table`.
+def digit_baselines(
+    training_labels: Tensor, table: SequenceTable, max_digits: int
+) -> dict[str, Score]:
+    """Scores of predicted sums that use no image, by name.
+
+    `mean_guess`: the mean sum that the training labels predict, for every sequence. `count_only`:
+    the mean training digit times the sequence's length.
 
     training_labels: the digits of the training images, `(I,)`; those of the table are not used.
     max_digits: length of the task's longest sequence; lengths are uniform from 1 to it.
     """
     mean_digit = training_labels.double().mean().item()
     mean_guess = torch.full((len(table),), mean_digit * (1 + max_digits) / 2)
-    return Baselines(score([mean_guess], table), score([mean_digit * table.lengths], table))
+    return {
+        "mean_guess": score([mean_guess], table, sums=True),
+        "count_only": score([mean_digit * table.lengths], table, sums=True),
+    }
+
+
+def baselines(known: SequenceTable, table: SequenceTable) -> dict[str, Score]:
+    """Scores on `table` of predictions that use no image, by name.
+
+    `mean_guess`: the mean target of the `known` sequences. `length_only`: their targets' least
+    squares fit on their lengths; it is left out where all known lengths are equal.
+    """
+    targets, lengths = known.targets.double().numpy(), known.lengths.double().numpy()
+    mean, longer = targets.mean(), lengths - lengths.mean()
+    found = {"mean_guess": torch.full((len(table),), mean, dtype=torch.float64)}
+    if longer.any():
+        slope = (longer * (targets - mean)).sum() / np.square(longer).sum()
+        found["length_only"] = mean + slope * (table.lengths.double() - lengths.mean())
+    return {name: score([predictions], table) for name, predictions in found.items()}
 
 
 def _errors(predictions: Sequence[Tensor], table: SequenceTable) -> Tensor:
-    """Predicted less true sums, float64 `(K, S)`."""
+    """Predictions less targets, float64 `(K, S)`."""
     stacked = torch.stack([p.double() for p in predictions])
     bad = int((~stacked.isfinite()).sum())
     if bad:
         raise RunError(
             f"predictions must be finite numbers, got {bad} that are not: the training diverged"
         )
-    return stacked - table.sums.double()
+    return stacked - table.targets.double()
 
 
 def _rmse_by_seed(errors: Tensor) -> Tensor:
@@ -162,32 +198,50 @@ def _rmse_by_seed(errors: Tensor) -> Tensor:
     return torch.from_numpy(np.square(errors.numpy()).mean(1)).sqrt()
 
 
+def _r2(errors: Tensor, table: SequenceTable) -> float | None:
+    """Mean over seeds of 1 - squared error / squared deviation of the targets from their mean."""
+    targets = table.targets.double().numpy()
+    if np.ptp(targets) == 0:
+        return None
+    return float(1 - np.square(errors.numpy()).mean() / targets.var())
+
+
 def _interval(errors: Tensor, table: SequenceTable) -> list[float] | None:
     """95 % interval of the mean RMSE of errors `(K, S)`, symmetric on a log scale."""
     rmse = _rmse_by_seed(errors).mean().item()
-    if rmse == 0:
+    half = _half_width(_influence(errors, table), _freedom(table), errors)
+    if rmse == 0 or half is None:
         return None
-    factor = math.exp(_half_width(_influence(errors, table), errors) / rmse)
+    factor = math.exp(half / rmse)
     return [rmse / factor, rmse * factor]
 
 
-def _half_width(by_image: Tensor, *groups: Tensor) -> float:
-    """Half the width of a 95 % interval.
+def _freedom(table: SequenceTable) -> float:
+    """Degrees of freedom of the variance of images, which are many, or of groups."""
+    return math.inf if table.groups is None else len(table.groups.unique()) - 1
 
-    by_image: derivatives by image weights, `(I,)`. groups: errors `(K, S)`, each of its own seeds.
 
-    Adds the variances of images and of seeds. That seeds misread different images is in both, which
-    makes the interval too wide rather than too narrow. The variance of a few seeds is known badly:
-    the quantile is Student's, its degrees of freedom are Satterthwaite's (Biometrics Bulletin
-    1946). Images are many, so the more they decide the nearer it is to 1.96.
+def _half_width(by_unit: Tensor, freedom: float, *seeds: Tensor) -> float | None:
+    """Half the width of a 95 % interval; None without degrees of freedom.
+
+    by_unit: derivatives by the weights of images or groups, `(U,)`. freedom: of their variance.
+    seeds: errors `(K, S)`, each of its own seeds.
+
+    Adds the variances of images or groups and of seeds. That seeds misread different images is in
+    both, which makes the interval too wide rather than too narrow. The variance of a few seeds or
+    groups is known badly: the quantile is Student's, its degrees of freedom are Satterthwaite's
+    (Biometrics Bulletin 1946).
     """
-    of_seeds = [_seed_variance(errors) for errors in groups]
-    variance = float(np.square(by_image.numpy()).sum()) + sum(of_seeds)
+    if not freedom:
+        return None
+    of_units = float(np.square(by_unit.numpy()).sum()) * (1 + 1 / freedom)
+    of_seeds = [_seed_variance(errors) for errors in seeds]
+    variance = of_units + sum(of_seeds)
     if variance == 0:
         return 0.0
-    inverse_freedom = sum(
+    inverse_freedom = (of_units / variance) ** 2 / freedom + sum(
         (of_group / variance) ** 2 / (len(errors) - 1)
-        for of_group, errors in zip(of_seeds, groups, strict=True)
+        for of_group, errors in zip(of_seeds, seeds, strict=True)
         if of_group
     )
     return _t_quantile(inverse_freedom) * math.sqrt(variance)
@@ -206,15 +260,19 @@ def _seed_variance(errors: Tensor) -> float:
 
 
 def _influence(errors: Tensor, table: SequenceTable) -> Tensor:
-    """Derivative of the mean RMSE of errors `(K, S)` by the weight of each image, `(I,)`.
+    """Derivative of the mean RMSE of errors `(K, S)` by the weight of each image or group, `(U,)`.
 
     `U_i = Σ_s c_si (e²_s − MSE of s's length) / S` is the derivative of a seed's MSE, where image
     `i` occurs `c_si` times in sequence `s`; divided by `2 RMSE` it is that of its RMSE. Centring
-    within each length keeps the mix of lengths fixed, since it does not depend on images.
+    within each length keeps the mix of lengths fixed, since it does not depend on images. It does
+    depend on groups: `U_g = Σ_{s in g} (e²_s − MSE) / S`.
     """
     squared = errors.square()
     twice_rmse = (2 * _rmse_by_seed(errors)).clamp(min=torch.finfo(torch.float64).tiny)
     values = (squared / twice_rmse[:, None]).mean(0)
+    if table.groups is not None:
+        _, group = table.groups.unique(return_inverse=True)
+        return torch.bincount(group, weights=(values - values.numpy().mean()) / len(table))
     totals = torch.bincount(table.lengths, weights=values)
     means = totals / torch.bincount(table.lengths).clamp(min=1)
     centred = (values - means[table.lengths]) / len(table)
@@ -224,10 +282,17 @@ def _influence(errors: Tensor, table: SequenceTable) -> Tensor:
 
 
 def _rows_by_length(table: SequenceTable) -> dict[str, Tensor]:
-    """The rows of each length that occurs, int64."""
-    lengths = table.lengths.unique().tolist()
-    return {str(length): (table.lengths == length).nonzero().flatten() for length in lengths}
+    """The rows of each length that occurs, or of each bin of lengths, int64."""
+    highs = table.lengths.unique()
+    if table.groups is not None and len(highs) > MAX_LENGTHS:
+        ascending = table.lengths.sort().values
+        ends = torch.arange(1, BINS + 1) * len(ascending) // BINS - 1
+        highs = ascending[ends].unique()
+    bin_of = torch.searchsorted(highs, table.lengths)
+    rows = [(bin_of == place).nonzero().flatten() for place in range(len(highs))]
+    return {_label(table.lengths[found]): found for found in rows}
 
 
-def _take(table: SequenceTable, rows: Tensor) -> SequenceTable:
-    return SequenceTable(table.indices[rows], table.lengths[rows], table.sums[rows])
+def _label(lengths: Tensor) -> str:
+    low, high = int(lengths.min()), int(lengths.max())
+    return f"{low}" if low == high else f"{low}–{high}"

@@ -16,7 +16,7 @@ from crnn_search.storage.ledger import ranked
 from crnn_search.storage.run_folder import JOURNAL, LEDGER, STAGES, RunFolder
 from crnn_search.storage.runs import THREADS, list_runs
 from crnn_search.storage.trial import METRIC, TrialRecord, TrialState
-from crnn_search.text import duration, first_line
+from crnn_search.text import duration, figure, first_line
 
 TRAINING = (SEARCH, "finalists", "retrain")
 """The stages that train."""
@@ -229,13 +229,13 @@ def _trial_lines(status: dict[str, Any]) -> list[tuple[str, str]]:
     """The running trials and the best one."""
     lines = []
     for trial in status["running_trials"]:
-        rmse = "" if trial[METRIC] is None else f", validation RMSE {trial[METRIC]:.3f}"
+        rmse = "" if trial[METRIC] is None else f", validation RMSE {figure(trial[METRIC])}"
         text = f"{trial['name']}, epoch {trial['epoch']} of {trial['epochs']}{rmse}"
         lines.append(("running" if status["held"] else "started", text))
     if best := status["best"]:
         complete = best["state"] == TrialState.COMPLETE
         after = "" if complete else f" after {best['epochs']} epochs only"
-        text = f"trial {best['number']}, validation RMSE {best[METRIC]:.3f}{after}"
+        text = f"trial {best['number']}, validation RMSE {figure(best[METRIC])}{after}"
         lines.append(("best", text))
     return lines
 

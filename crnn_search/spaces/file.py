@@ -11,26 +11,31 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from crnn_search.errors import SpaceError
-from crnn_search.hyperparameters import PARAMETERS, unknown_name
+from crnn_search.errors import InputError, SpaceError
+from crnn_search.hyperparameters import PARAMETERS, ImageShape, unknown_name
 from crnn_search.spaces.document import Document
 from crnn_search.spaces.domain_parser import parse_domain
 from crnn_search.spaces.domains import Domain, Fixed, canonical, to_json
-from crnn_search.spaces.space import (
-    DRAWS,
-    LAYERS,
+from crnn_search.spaces.sections import (
     SECTIONS,
+    MnistSumsSpec,
     ResourcesSpec,
     RetrainSpec,
-    SearchSpace,
     SearchSpec,
     Section,
     TaskSpec,
+)
+from crnn_search.spaces.space import (
+    DRAWS,
+    LAYERS,
+    Images,
+    SearchSpace,
     infeasible,
     problems,
     unknown_parameter,
     why_infeasible,
 )
+from crnn_search.storage.location import is_uri, local_path
 from crnn_search.storage.regular_file import unreadable
 from crnn_search.text import shown
 
@@ -50,11 +55,16 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
         line = raw.count(b"\n", 0, error.start) + 1
         byte = f"0x{raw[error.start]:02x}"
         raise SpaceError([f"{path}:{line}: must be UTF-8 text, got the byte {byte}"]) from None
-    return parse_space(text, overrides, str(path))
+    return parse_space(text, overrides, str(path), path.parent)
 
 
-def parse_space(text: str, overrides: Sequence[str] = (), name: str = "space.yaml") -> SearchSpace:
-    """Parse a search space; messages call the file `name`.
+def parse_space(
+    text: str,
+    overrides: Sequence[str] = (),
+    name: str = "space.yaml",
+    folder: Path = Path(),
+) -> SearchSpace:
+    """Parse a search space; messages call the file `name`. Data are relative to `folder`.
 
     Raises:
         SpaceError: the text or an override is wrong; every problem, one line each.
@@ -65,9 +75,10 @@ def parse_space(text: str, overrides: Sequence[str] = (), name: str = "space.yam
     for key in document.values:
         if key not in _KEYS:
             document.add((key,), unknown_name(key, _KEYS))
-    task = _section(document, "task", TaskSpec)
+    task = _read_task(document, folder)
+    images = Images.of(task)
     search = _section(document, "search", SearchSpec)
-    space = _read_space(document, task)
+    space = _read_space(document, images)
     result = SearchSpace(
         task=task,
         search=search,
@@ -75,8 +86,9 @@ def parse_space(text: str, overrides: Sequence[str] = (), name: str = "space.yam
             document, "retrain", RetrainSpec, {"epoch_sequences": search.epoch_sequences}
         ),
         resources=_section(document, "resources", ResourcesSpec),
-        first=_read_first(document, space),
+        first=_read_first(document, space, images.shape),
         space=_known(space),
+        images=images,
     )
     document.raise_problems()
     return result
@@ -85,6 +97,22 @@ def parse_space(text: str, overrides: Sequence[str] = (), name: str = "space.yam
 _KEYS = (*SECTIONS, "first", "space")
 
 _S = TypeVar("_S", bound=Section)
+
+
+def _read_task(document: Document, folder: Path) -> TaskSpec:
+    """The task. `max_digits` alone is the short form of `mnist_sums`."""
+    raw = document.values.get("task")
+    if isinstance(raw, dict) and "max_digits" in raw and not raw.keys() & TaskSpec.model_fields:
+        return TaskSpec(mnist_sums=_section(document, "task", MnistSumsSpec))
+    task = _section(document, "task", TaskSpec)
+    if task.data is None:
+        return TaskSpec(mnist_sums=task.mnist_sums or MnistSumsSpec())
+    try:
+        place = task.data if is_uri(task.data) else str((folder / local_path(task.data)).absolute())
+    except InputError as error:
+        document.add(("task", "data"), str(error))
+        return task
+    return task.model_copy(update={"data": place, "longer": task.longer or "drop"})
 
 
 def _section(
@@ -113,7 +141,7 @@ def _section(
     return spec()
 
 
-def _read_space(document: Document, task: TaskSpec) -> dict[str, Domain | None]:
+def _read_space(document: Document, images: Images) -> dict[str, Domain | None]:
     """The domain of each hyperparameter; None, which has all values, if it has a problem."""
     raw = document.values.get("space")
     space: dict[str, Domain | None] = {}
@@ -128,10 +156,10 @@ def _read_space(document: Document, task: TaskSpec) -> dict[str, Domain | None]:
         else:
             document.add(("space", name), unknown_parameter(name))
     if not document.has_problem(("task",)):
-        _check_lengths(document, space.get("max_sequence_length"), task.max_digits)
+        _check_lengths(document, space.get("max_sequence_length"), images.longest)
     if document.has_problem(("space",)):
         return dict.fromkeys(PARAMETERS) | space
-    reasons = infeasible(_known(space))
+    reasons = infeasible(_known(space), images.shape)
     if len(reasons) == DRAWS:
         document.add(("space",), f"no sampled network can be built: {reasons[0]}")
     return space
@@ -141,17 +169,17 @@ def _known(space: Mapping[str, Domain | None]) -> dict[str, Domain]:
     return {name: domain for name, domain in space.items() if domain}
 
 
-def _check_lengths(document: Document, domain: Domain | None, max_digits: int) -> None:
+def _check_lengths(document: Document, domain: Domain | None, longest: int) -> None:
     """Refuse training sequences longer than the validation sequences."""
     highest = int(PARAMETERS["max_sequence_length"].high)
-    too_long = [n for n in range(max_digits + 1, highest + 1) if domain and domain.contains(n)]
+    too_long = [n for n in range(longest + 1, highest + 1) if domain and domain.contains(n)]
     if too_long:
-        rule = f"must be at most task.max_digits, which is {max_digits}"
+        rule = f"must be at most {longest}, the images of the longest sequence"
         document.add(("space", "max_sequence_length"), f"{rule}, got {too_long[-1]}")
 
 
 def _read_first(
-    document: Document, space: Mapping[str, Domain | None]
+    document: Document, space: Mapping[str, Domain | None], shape: ImageShape
 ) -> tuple[dict[str, Any], ...]:
     """The configurations to try first; their problems are recorded."""
     entries = document.values.get("first")
@@ -169,15 +197,22 @@ def _read_first(
         found = list(problems(entry, space))
         for name, message in found:
             document.add(("first", i, name), message)
-        if not found and checks_networks and (reason := _why_impossible(entry, known, reasons)):
+        if (
+            not found
+            and checks_networks
+            and (reason := why_impossible(entry, known, shape, reasons))
+        ):
             document.add(("first", i), f"its network cannot be built: {reason}")
     if document.has_problem(("first",)):
         return ()
     return tuple({k: to_json(canonical(PARAMETERS[k], v)) for k, v in e.items()} for e in entries)
 
 
-def _why_impossible(
-    entry: Mapping[str, Any], space: Mapping[str, Domain], reasons: dict[Any, str | None]
+def why_impossible(
+    entry: Mapping[str, Any],
+    space: Mapping[str, Domain],
+    shape: ImageShape,
+    reasons: dict[Any, str | None],
 ) -> str | None:
     """Why the network of an entry of `first` cannot be built, whatever else is sampled.
 
@@ -188,5 +223,6 @@ def _why_impossible(
         return None  # as in the space itself
     key = tuple((n, len(v) if n == "conv_channels" else v) for n, v in entered.items())
     if key not in reasons:
-        reasons[key] = why_infeasible({**space, **{n: Fixed(v) for n, v in entered.items()}})
+        fixed = {n: Fixed(v) for n, v in entered.items()}
+        reasons[key] = why_infeasible({**space, **fixed}, shape)
     return reasons[key]

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
 
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import (
+    LARGEST_SHAPE,
     MNIST_SHAPE,
     PARAMETERS,
+    ImageShape,
     ModelSpec,
     TrialConfig,
     unknown_name,
@@ -37,116 +31,42 @@ from crnn_search.spaces.domains import (
     canonical,
     to_json,
 )
+from crnn_search.spaces.sections import (
+    LONGEST,
+    SECTIONS,
+    ResourcesSpec,
+    RetrainSpec,
+    SearchSpec,
+    TaskSpec,
+)
 from crnn_search.text import shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
-SECTIONS = ("task", "search", "retrain", "resources")
-"""The sections of a file beside `first` and `space`."""
+@dataclass(frozen=True)
+class Images:
+    """What a space has to fit. data: identifies the task's sequences. longest: in images."""
 
-MAX_TRIALS = 1_000_000
+    shape: ImageShape
+    longest: int
+    data: str
 
-
-def _whole(low: int, high: int) -> Any:
-    """The rule of a whole number within bounds."""
-    return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
-
-
-_Epochs = Annotated[int, _whole(1, 100_000)]
-_Sequences = Annotated[int, _whole(1, 10_000_000)]
-_Repeats = Annotated[int, _whole(1, 1000)]
-
-MIN_SHARE, MAX_UNITS = 0.0001, 10_000
-"""The least of a core or a GPU that Ray can allocate, and the most that a trial may ask for."""
-
-_GPUS = (
-    f"auto, 0, a number from {MIN_SHARE} to 1 or a whole number from 1 to {MAX_UNITS}, since Ray "
-    "divides one GPU only"
-)
-
-
-class Section(BaseModel):
-    """A section of the file. Each field's description is its rule in words."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class TaskSpec(Section):
-    """What is learned. Each section raises pydantic's `ValidationError` for a bad value."""
-
-    max_digits: Annotated[int, _whole(1, 64)] = 8
-
-
-class SearchSpec(Section):
-    """How many trials there are, and how long and on how many sequences they train."""
-
-    trials: Annotated[int, _whole(1, MAX_TRIALS)] = 64
-    max_epochs: _Epochs = 27
-    grace_epochs: _Epochs = 1
-    reduction_factor: Annotated[int, _whole(2, 1000)] = 3
-    epoch_sequences: _Sequences = 60_000
-    max_concurrent_trials: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRIALS)] = Field(
-        default="auto", description=f"auto or a whole number from 1 to {MAX_TRIALS}"
-    )
-    seed: Annotated[int, _whole(0, 2**31)] = 0
-
-    @field_validator("grace_epochs")
     @classmethod
-    def _at_most_max_epochs(cls, value: int, info: ValidationInfo) -> int:
-        longest = info.data.get("max_epochs", value)
-        if value > longest:
-            raise ValueError(f"must be at most max_epochs, which is {longest}, got {value}")
-        return value
-
-
-class RetrainSpec(Section):
-    """How finalists are repeated and the winner is retrained."""
-
-    epochs: _Epochs = 40
-    seeds: _Repeats = 3
-    finalists: _Repeats = 3
-    epoch_sequences: _Sequences = 60_000
-
-
-class ResourcesSpec(Section):
-    """What one trial gets of a node, and how it computes. Fractions of a GPU are allowed.
-
-    precision: `auto` is bfloat16 where every node computes in it natively, else float32.
-    cpu_kernels: `auto` is on where every node can compile them.
-    """
-
-    cpus_per_trial: float = Field(
-        default=1.0,
-        ge=MIN_SHARE,
-        le=MAX_UNITS,
-        description=f"a number from {MIN_SHARE} to {MAX_UNITS}",
-    )
-    gpus_per_trial: Literal["auto"] | float = Field(default="auto", description=_GPUS)
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="one of auto, float32, bfloat16"
-    )
-    cpu_kernels: Literal["auto", "off"] = Field(default="auto", description="one of auto, off")
-
-    @field_validator("gpus_per_trial")
-    @classmethod
-    def _can_be_allocated(cls, value: float | str) -> float | str:
-        if isinstance(value, str) or value == 0 or MIN_SHARE <= value <= 1:
-            return value
-        if value.is_integer() and 1 <= value <= MAX_UNITS:
-            return value
-        raise ValueError(f"must be {_GPUS}, got {value:g}")
-
-    @field_validator("cpu_kernels", mode="before")
-    @classmethod
-    def _off(cls, value: Any) -> Any:
-        return "off" if value is False else value  # YAML reads `off` as false
+    def of(cls, task: TaskSpec) -> Images:
+        """Those of MNIST's sums; of a data set that is not read yet, the largest possible."""
+        if task.data is None:
+            return cls(MNIST_SHAPE, task.max_digits, f"mnist_sums/{task.max_digits}")
+        return cls(LARGEST_SHAPE, LONGEST, "")
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A whole search space file. `load_space` and `parse_space` return valid ones only."""
+    """A whole search space file. `load_space` and `parse_space` return valid ones only.
+
+    images: of a data set, once `fitting.fit` was called.
+    """
 
     task: TaskSpec
     search: SearchSpec
@@ -154,6 +74,17 @@ class SearchSpace:
     resources: ResourcesSpec
     first: tuple[dict[str, Any], ...]
     space: Mapping[str, Domain]
+    images: Images
+
+    @property
+    def shape(self) -> ImageShape:
+        """The shape of every image."""
+        return self.images.shape
+
+    def for_data(self, name: str) -> SearchSpace:
+        """The space for a data set of the user's own in place of MNIST's sums."""
+        task = TaskSpec(data=name, longer="drop")
+        return replace(self, task=task, images=Images.of(task))
 
     def suggest(self, trial: Suggester) -> dict[str, Any]:
         """The flat configuration of an Optuna `Trial` or `FixedTrial`: the space's names only."""
@@ -194,31 +125,14 @@ class SearchSpace:
 
     def infeasible_share(self) -> float:
         """The share of sampled networks, 0 to 1, whose convolutions leave no pixels."""
-        return len(infeasible(self.space)) / DRAWS
+        return len(infeasible(self.space, self.shape)) / DRAWS
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """The values of the sections `SECTIONS`, by name of the section."""
-        return {name: getattr(self, name).model_dump() for name in SECTIONS}
+        return {name: getattr(self, name).model_dump(exclude_none=True) for name in SECTIONS}
 
     def _named(self, config: Mapping[str, Any]) -> list[str]:
         return [name for name in self.space if name in config]
-
-
-def check_sections(values: Mapping[str, Any]) -> None:
-    """Check the values that `SearchSpace.sections` gave.
-
-    Raises:
-        KeyError: a section is missing.
-        ValueError: a value is not valid.
-    """
-    specs: tuple[type[Section], ...] = (TaskSpec, SearchSpec, RetrainSpec, ResourcesSpec)
-    for name, spec in zip(SECTIONS, specs, strict=True):
-        try:
-            spec.model_validate(values[name])
-        except ValidationError as error:
-            found = error.errors()[0]
-            where = ".".join(map(str, (name, *found["loc"])))
-            raise ValueError(f"{where}: {found['msg']}") from None
 
 
 def sample(space: SearchSpace, seed: int, count: int) -> list[dict[str, Any]]:
@@ -248,14 +162,14 @@ LAYERS = ("conv_channels", "kernel_size", "pooling", "padding")
 """The hyperparameters that decide whether a network can be built; of the first, its length."""
 
 
-def why_infeasible(space: Mapping[str, Domain]) -> str | None:
-    """Why no network can be built of any of `DRAWS` samples; None if one can."""
+def why_infeasible(space: Mapping[str, Domain], shape: ImageShape) -> str | None:
+    """Why no network can be built of any of `DRAWS` samples; None if one can. shape: of images."""
     layers = {name: space[name] for name in LAYERS if name in space}
     trial, reason = RandomSuggester(0), None
     for _ in range(DRAWS):
         try:
             values = {name: domain.suggest(trial, name) for name, domain in layers.items()}
-            ModelSpec(**values).check(MNIST_SHAPE)
+            ModelSpec(**values).check(shape)
         except ConfigError as error:
             reason = reason or str(error)
         else:
@@ -263,13 +177,16 @@ def why_infeasible(space: Mapping[str, Domain]) -> str | None:
     return reason
 
 
-def infeasible(space: Mapping[str, Domain]) -> list[str]:
-    """Of `DRAWS` sampled configurations, the reason of each whose network cannot be built."""
+def infeasible(space: Mapping[str, Domain], shape: ImageShape) -> list[str]:
+    """Of `DRAWS` sampled configurations, the reason of each whose network cannot be built.
+
+    shape: of images.
+    """
     trial, reasons = RandomSuggester(0), []
     for _ in range(DRAWS):
         try:
             values = {name: domain.suggest(trial, name) for name, domain in space.items()}
-            TrialConfig.from_dict(values).model.check(MNIST_SHAPE)
+            TrialConfig.from_dict(values).model.check(shape)
         except ConfigError as error:
             reasons.append(str(error))
     return reasons
@@ -295,6 +212,8 @@ def unknown_parameter(name: str) -> str:
     """The message for a name that is not a hyperparameter."""
     if name == "precision":
         return "moved to resources.precision: all trials of a run compute in the same precision"
+    if name == "augmentation":
+        return "is named affine now, for what it does"
     return unknown_name(name, PARAMETERS)
 
 

@@ -97,6 +97,36 @@ class ObjectStore:
 
         return self._request("read", name, read)
 
+    def read_part(self, name: str, start: int, length: int) -> bytes:
+        """`length` bytes of an object from `start` on, or as many as there are.
+
+        Raises:
+            StorageError: the store cannot be read, or has no such object.
+        """
+        path = self._prefix + name
+        part = self._request(
+            "read", name, lambda: obstore.get_range(self._store, path, start=start, length=length)
+        )
+        return bytes(part)
+
+    def look_up(self, name: str) -> Found | None:
+        """An object as a listing has it; None if there is no such object.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+
+        def look_up() -> Found | None:
+            try:
+                meta = obstore.head(self._store, self._prefix + name)
+                return Found(_version(meta), meta["size"])
+            except (FileNotFoundError, NotFoundError) as error:
+                if _is_no_bucket(error):
+                    raise
+                return None
+
+        return self._request("read", name, look_up)
+
     def write(self, name: str, content: bytes) -> None:
         """Write an object, whole or not at all.
 

@@ -202,6 +202,11 @@ class RunFolder:
         return self.root / "model"
 
     @property
+    def data(self) -> Path:
+        """The data set, if it is at no place where it can be found again."""
+        return self.root / "data"
+
+    @property
     def stop(self) -> Path:
         """A file whose presence asks the process that runs the search to stop."""
         return self.root / STOP

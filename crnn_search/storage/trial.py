@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from crnn_search.hyperparameters import MNIST_SHAPE, PARAMETERS, Arithmetic, TrialConfig
+from crnn_search.hyperparameters import PARAMETERS, Arithmetic, TrialConfig
 from crnn_search.storage.checks import check_bounds, check_types, field_types
 
 METRIC = "validation_rmse"
@@ -35,7 +35,7 @@ _COUNT, _UNITS, _SECONDS = (1, 2**53), (0, 1e6), (0, 1e12)
 
 _BOUNDS = {
     "number": (0, 2**53), "seed": (0, 2**53), "epochs": _COUNT, "grace_epochs": _COUNT,
-    "epoch_sequences": _COUNT, "max_digits": _COUNT, "gpus": _UNITS, "cpus": _UNITS,
+    "epoch_sequences": _COUNT, "gpus": _UNITS, "cpus": _UNITS,
     "seconds": _SECONDS, "core_seconds": _SECONDS, "gpu_seconds": _SECONDS,
 }  # fmt: skip
 """Bounds of the values of a trial, its record and its events."""
@@ -64,9 +64,9 @@ class Trial:
     name: its name in logs, journal and checkpoints, unique in a run. number: its place in a stage.
     seed: of weights, sequences and dropout.
     epochs: the full budget. grace_epochs: divergence is not checked before this epoch.
-    epoch_sequences: training sequences of an epoch. max_digits: length of the longest sequence.
+    epoch_sequences: training sequences of an epoch. data: identifies the task's sequences.
     arithmetic: the same for all trials of a run.
-    all_images: train on all 60,000 training images, without validation.
+    all_images: train on validation data, too, and without validation.
     gpus: share of a GPU, if it is another than the stage's, since that was too little.
     """
 
@@ -77,7 +77,7 @@ class Trial:
     epochs: int
     grace_epochs: int
     epoch_sequences: int
-    max_digits: int
+    data: str
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     all_images: bool = False
     gpus: float | None = None
@@ -91,13 +91,11 @@ class Trial:
         """The trial that `to_dict` gave.
 
         Raises:
-            ConfigError: a hyperparameter is unknown or out of range, or convolutions leave no
-                pixels.
+            ConfigError: a hyperparameter is unknown or out of range.
             KeyError, TypeError, ValueError: a field is missing, unknown, of another type or not
                 valid.
         """
         config = TrialConfig.from_dict(values["config"])
-        config.model.check(MNIST_SHAPE)
         arithmetic = Arithmetic(**values["arithmetic"])
         check_types(values, field_types(cls))
         check_arithmetic(values["arithmetic"])

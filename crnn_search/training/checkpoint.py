@@ -17,8 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from crnn_search.data.task import TaskInfo
 from crnn_search.errors import ModelFileError
-from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, ImageShape, TrialConfig
+from crnn_search.hyperparameters import Arithmetic, ImageShape, TrialConfig
 from crnn_search.storage.checks import ALTERED, check_types
 from crnn_search.storage.files import atomic_write, writing
 from crnn_search.storage.regular_file import unreadable
@@ -27,8 +28,8 @@ from crnn_search.training import engine
 from crnn_search.training.engine import TrainState
 from crnn_search.training.model import CRNN
 
-CHECKPOINT_FORMAT = "crnn-search checkpoint 3"
-MODEL_FORMAT = "crnn-search model 3"
+CHECKPOINT_FORMAT = "crnn-search checkpoint 4"
+MODEL_FORMAT = "crnn-search model 4"
 
 
 _STATE_TYPES = {
@@ -91,13 +92,14 @@ def load_state(
         ModelFileError: the file is missing, truncated or of another format.
     """
     header, tensors, intact = _load(path, CHECKPOINT_FORMAT)
-    config, shape = _network(path, header)
     try:
+        shape = ImageShape.from_json(header["image_shape"])
         check_types({name: header[name] for name in _STATE_TYPES}, _STATE_TYPES)
         if not 0 <= header["epoch"] <= header["epochs"]:
             raise ValueError(f"epoch must be 0 to {header['epochs']}, got {header['epoch']}")
     except ALTERED as error:
         raise _invalid(path, error) from error
+    config = _config(path, header, shape)
     weights = _under("model.", tensors)
     with torch.device("meta"):
         network = CRNN(config.model, shape)
@@ -124,12 +126,12 @@ def load_state(
 def save_model(path: Path, model: CRNN, config: TrialConfig, info: dict[str, Any]) -> None:
     """Write a trained network with its configuration.
 
-    info: anything that JSON holds; `load_model` returns it.
+    info: what JSON holds; `task` in it is what `TaskInfo.to_dict` gives, of the network's shape.
 
     Raises:
         StorageError: it cannot be written.
     """
-    header = {"config": config.to_dict(), "image_shape": model.shape, "info": info}
+    header = {"config": config.to_dict(), "info": info}
     with writing(path):
         _save(path, MODEL_FORMAT, header, model.state_dict())
 
@@ -137,16 +139,18 @@ def save_model(path: Path, model: CRNN, config: TrialConfig, info: dict[str, Any
 def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
     """A float32 network in evaluation mode on the CPU, its configuration and its info.
 
+    `task` in the info is a valid `TaskInfo`.
+
     Raises:
         ModelFileError: the file is missing, truncated or of another format.
     """
     header, tensors, intact = _load(path, MODEL_FORMAT)
-    config, shape = _network(path, header)
     try:
         check_types({"info": header["info"]}, {"info": "dict[str, Any]"})
-        check_types(header["info"], {"max_digits": "int"})
+        shape = TaskInfo.from_dict(header["info"]["task"]).shape
     except ALTERED as error:
         raise _invalid(path, error) from error
+    config = _config(path, header, shape)
     with torch.device("meta"):
         network = CRNN(config.model, shape)
     _check_weights(path, network, tensors)
@@ -167,7 +171,7 @@ def _save(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tens
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
-    """Header and tensors of a file of this kind, and whether its checksum, if any, is right."""
+    """Header and tensors of a file of this kind, and whether its checksum is right."""
     if not path.exists():
         raise ModelFileError(f"{path} does not exist")
     if reason := unreadable(path):
@@ -188,8 +192,7 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor], boo
         )
     if not isinstance(header, dict):
         raise _invalid(path, TypeError(f"it must be a mapping, got {type(header).__name__}"))
-    expected = metadata.get("sha256")
-    return header, tensors, expected in {None, _digest(metadata["header"], tensors)}
+    return header, tensors, metadata.get("sha256") == _digest(metadata["header"], tensors)
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
@@ -201,16 +204,15 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _network(path: Path, header: dict[str, Any]) -> tuple[TrialConfig, ImageShape]:
-    """The configuration and the shape of the images; files of earlier versions are of MNIST."""
+def _config(path: Path, header: dict[str, Any], shape: ImageShape) -> TrialConfig:
+    """The configuration, whose network can be built for such images."""
     try:
         check_types({"config": header["config"]}, {"config": "dict[str, Any]"})
         config = TrialConfig.from_dict(header["config"])
-        shape = ImageShape.from_json(header.get("image_shape", MNIST_SHAPE))
         config.model.check(shape)
     except ALTERED as error:
         raise _invalid(path, error, "configuration") from error
-    return config, shape
+    return config
 
 
 def _check_intact(path: Path, intact: bool) -> None:

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crnn_search.data.sequences import Batch, Digits, SequenceTable, derive_seed, training_table
+from crnn_search.data.sequences import Batch, SequenceTable, derive_seed
+from crnn_search.data.task import Task
 from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, ImageShape, TrialConfig
 from crnn_search.kernels import native
 from crnn_search.kernels.accelerate import accelerate
@@ -33,18 +34,14 @@ from crnn_search.training.predict import predict
 class TrainingData:
     """What a training reads.
 
-    digits: images and labels, on the training device.
-    pool: indices of the images that training sequences are drawn from, int64 `(P,)`, on the CPU.
-    validation: the fixed table that every epoch is validated on, or None.
+    task: its images on the training device. validation: the table that every epoch is validated
+    on; None: there is none, since its sequences are training data, too.
     epoch_sequences: training sequences of an epoch.
-    max_digits: length of the task's longest sequence.
     """
 
-    digits: Digits
-    pool: Tensor
+    task: Task
     validation: SequenceTable | None
     epoch_sequences: int
-    max_digits: int
 
 
 @dataclass
@@ -121,35 +118,44 @@ def train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
 
 def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
     started = time.perf_counter()
-    labels = data.digits.labels.cpu()
-    longest = min(state.config.training.max_sequence_length, data.max_digits)
-    table = training_table(
-        data.pool, labels, data.epoch_sequences, longest, state.seed, state.epoch
+    info, images = data.task.info, data.task.images
+    table = data.task.training_table(
+        data.epoch_sequences,
+        min(state.config.training.max_sequence_length, info.longest),
+        state.seed,
+        state.epoch,
+        everything=data.validation is None,
     )
-    loss = _train_table(state, data.digits, table)
+    targets = ((table.targets - info.center) / info.scale).float()
+    loss = _train_table(state, images, dataclasses.replace(table, targets=targets))
     trained = time.perf_counter()
     state.epoch += 1
     validation_rmse = exact = None
     if data.validation is not None:
-        predictions = predict(state.model, data.digits, data.validation)
-        validation_rmse = rmse(predictions, data.validation.sums)
-        exact = exact_sum_rate(predictions, data.validation.sums)
+        predictions = predict(state.model, images, data.validation)
+        predictions = predictions.double() * info.scale + info.center
+        validation_rmse = rmse(predictions, data.validation.targets)
+        if info.sums:
+            exact = exact_sum_rate(predictions, data.validation.targets)
     return EpochMetrics(
         epoch=state.epoch,
-        train_loss=loss,
+        train_loss=loss * info.scale**2,
         validation_rmse=validation_rmse,
         exact_sum_rate=exact,
         sequences_per_s=len(table) / (trained - started),
         learning_rate=float(state.optimizer.param_groups[0]["lr"]),
-        peak_memory_mb=memory.peak_mb(data.digits.images.device),
+        peak_memory_mb=memory.peak_mb(images.device),
         seconds=time.perf_counter() - started,
     )
 
 
-def _train_table(state: TrainState, digits: Digits, table: SequenceTable) -> float:
-    """One pass over a table. Returns the mean squared error of its training steps."""
-    spec, device = state.config.training, digits.images.device
-    step = _make_step(state, digits)
+def _train_table(state: TrainState, images: Tensor, table: SequenceTable) -> float:
+    """One pass over a table. Returns the mean squared error of its training steps.
+
+    images: uint8 `(I, C, H, W)`, on the training device.
+    """
+    spec, device = state.config.training, images.device
+    step = _make_step(state, images)
     count = math.ceil(len(table) / spec.batch_size)
     total = torch.zeros((), device=device)
     state.model.train()
@@ -164,22 +170,22 @@ def _train_table(state: TrainState, digits: Digits, table: SequenceTable) -> flo
     return total.item() / len(table)
 
 
-def _make_step(state: TrainState, digits: Digits) -> Step:
+def _make_step(state: TrainState, all_images: Tensor) -> Step:
     """The function that trains on one batch; on CUDA it is captured as graphs."""
     # Not `state` itself, which has the graphs: they would be freed by a garbage collection only.
     spec, model, optimizer = state.config.training, state.model, state.optimizer
 
     def step(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-        pixels = digits.pixels.index_select(0, images)
-        if spec.augmentation:
-            pixels = augment(pixels, spec.augmentation)
+        pixels = all_images.index_select(0, images)
+        if spec.affine:
+            pixels = augment(pixels, spec.affine)
         loss = F.mse_loss(model(pixels, batch_sizes), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizers.step(optimizer, spec.gradient_clip)
         return loss.detach()
 
-    if digits.images.device.type != "cuda":
+    if all_images.device.type != "cuda":
         return step
     if state.graphed is None:
         state.graphed = GraphedStep(step)

@@ -11,7 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Metrics of one epoch. Loss and RMSE are of sums; those of validation are None without it."""
+    """Metrics of one epoch. Loss (squared) and RMSE are in the target's unit.
+
+    Those of validation are None without it; the exact rate, too, unless targets are sums.
+    """
 
     epoch: int
     train_loss: float
@@ -27,9 +30,9 @@ class EpochMetrics:
         return asdict(self)
 
 
-def rmse(predictions: Tensor, sums: Tensor) -> float:
+def rmse(predictions: Tensor, targets: Tensor) -> float:
     """Root of the mean squared error of predictions `(S,)`; NaN propagates."""
-    return math.sqrt((predictions.double() - sums.double()).square().mean().item())
+    return math.sqrt((predictions.double() - targets.double()).square().mean().item())
 
 
 def exact_sum_rate(predictions: Tensor, sums: Tensor) -> float:

@@ -17,7 +17,7 @@ from crnn_search.training.gru import PackedGRU
 
 
 class CRNN(nn.Module):
-    """Predicts the sum of a sequence of digits; trains, evaluates and exports.
+    """Predicts a number of a sequence of images; trains, evaluates and exports.
 
     `forward` is `decode(encode(images))`. Evaluation calls the halves separately, so that it
     encodes each image once, in however many sequences it occurs.
@@ -50,6 +50,12 @@ class CRNN(nn.Module):
         """
         return self.decode(self.encode(images), batch_sizes)
 
+    @torch.no_grad()
+    def scale_output(self, center: float, scale: float) -> None:
+        """Let predictions `y` become `scale * y + center`: from standardised ones to the unit."""
+        self.output.weight.mul_(scale)
+        self.output.bias.mul_(scale).add_(center)
+
     def encode(self, images: Tensor) -> Tensor:
         """Images to the part of the first GRU's gates that depends on them alone.
 
@@ -66,11 +72,22 @@ class CRNN(nn.Module):
         gates: float32 `(N, 3G)`. batch_sizes: sequences that are active at each time step, int64
         `(T,)`, on the CPU.
         """
+        return self._predict(self._states(gates, batch_sizes)[1])
+
+    def decode_running(self, gates: Tensor) -> Tensor:
+        """What `encode` returned of one sequence, `(T, 3G)`, to the sum after each step, `(T,)`."""
+        return self._predict(self._states(gates, torch.ones(len(gates), dtype=torch.int64))[0])
+
+    def _states(self, gates: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """All states of the last GRU, and each sequence's last one."""
         first, *deeper = self.grus
         states, last = first.recur(gates, batch_sizes)  # type: ignore[operator]
         for gru in deeper:
             states, last = gru.recur(gru.project(states), batch_sizes)  # type: ignore[operator]
-        sums: Tensor = self.output(self.dropout(last)).squeeze(1)
+        return states, last
+
+    def _predict(self, states: Tensor) -> Tensor:
+        sums: Tensor = self.output(self.dropout(states)).squeeze(1)
         return sums
 
 

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from crnn_search.data.sequences import Digits, split_images, validation_table
-from crnn_search.hyperparameters import Arithmetic, ImageShape, TrialConfig
+from crnn_search.data.task import Task
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.training import engine, memory
 from crnn_search.training.cuda_graphs import WARM_UP_STEPS
 from crnn_search.training.engine import TrainingData
@@ -16,59 +16,44 @@ PACE_SEQUENCES = 512
 """Sequences of an epoch whose time is measured on a CPU."""
 
 
-def peak_of(
-    config: TrialConfig,
-    digits: Digits,
-    epoch_sequences: int,
-    max_digits: int,
-    arithmetic: Arithmetic,
-) -> float:
-    """Peak memory in MB of a trial of a search, on the device of `digits`.
+def peak_of(config: TrialConfig, task: Task, epoch_sequences: int, arithmetic: Arithmetic) -> float:
+    """Peak memory in MB of a trial of a search, on the device of `task`.
 
     Runs each shape of batch that an epoch has until it is captured, and validates as a search does.
 
-    digits: all training images. epoch_sequences: of an epoch of the search.
+    task: on the device. epoch_sequences: of an epoch of the search.
     """
-    device, labels = digits.images.device, digits.labels.cpu()
-    longest = min(config.training.max_sequence_length, max_digits)
+    device, info = task.images.device, task.info
+    longest = min(config.training.max_sequence_length, info.longest)
     sequences = shortest_epoch(epoch_sequences, config.training.batch_size, longest)
-    validation = validation_table(labels, max_digits)
-    data = TrainingData(digits, split_images(labels)[0], validation, sequences, max_digits)
+    data = TrainingData(task, task.validation_table(), sequences)
     epochs = 1
     if device.type == "cuda":
         epochs += WARM_UP_STEPS
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    shape = ImageShape(*digits.pixels.shape[1:])
     state = engine.start(
-        config, seed=0, epochs=epochs, device=device, shape=shape, arithmetic=arithmetic
+        config, seed=0, epochs=epochs, device=device, shape=info.shape, arithmetic=arithmetic
     )
     for _ in range(epochs):
         engine.train_epoch(state, data)
     return memory.reserved_mb(device)
 
 
-def pace_of(
-    config: TrialConfig,
-    digits: Digits,
-    epoch_sequences: int,
-    max_digits: int,
-    arithmetic: Arithmetic,
-) -> float:
+def pace_of(config: TrialConfig, task: Task, epoch_sequences: int, arithmetic: Arithmetic) -> float:
     """Seconds that a trial takes for a training sequence, without validation.
 
-    digits: all training images, on the device. epoch_sequences: of an epoch.
+    task: on the device. epoch_sequences: of an epoch.
     """
-    device, labels = digits.images.device, digits.labels.cpu()
-    longest = min(config.training.max_sequence_length, max_digits)
+    device, info = task.images.device, task.info
+    longest = min(config.training.max_sequence_length, info.longest)
     sequences, epochs = min(epoch_sequences, PACE_SEQUENCES), 2
     if device.type == "cuda":  # until every shape of batch is captured
         sequences = shortest_epoch(epoch_sequences, config.training.batch_size, longest)
         epochs += WARM_UP_STEPS
-    data = TrainingData(digits, split_images(labels)[0], None, sequences, max_digits)
-    shape = ImageShape(*digits.pixels.shape[1:])
+    data = TrainingData(task, None, sequences)
     state = engine.start(
-        config, seed=0, epochs=epochs, device=device, shape=shape, arithmetic=arithmetic
+        config, seed=0, epochs=epochs, device=device, shape=info.shape, arithmetic=arithmetic
     )
     return 1 / [engine.train_epoch(state, data) for _ in range(epochs)][-1].sequences_per_s
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from crnn_search.cluster.resources import Allocation
-from crnn_search.data.sequences import Digits
+from crnn_search.data.task import Task
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.journal import History, Journal
@@ -22,7 +22,7 @@ OnTrialEnd = Callable[[str, TrialRecord | InfeasibleTrial], None]
 class Context:
     """A run and what its trials run on.
 
-    history: what earlier sessions recorded. digits: MNIST's 60,000 training images.
+    history: what earlier sessions recorded. task: without test images.
     allocation: what each trial gets. arithmetic: that of every trial of the run.
     """
 
@@ -30,7 +30,7 @@ class Context:
     space: SearchSpace
     history: History
     journal: Journal
-    digits: Digits
+    task: Task
     allocation: Allocation
     arithmetic: Arithmetic
     progress: Progress

@@ -30,6 +30,9 @@ class Progress(Protocol):
     def ended(self, name: str, state: str, reason: str | None) -> None:
         """A trial ended: COMPLETE, PRUNED or FAIL."""
 
+    def reading(self, what: str, done: int, total: int) -> None:
+        """Part of a data set was read. what: is done to it. done: of `total` images."""
+
     def note(self, text: str) -> None:
         """A message for the user."""
 

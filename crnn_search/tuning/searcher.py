@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from crnn_search.data.sequences import derive_seed
 from crnn_search.errors import ConfigError, RunError
-from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, TrialConfig
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.trial import (
     METRIC,
@@ -152,7 +152,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             sampled = self._search_space.suggest(optuna_trial)
             try:
                 config = TrialConfig.from_dict(sampled)
-                config.model.check(MNIST_SHAPE)
+                config.model.check(self._search_space.shape)
             except ConfigError as error:
                 reason = "; ".join(error.problems)
             else:
@@ -245,7 +245,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             epochs=space.search.max_epochs,
             grace_epochs=space.search.grace_epochs,
             epoch_sequences=space.search.epoch_sequences,
-            max_digits=space.task.max_digits,
+            data=space.images.data,
             arithmetic=self._arithmetic,
         )
 

@@ -8,7 +8,7 @@ import torch
 from ray import tune
 
 from crnn_search.cluster.arithmetic import trial_device
-from crnn_search.data.sequences import Digits, shared_tensor
+from crnn_search.data.task import Task
 from crnn_search.storage.trial import Trial
 from crnn_search.training import memory
 from crnn_search.tuning.worker import Worker
@@ -22,24 +22,24 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(
-        self, config: dict[str, Any], images: Any = None, labels: Any = None, checkpoints: str = ""
+        self, config: dict[str, Any], task: Task | None = None, checkpoints: str = ""
     ) -> None:
-        """Take the images from the object store, without copying them, and the first trial.
+        """Take the task and the first trial.
 
-        images: uint8 (60000, 28, 28). labels: uint8 (60000,). NumPy arrays, read-only.
+        task: from the object store, whose memory its images share; Tune needs a default.
         checkpoints: the folder of all trials' checkpoints, or its URI.
         """
+        assert task is not None
         granted = self.trial_resources.required_resources
         device = trial_device(granted.get("GPU", 0.0))
         memory.limit_to(granted.get("GPU", 0.0), device)
         if device.type == "cpu":
             torch.set_num_threads(max(1, int(granted["CPU"])))
-        digits = Digits(shared_tensor(images), shared_tensor(labels)).to(device)
-        self._worker = Worker(digits, checkpoints, device)
+        self._worker = Worker(task.to(device), checkpoints, device)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial; the images and tables stay."""
+        """Take the next trial; the task stays."""
         self._worker.take(Trial.from_dict(new_config["trial"]))
         return True
 

@@ -86,13 +86,12 @@ def _fit(context: Context, config: tune.TuneConfig, callback: RunCallback) -> No
 
 def _run_tune(context: Context, config: tune.TuneConfig, callback: RunCallback) -> None:
     """Run Tune with its own files in a folder that is removed: nothing is read from them."""
-    run, digits = context.run, context.digits
+    run = context.run
     with writing(run.checkpoints):
         run.checkpoints.mkdir(exist_ok=True)  # trials do not create it: see `storage.retry`
     trainable = tune.with_parameters(
         TrialTrainable,
-        images=digits.images.numpy(),
-        labels=digits.labels.numpy(),
+        task=context.task,
         checkpoints=run.checkpoint_location,
     )
     resources = functools.partial(_resources, context.allocation)

@@ -71,12 +71,13 @@ def fit(space: SearchSpace, runs: Sequence[str]) -> Fitted:
     for folder in runs:
         run = open_run(folder, (LEDGER, JOURNAL))
         earlier = load_space(run.space)
-        if earlier.task != space.task:
-            raise InputError(
-                f"a warm start needs the same task: {folder} has max_digits "
-                f"{earlier.task.max_digits}, this space {space.task.max_digits}"
-            )
         past = read_history(run.journal, run.ledger).ended()
+        for record in past.trials:
+            if record.trial.data != space.images.data:
+                raise InputError(
+                    f"a warm start needs the same task: the data of {folder} are "
+                    f"{record.trial.data}, those of this space {space.images.data}"
+                )
         unusable += len(past.infeasible)
         for record in past.trials:
             config, missing = _fitting(space, record.trial.config)

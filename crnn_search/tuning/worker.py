@@ -9,13 +9,8 @@ import time
 
 import torch
 
-from crnn_search.data.sequences import (
-    TRAINING_IMAGES,
-    Digits,
-    SequenceTable,
-    split_images,
-    validation_table,
-)
+from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.task import Task
 from crnn_search.errors import StorageError
 from crnn_search.storage.location import join
 from crnn_search.storage.trial import Trial
@@ -37,17 +32,16 @@ class Worker:
     the same way.
     """
 
-    def __init__(self, digits: Digits, checkpoints: str, device: torch.device) -> None:
-        """digits: on `device`. checkpoints: the folder of all trials' checkpoints, or its URI."""
-        self._digits = digits
+    def __init__(self, task: Task, checkpoints: str, device: torch.device) -> None:
+        """task: on `device`. checkpoints: the folder of all trials' checkpoints, or its URI."""
+        self._task = task
         self._checkpoints = checkpoints
         self._device = device
-        self._labels = digits.labels.cpu()
-        self._tables: dict[int, SequenceTable] = {}
+        self._validation = task.validation_table()
         self._shown: set[str] = set()
 
     def take(self, trial: Trial) -> None:
-        """Train this trial from now on; the images and tables stay."""
+        """Train this trial from now on; the task stays."""
         self._trial = trial
         self._state: TrainState | None = None
         self._notes: list[str] = []
@@ -74,11 +68,7 @@ class Worker:
         trial = self._trial
         self._folder = CheckpointFolder(join(self._checkpoints, trial.name), self._note)
         self._data = TrainingData(
-            self._digits,
-            torch.arange(TRAINING_IMAGES) if trial.all_images else split_images(self._labels)[0],
-            None if trial.all_images else self._validation(trial.max_digits),
-            trial.epoch_sequences,
-            trial.max_digits,
+            self._task, None if trial.all_images else self._validation, trial.epoch_sequences
         )
         found = self._folder.load(trial, self._device)
         self._state, self._history = found.state, found.history
@@ -96,6 +86,7 @@ class Worker:
                 seed=trial.seed,
                 epochs=trial.epochs,
                 device=self._device,
+                shape=self._task.info.shape,
                 arithmetic=trial.arithmetic,
             )
             return None
@@ -148,11 +139,6 @@ class Worker:
     def _note(self, text: str) -> None:
         self._notes.append(text)
 
-    def _validation(self, max_digits: int) -> SequenceTable:
-        if max_digits not in self._tables:
-            self._tables[max_digits] = validation_table(self._labels, max_digits)
-        return self._tables[max_digits]
-
 
 def failure_reason(
     metrics: EpochMetrics, validation: SequenceTable | None, grace_epochs: int
@@ -168,7 +154,7 @@ def failure_reason(
         return None
     if not math.isfinite(metrics.validation_rmse):
         return f"diverged: validation RMSE {metrics.validation_rmse} in epoch {metrics.epoch}"
-    limit = DIVERGENCE_FACTOR * validation.sums.std(correction=0).item()
+    limit = DIVERGENCE_FACTOR * validation.targets.std(correction=0).item()
     if metrics.epoch > grace_epochs and metrics.validation_rmse > limit:
         return (
             f"diverged: validation RMSE {metrics.validation_rmse:.1f} in epoch {metrics.epoch}, "

@@ -18,7 +18,8 @@ from benchmarks.work import (
     start_s,
     validation,
 )
-from crnn_search.data.sequences import Digits, draw_table, split_images
+from crnn_search.data.digits import Digits, draw_table
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.training import engine, predict
 from crnn_search.training.engine import TrainingData
@@ -46,10 +47,13 @@ def test_plain_network_gives_the_packages_sums(config: TrialConfig, digits: Digi
     table = small_table(digits, 40)
     images, lengths, sums = next(iter(DataLoader(recipe.Sequences(digits, table), 40)))
     assert torch.equal(images, padded(digits, table, slice(None)))
-    assert torch.equal(sums.float(), table.sums)
+    assert torch.equal(sums.float(), table.targets)
     with torch.no_grad():
         torch.testing.assert_close(
-            plain(images, lengths), predict.predict(model, digits, table), rtol=1e-4, atol=1e-5
+            plain(images, lengths),
+            predict.predict(model, digits.pixels, table),
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 
@@ -61,8 +65,7 @@ def test_plain_training_is_the_engines(digits: Digits, monkeypatch: pytest.Monke
     }  # fmt: skip
     work = Work(config, (3, 4), 2, 160)
     plain = [rmse for rmse, _, _ in recipe.train(work, 3, num_workers=0)]
-    pool, _ = split_images(digits.labels)
-    data = TrainingData(digits, pool, validation(digits.labels, 160), 160, 8)
+    data = TrainingData(MnistSums(digits, 8), validation(digits.labels, 160), 160)
     state = engine.start(work.spec(), seed=3, epochs=2, device=CPU)
     ours = [engine.train_epoch(state, data).validation_rmse for _ in range(2)]
     assert plain == pytest.approx(ours, rel=1e-3)
@@ -80,14 +83,17 @@ def test_keras_model_gives_the_packages_sums(
     table = draw_table(torch.arange(1000), digits.labels, 100, 8, 0)
     whole = (table.lengths == 8).nonzero().flatten()  # Keras reads the padding of shorter ones
     table = dataclasses.replace(
-        table, indices=table.indices[whole], lengths=table.lengths[whole], sums=table.sums[whole]
+        table,
+        indices=table.indices[whole],
+        lengths=table.lengths[whole],
+        targets=table.targets[whole],
     )
     images, sums = keras_demo.arrays(digits, table)
-    assert sums.tolist() == table.sums.tolist()
+    assert sums.tolist() == table.targets.tolist()
     with torch.no_grad():
         predicted = its(images, training=False).squeeze(1)
     torch.testing.assert_close(
-        predicted.cpu(), predict.predict(model, digits, table), rtol=1e-4, atol=1e-5
+        predicted.cpu(), predict.predict(model, digits.pixels, table), rtol=1e-4, atol=1e-5
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, simulate
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from tests.benchmarks.synthetic import run
 from tests.small_run import write_mnist
 

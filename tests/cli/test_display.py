@@ -16,7 +16,14 @@ from crnn_search.storage.trial import Trial, TrialRecord, TrialState
 
 def record(name: str, **known: Any) -> TrialRecord:
     trial = Trial(
-        name, 0, MNIST_CRNN_2016, 0, epochs=2, grace_epochs=1, epoch_sequences=1, max_digits=8
+        name,
+        0,
+        MNIST_CRNN_2016,
+        0,
+        epochs=2,
+        grace_epochs=1,
+        epoch_sequences=1,
+        data="mnist_sums/8",
     )
     return TrialRecord(trial, **known)
 
@@ -65,6 +72,36 @@ def test_on_a_terminal_there_is_one_table() -> None:
     for name in ("a", "b", "c"):
         assert f"{name} " in last
     assert "stopped early" in last
+
+
+def read(progress: LiveProgress | PlainProgress) -> None:
+    for what in ("checking images", "decoding images"):
+        for done in range(0, 1001, 250):
+            progress.reading(what, done, 1000)
+
+
+def test_reading_of_data_is_a_line_without_a_terminal(plain: PlainProgress) -> None:
+    read(plain)
+    assert lines(plain) == ["checking images: 1,000", "decoding images: 1,000"]
+
+
+@pytest.mark.parametrize("ended_by", ["note", "stage", "close"])
+def test_reading_of_data_is_a_bar_on_a_terminal(ended_by: str) -> None:
+    output = io.StringIO()
+    progress = LiveProgress(Console(file=output, width=120, force_terminal=True))
+    for _ in range(2):  # its bars are those of one reading
+        read(progress)
+        assert progress._bar is not None
+        if ended_by == "note":
+            progress.note("data: clips")
+        elif ended_by == "stage":
+            progress.stage("search", trials=3, epochs=2)
+        else:
+            progress.close()
+        assert progress._bar is None
+    progress.close()
+    assert "decoding images" in output.getvalue()
+    assert "1000/1000" in output.getvalue()
 
 
 def test_failed_trial_shows_its_reason(plain: PlainProgress) -> None:

@@ -1,25 +1,23 @@
-"""report, export and predict: what is not ready or not a model is refused."""
+"""report and export: what is not ready is refused."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from crnn_search.hyperparameters import ImageShape, ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.data.task import Task
 from crnn_search.pipeline.manifest import Manifest
+from crnn_search.pipeline.source import digests, open_source
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage import stages
+from crnn_search.storage.cache import CACHE_VARIABLE
 from crnn_search.storage.files import write_json
 from crnn_search.storage.run_folder import RunFolder
-from crnn_search.training import checkpoint
-from crnn_search.training.model import CRNN
 from tests.cli.conftest import SPACE, CommandLine
-
-SMALL = TrialConfig(ModelSpec(conv_channels=(2,), gru_sizes=(4,)), TrainingSpec())
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def run(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "my run")
     run.root.mkdir()
     run.space.write_text(SPACE)
-    Manifest.create(run, parse_space(SPACE)).write(run)
+    Manifest.create(run, parse_space(SPACE), {}).write(run)
     return run
 
 
@@ -40,6 +38,67 @@ def retrained(run: RunFolder) -> None:
         write_json(path, {})
     stages.record(run, stages.FINALISTS, [run.best])
     stages.record(run, stages.RETRAIN, [run.retrained, model])
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run on a user's own data, which are in no cache, that was retrained."""
+    data = tmp_path / "clips.npz"
+    images = np.random.default_rng(0).integers(256, size=(10, 2, 8, 8), dtype=np.uint8)
+    split = np.array(["train"] * 6 + ["validation"] * 2 + ["test"] * 2)
+    np.savez(data, images=images, targets=np.arange(10.0), split=split)
+    text = f"task: {{data: {data}, unit: mm}}\n{SPACE}"
+    run = RunFolder(tmp_path / "own")
+    run.root.mkdir()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    sha256 = digests(open_source(parse_space(text).task))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "another cache"))
+    run.space.write_text(text)
+    Manifest.create(run, parse_space(text), sha256).write(run)
+    retrained(run)
+    return run
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """The tasks that reports and exports are made of."""
+    tasks: list[Task] = []
+
+    def write_report(run: RunFolder, task: Task) -> str:
+        tasks.append(task)
+        return "nothing"
+
+    def export_winner(run: RunFolder, formats: Sequence[str], task: Task) -> dict[str, float]:
+        tasks.append(task)
+        return {}
+
+    monkeypatch.setattr("crnn_search.results.report.write_report", write_report)
+    monkeypatch.setattr("crnn_search.results.markdown.summary", lambda report: report)
+    monkeypatch.setattr("crnn_search.models.export.export_winner", export_winner)
+    return tasks
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_report_and_export_read_the_data_of_the_run(
+    crnn_search: CommandLine, own: RunFolder, used: list[Task], command: str
+) -> None:
+    assert crnn_search(command, str(own.root)).code == 0
+    (task,) = used
+    assert (task.info.name, task.info.unit, task.info.longest) == ("clips", "mm", 2)
+    assert task.testing_table().targets.tolist() == [8.0, 9.0]
+    assert task.images[task.testing_table().indices.long()].shape == (2, 2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_report_and_export_refuse_other_data(
+    crnn_search: CommandLine, own: RunFolder, used: list[Task], command: str
+) -> None:
+    data = own.root.parent / "clips.npz"
+    np.savez(data, images=np.zeros((10, 2, 8, 8), np.uint8), targets=np.arange(10.0))
+    done = crnn_search(command, str(own.root))
+    assert done.code == 2
+    assert f"the data in {data} are not those that the run was launched with" in done.err
+    assert not used
 
 
 @pytest.mark.parametrize("command", ["report", "export"])
@@ -89,44 +148,3 @@ def test_unknown_format_is_refused(crnn_search: CommandLine, run: RunFolder) -> 
     assert done.code == 2
     assert "--format must be one of safetensors, onnx" in done.err
     assert "got 'pickle'" in done.err
-
-
-def test_predict_refuses_other_files(crnn_search: CommandLine, tmp_path: Path) -> None:
-    image = tmp_path / "image.png"
-    Image.new("L", (28, 28)).save(image)
-    for name, content in (("a.onnx", b"no model"), ("b.safetensors", b"x"), ("c.txt", b"hello")):
-        path = tmp_path / name
-        path.write_bytes(content)
-        done = crnn_search("predict", str(path), str(image))
-        assert done.code == 2
-        assert name in done.err
-
-
-def test_predict_refuses_a_model_of_other_images(crnn_search: CommandLine, tmp_path: Path) -> None:
-    model, image = tmp_path / "model.safetensors", tmp_path / "image.png"
-    network = CRNN(SMALL.model, ImageShape(3, 32, 40))
-    checkpoint.save_model(model, network, SMALL, {"max_digits": 8})
-    Image.new("L", (28, 28)).save(image)
-    done = crnn_search("predict", str(model), str(image))
-    assert (done.code, done.out) == (2, "")
-    assert "images must have the shape (B, T, 3, 32, 40), got (1, 1, 1, 28, 28)" in done.err
-
-
-def test_predict_reads_images(crnn_search: CommandLine, tmp_path: Path) -> None:
-    model = tmp_path / "model.safetensors"
-    network = CRNN(SMALL.model)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-    checkpoint.save_model(model, network, SMALL, {"max_digits": 8})
-    image, broken = tmp_path / "image.png", tmp_path / "broken.png"
-    Image.new("L", (28, 28)).save(image)
-    broken.write_bytes(b"no picture")
-    done = crnn_search("predict", str(model), str(image), str(image))
-    assert (done.code, done.out) == (0, f"{image}: 0.00\n" * 2)
-    nothing = f"warning: {image}: there is nothing to read in it, it counts as black\n"
-    assert done.err == nothing * 2
-    for path in (broken, tmp_path / "missing.png"):
-        done = crnn_search("predict", str(model), str(image), str(path))
-        assert done.code == 2
-        assert path.name in done.err

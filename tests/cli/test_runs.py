@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,11 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+import yaml
 
+from crnn_search.cli.data import read_for
 from crnn_search.cluster.jobs import Submitted
+from crnn_search.spaces.file import load_space
 from crnn_search.storage.run_folder import RunFolder
-from tests.cli.conftest import SPACE, CommandLine
+from tests.cli.conftest import SPACE, CommandLine, Done
+from tests.data.folders import clips
 
 ADDRESS = "http://127.0.0.1:8265"
 BUCKET = "s3://bucket/my runs/demo?region=eu-central-1"
@@ -25,14 +31,16 @@ BUCKET = "s3://bucket/my runs/demo?region=eu-central-1"
 class Head:
     """A cluster with one job, which records what is submitted."""
 
-    submitted: ClassVar[list[tuple[list[str], str, str | None]]] = []
+    submitted: ClassVar[list[tuple[list[str], str, str | None, dict[str, Path]]]] = []
     known = Submitted("demo-1", "RUNNING", "/shared/runs/demo", 0)
 
     def __init__(self, address: str) -> None:
         assert address == ADDRESS
 
-    def submit(self, arguments: list[str], run: str, space: str | None = None) -> str:
-        self.submitted.append((arguments, run, space))
+    def submit(
+        self, arguments: list[str], run: str, space: str | None, files: dict[str, Path]
+    ) -> str:
+        self.submitted.append((arguments, run, space, files))
         return "demo-2"
 
     def jobs(self) -> list[Submitted]:
@@ -251,7 +259,110 @@ def test_submit_sends_the_space_and_the_command(
     ]  # fmt: skip
     assert launched[1] == "/shared/runs/demo"
     assert "trials: 3" in str(launched[2])
-    assert resumed == (["resume", "s3://b/demo", "--address", "auto"], "s3://b/demo", None)
+    assert launched[3] == {}
+    assert resumed == (["resume", "s3://b/demo", "--address", "auto"], "s3://b/demo", None, {})
+
+
+@pytest.fixture
+def clips_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A space of own data."""
+    monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path / "cache"))
+    clips(tmp_path / "clips")
+    path = tmp_path / "space.yaml"
+    path.write_text("task: {data: clips, image: {size: [9, 9]}}\nspace: {conv_channels: [4]}")
+    return path
+
+
+def submit(crnn_search: CommandLine, space: Path, *options: str) -> Done:
+    words = ("submit", str(space), "--storage", "/shared", "--name", "demo", "--address", ADDRESS)
+    return crnn_search(*words, *options)
+
+
+def test_submit_ships_a_small_data_set(
+    crnn_search: CommandLine, head: type[Head], clips_space: Path
+) -> None:
+    done = submit(crnn_search, clips_space, "--trials", "3")
+    assert (done.code, done.err) == (0, "")
+    ((_, _, text, files),) = head.submitted
+    names = ["metadata.csv", *(f"{number}.png" for number in range(12))]
+    folder = clips_space.parent / "clips"
+    assert files == {f"data/clips/{name}": folder / name for name in names}
+    task = yaml.safe_load(str(text))["task"]
+    assert (task["data"], task["image"]) == ("data/clips", {"size": [9, 9]})
+    sent = clips_space.parent / "job"
+    for name, path in files.items():  # the space is a valid one where the job finds it
+        (sent / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, sent / name)
+    (sent / "space.yaml").write_text(str(text))
+    searched = read_for(load_space(sent / "space.yaml"))
+    assert searched.task.name == "clips"
+    assert searched.shape == (1, 9, 9)
+
+
+def test_submit_ships_an_npz_file(
+    crnn_search: CommandLine, head: type[Head], clips_space: Path
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 2, 8, 8), dtype=np.uint8)
+    np.savez(clips_space.parent / "a.npz", images=images, targets=np.arange(9))
+    assert submit(crnn_search, clips_space, "--set", "task.data=a.npz").code == 0
+    ((_, _, text, files),) = head.submitted
+    assert files == {"data/a.npz": clips_space.parent / "a.npz"}
+    assert yaml.safe_load(str(text))["task"]["data"] == "data/a.npz"
+
+
+def test_data_set_that_is_too_large_to_ship_is_refused(
+    crnn_search: CommandLine, head: type[Head], clips_space: Path
+) -> None:
+    folder = clips_space.parent / "clips"
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    with (folder / "0.png").open("r+b") as file:
+        file.truncate((folder / "0.png").stat().st_size + 100_000_000 - size)
+    done = submit(crnn_search, clips_space)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"error: submit ships data sets below 100 MB with the job, got 100 MB in {folder}; name "
+        "the place where the head finds them with --data-dir, give task.data as a URI such as "
+        "s3://BUCKET/FOLDER, or launch on the head\n"
+    )
+    assert not head.submitted
+    assert submit(crnn_search, clips_space, "--data-dir", "/shared/clips").code == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ("s3://bucket/clips?region=eu-central-1", []),
+        ("none.npz", ["--data-dir", "/shared/clips"]),
+    ],
+)
+def test_data_that_the_head_sees_are_not_read_here(
+    crnn_search: CommandLine, head: type[Head], clips_space: Path, data: str, options: list[str]
+) -> None:
+    done = submit(crnn_search, clips_space, "--set", f"task.data={data}", *options)
+    assert done.code == 0, done.err
+    ((arguments, _, text, files),) = head.submitted
+    assert files == {}
+    assert yaml.safe_load(str(text))["task"]["data"].endswith(data)
+    assert arguments[-2:] == (options or ["--address", "auto"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("task.data=none", "data must be a folder with metadata.csv, or an .npz file, got /"),
+        ("task.data=none.npz", "none.npz cannot be read: No such file or directory"),
+        ("task.target=cuont", "has no target column 'cuont'; did you mean count?"),
+        ("space.max_sequence_length=9", "the space does not fit the data in"),
+        ("space={conv_channels: [4, 4], pooling: 4}", "no sampled network can be built"),
+    ],
+)
+def test_data_that_are_not_valid_are_not_submitted(
+    crnn_search: CommandLine, head: type[Head], clips_space: Path, change: str, message: str
+) -> None:
+    done = submit(crnn_search, clips_space, "--set", change)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert not head.submitted
 
 
 @pytest.mark.parametrize(
@@ -285,6 +396,5 @@ def test_wrong_submissions_are_refused(
 def test_resume_cannot_change_the_run(crnn_search: CommandLine, head: type[Head]) -> None:
     words = ("--resume", "/shared/demo", "--address", ADDRESS, "--set", "search.seed=1")
     done = crnn_search("submit", *words)
-    assert done.code == 2
+    assert (done.code, head.submitted) == (2, [])
     assert "--resume can be combined with --address and --data-dir only" in done.err
-    assert not head.submitted

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from crnn_search.errors import RunError
+from crnn_search.hyperparameters import ImageShape, ModelSpec, TrialConfig
 from crnn_search.pipeline.manifest import Manifest
 from crnn_search.spaces.file import load_space
 from crnn_search.storage.run_folder import RunFolder
+from crnn_search.training.footprint import parameter_count, peak_memory_mb
 from tests.cli.conftest import SPACE, CommandLine
+from tests.data.folders import HEADER, clips, write_metadata
 
 
 def test_check_shows_sampled_configurations(crnn_search: CommandLine, space: Path) -> None:
@@ -34,6 +37,59 @@ def test_check_shows_infeasible_networks(crnn_search: CommandLine, tmp_path: Pat
     assert done.code == 0
     assert "infeasible" in done.out
     assert "of the sampled networks are infeasible and will be skipped" in done.out
+
+
+@pytest.fixture
+def clips_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A space for six sequences of two grey images of 8 × 8."""
+    monkeypatch.setenv("CRNN_SEARCH_CACHE", str(tmp_path / "cache"))
+    clips(tmp_path / "clips")
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "task: {data: clips}\nspace: {conv_channels: [4], gru_sizes: {choice: [[4], [6]]}}"
+    )
+    return path
+
+
+def test_check_reads_own_data_and_fits_the_space(
+    crnn_search: CommandLine, clips_space: Path
+) -> None:
+    done = crnn_search("check", str(clips_space), "--samples", "8")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{clips_space} is valid.\n")
+    spec = ModelSpec(conv_channels=(4,), gru_sizes=(6,))
+    shape = ImageShape(1, 8, 8)
+    batch = TrialConfig.from_dict({}).training.batch_size
+    assert f"{parameter_count(spec, shape):,}" in done.out
+    assert f"{peak_memory_mb(spec, shape, batch, 2):,.0f} MB" in done.out
+
+
+def test_check_refuses_networks_that_do_not_fit_own_data(
+    crnn_search: CommandLine, clips_space: Path
+) -> None:
+    done = crnn_search("check", str(clips_space), "--set", "space.pooling=4", "--set",
+                       "space.conv_channels=[4, 4]")  # fmt: skip
+    assert (done.code, done.out) == (2, "")
+    assert f"the space does not fit the data in {clips_space.parent}/clips:" in done.err
+    assert "no sampled network can be built" in done.err
+    layers = "space.conv_channels={list_of: {int: [4, 5]}, length: [1, 3]}"
+    done = crnn_search("check", str(clips_space), "--set", layers, "--set", "space.pooling=3")
+    assert done.code == 0, done.err
+    assert " of the sampled networks are infeasible and will be skipped" in done.out
+
+
+def test_check_refuses_own_data_with_a_problem(crnn_search: CommandLine, clips_space: Path) -> None:
+    (clips_space.parent / "clips" / "3.png").unlink()
+    done = crnn_search("check", str(clips_space))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith("row 5: 3.png cannot be read: No such file or directory\n")
+
+
+def test_check_warns_of_own_data(crnn_search: CommandLine, clips_space: Path) -> None:
+    rows = [["0.png", name, name] for name in range(12)]
+    write_metadata(clips_space.parent / "clips", HEADER, rows)
+    done = crnn_search("check", str(clips_space))
+    assert done.out.startswith("warning: 1 image is in more than one split: scores may be too good")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +214,7 @@ def run(tmp_path: Path, space: Path) -> RunFolder:
     """A run that was launched, and then nothing."""
     assert space.parent == tmp_path
     run = RunFolder(tmp_path)
-    Manifest.create(run, load_space(space)).write(run)
+    Manifest.create(run, load_space(space), {}).write(run)
     return run
 
 

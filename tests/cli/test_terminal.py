@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from crnn_search.cli import terminal
+from crnn_search.data.mnist_sums import MnistSource
 from crnn_search.errors import CrnnSearchError
 from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.storage.run_folder import RunFolder
@@ -122,7 +123,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.log.write_bytes("größer \x1b[31m red · ×\n".encode() + b"\xff\n")
     config = TrialConfig(ModelSpec(conv_channels=(2,), gru_sizes=(4,)), TrainingSpec())
     torch.manual_seed(0)
-    checkpoint.save_model(root / "größe.safetensors", CRNN(config.model), config, {})
+    info = {"task": MnistSource(max_digits=8).info.to_dict()}
+    checkpoint.save_model(root / "größe.safetensors", CRNN(config.model), config, info)
     Image.new("L", (28, 28)).save(root / "·.png")
     return root
 

@@ -19,7 +19,7 @@ from crnn_search.cluster.arithmetic import (
 from crnn_search.cluster.nodes import Node, NoResult
 from crnn_search.cluster.resources import Allocation
 from crnn_search.hyperparameters import Arithmetic
-from crnn_search.spaces.space import ResourcesSpec
+from crnn_search.spaces.sections import ResourcesSpec
 
 BOTH = Ability("both", bfloat16=True, kernels_problem=None)
 NO_BFLOAT16 = Ability("old", bfloat16=False, kernels_problem=None)

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from crnn_search.cluster import gpu_share
-from crnn_search.cluster.gpu_share import GpuProbe, ProbeTask, probe_gpu
+from crnn_search.cluster.gpu_share import GpuProbe, ProbeWork, probe_gpu
 from crnn_search.cluster.nodes import Node, NoResult
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.errors import ConfigError, InputError
 from crnn_search.hyperparameters import Arithmetic, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.spaces.file import parse_space
@@ -28,19 +29,22 @@ space:
   gru_sizes: {list_of: {int: [8, 256]}, length: 1}
 """
 SMALL = TrialConfig(ModelSpec(conv_channels=(4,), gru_sizes=(8,)), TrainingSpec(batch_size=32))
-NO_DIGITS = Digits(torch.zeros(50, 28, 28, dtype=torch.uint8), torch.zeros(50, dtype=torch.uint8))
+NOTHING = MnistSums(
+    Digits(torch.zeros(50, 28, 28, dtype=torch.uint8), torch.zeros(50, dtype=torch.uint8)), 8
+)
 PROBE = GpuProbe("NVIDIA H200", 150_000, 9_000, mps=False)
 SMALLER = GpuProbe("NVIDIA A10", 24_000, 9_000, mps=False)
 FULL = GpuProbe("NVIDIA T4", 16_000, None, mps=True)
 PROGRAM = """
 import json, os, sys, time, ray, torch
 from crnn_search.cluster import gpu_share, nodes
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.spaces.file import parse_space
 ray.init("local", num_cpus=1, num_gpus=1, include_dashboard=False, configure_logging=False)
 digits = Digits(torch.zeros(50, 28, 28, dtype=torch.uint8), torch.zeros(50, dtype=torch.uint8))
 notes, alive = [], nodes.nodes()
-probe = gpu_share.probe_gpu(parse_space(sys.argv[1]), digits, notes.append)
+probe = gpu_share.probe_gpu(parse_space(sys.argv[1]), MnistSums(digits, 8), notes.append)
 
 def add(first, second):
     return first + second
@@ -121,7 +125,7 @@ class FakeCluster:
 
     def __init__(self, answers: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers = answers
-        self.task: ProbeTask | None = None
+        self.work: ProbeWork | None = None
         alive = [Node(str(n), str(n), 8, 1, 64.0, f"kind {n}") for n in range(len(answers))]
         monkeypatch.setattr(gpu_share, "nodes", lambda: alive)
         monkeypatch.setattr(gpu_share, "run_on_nodes", self.run_on_nodes)
@@ -129,18 +133,18 @@ class FakeCluster:
         monkeypatch.setattr("ray.put", lambda value: value)
 
     def run_on_nodes(
-        self, targets: list[Node], function: Any, task: ProbeTask, *_: Any, **options: Any
+        self, targets: list[Node], function: Any, work: ProbeWork, *_: Any, **options: Any
     ) -> list[tuple[Node, Any]]:
         assert options == {"gpus": 0.01, "timeout_s": 180.0}
-        self.task = task
+        self.work = work
         return list(zip(targets, self.answers, strict=True))
 
 
 def test_measured_gpu_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, space = FakeCluster([PROBE], monkeypatch), parse_space(SPACE)
-    assert probe_gpu(space, NO_DIGITS, pytest.fail) == PROBE
-    assert cluster.task == ProbeTask(
-        gpu_share.largest(space), space.search.epoch_sequences, 8, Arithmetic("bfloat16")
+    assert probe_gpu(space, NOTHING, pytest.fail) == PROBE
+    assert cluster.work == ProbeWork(
+        gpu_share.largest(space), space.search.epoch_sequences, Arithmetic("bfloat16")
     )
 
 
@@ -152,7 +156,7 @@ def test_share_fits_on_unlike_gpus(
 ) -> None:
     FakeCluster(answers, monkeypatch)
     notes: list[str] = []
-    assert probe_gpu(parse_space(SPACE), NO_DIGITS, notes.append) == decides
+    assert probe_gpu(parse_space(SPACE), NOTHING, notes.append) == decides
     others = [probe for probe in answers if probe != decides]
     assert notes == [
         f"{probe.describe()}. {decides.gpu} decides: the share must fit on all GPUs"
@@ -170,7 +174,7 @@ def test_gpu_that_cannot_be_measured_is_noted(
 ) -> None:
     FakeCluster(answers, monkeypatch)
     notes: list[str] = []
-    assert probe_gpu(parse_space(SPACE), NO_DIGITS, notes.append) == probe
+    assert probe_gpu(parse_space(SPACE), NOTHING, notes.append) == probe
     reason = "it has no CUDA" if answers[0] is None else "it does not answer within 180 s"
     assert notes == [f"no GPU of 0 could be measured: {reason}"]
 
@@ -180,7 +184,7 @@ def test_exception_of_the_measurement_is_not_hidden(monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         InputError, match="of a GPU of 0 failed: RuntimeError: CUDA error: no kernel; repair it"
     ):
-        probe_gpu(parse_space(SPACE), NO_DIGITS, pytest.fail)
+        probe_gpu(parse_space(SPACE), NOTHING, pytest.fail)
 
 
 @pytest.mark.parametrize(
@@ -204,18 +208,17 @@ def test_probe_answers(outcomes: list[Any], found: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(Digits, "to", lambda digits, device: digits)
+    monkeypatch.setattr(MnistSums, "to", lambda task, device: task)
     monkeypatch.setattr(gpu_share, "peak_of", peak_of)
-    task = ProbeTask((SMALL,) * len(outcomes), 60_000, 8, Arithmetic())
-    answer = gpu_share._probe(task, NO_DIGITS.images.numpy(), NO_DIGITS.labels.numpy())
-    assert answer == found
+    work = ProbeWork((SMALL,) * len(outcomes), 60_000, Arithmetic())
+    assert gpu_share._probe(work, NOTHING) == found
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_probe_runs_on_cuda(digits: Digits) -> None:
-    task = ProbeTask((SMALL,), 60_000, 8, Arithmetic())
-    answer = gpu_share._probe(task, digits.images.numpy(), digits.labels.numpy())
+    work = ProbeWork((SMALL,), 60_000, Arithmetic())
+    answer = gpu_share._probe(work, MnistSums(digits, 8))
     assert isinstance(answer, GpuProbe)
     assert answer.peak_mb is not None
     assert 47 < answer.peak_mb < answer.total_mb

@@ -20,6 +20,7 @@ from crnn_search.cluster.provenance import COMMIT_VARIABLE, JOB_VARIABLE
 from crnn_search.errors import InputError, RunError
 
 ADDRESS = "http://head:8265"
+LIBRARY = logging.getLogger("ray")
 UPLOADS = logging.getLogger("ray.dashboard.modules.dashboard_sdk")
 
 
@@ -39,7 +40,8 @@ class FakeClient:
         self.sent = sent
         folder = Path(sent["runtime_env"]["working_dir"])
         self.files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-        self.logged = UPLOADS.isEnabledFor(logging.INFO)
+        self.logged = UPLOADS.isEnabledFor(logging.WARNING)
+        self.logged |= logging.getLogger("ray.any").isEnabledFor(logging.WARNING)
         self.printed = subprocess.run(
             [sys.executable, "-m", "crnn_search", "--help"],
             cwd=folder,
@@ -129,7 +131,7 @@ def test_job_has_the_whole_package_its_space_and_its_commit(
     client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(COMMIT_VARIABLE, "abc")
-    level = UPLOADS.level
+    level, library_level = UPLOADS.level, LIBRARY.level
     arguments = ["launch", "space.yaml", "--set", "space.dropout={float: [0, 0.5]}"]
     job = Cluster(ADDRESS).submit(arguments, "/shared/runs/demo/", "space: {}")
     assert job.startswith("demo-")
@@ -149,6 +151,17 @@ def test_job_has_the_whole_package_its_space_and_its_commit(
     assert "launch" in client.printed
     assert not client.logged
     assert UPLOADS.level == level
+    assert LIBRARY.level == library_level
+
+
+def test_job_has_the_files_of_its_data_set(client: FakeClient, tmp_path: Path) -> None:
+    path = tmp_path / "0.png"
+    path.touch()
+    names = {"data/clips/metadata.csv": path, "data/clips/sub/0.png": path}
+    Cluster(ADDRESS).submit(["launch", "space.yaml"], "/shared/demo", "space: {}", names)
+    assert {*names, "space.yaml"} <= client.files
+    with pytest.raises(InputError, match=r"cannot copy .*/gone for the job: No such file or dire"):
+        Cluster(ADDRESS).submit([], "/shared/demo", "", {"data/gone": tmp_path / "gone"})
 
 
 def test_only_jobs_of_this_package_are_listed_the_oldest_first(client: FakeClient) -> None:

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.storage import jsonl
+from crnn_search.storage.cache import CACHE_VARIABLE
 from tests import held
+from tests.data.folders import clips
 from tests.small_run import PROGRAM, REPOSITORY, SPACE, TIMINGS, wait_for, without, write_mnist
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]  # one head for all
@@ -98,8 +100,9 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
     root = tmp_path_factory.mktemp("head")
     (root / "space.yaml").write_text(SPACE)
     write_mnist(root / "data", digits)
+    cache = f"import os; os.environ[{CACHE_VARIABLE!r}] = {str(root / 'cache on the head')!r}\n"
     program = held.PROGRAM + PROGRAM.replace('"data"', repr(str(root / "data")))
-    (root / "driver.py").write_text(program)
+    (root / "driver.py").write_text(cache + program)
     port = free_port()
     # Ray's sockets are in its folder, and the path of a socket has at most 107 bytes.
     rays = tempfile.mkdtemp(prefix="ray-")
@@ -173,6 +176,39 @@ def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -
         2,
         f"error: {resumed} has ended already: succeeded\n",
     )
+
+
+OWN_SPACE = """
+task: {data: clips, unit: animals}
+search: {trials: 3, max_epochs: 2, grace_epochs: 2, max_concurrent_trials: 1}
+retrain: {epochs: 1, seeds: 1, finalists: 1}
+resources: {cpu_kernels: off}
+space: {conv_channels: [4], gru_sizes: [8], batch_size: 8, dropout: {float: [0.0, 0.5]}}
+"""
+
+
+@pytest.mark.long
+def test_own_data_are_shipped_with_a_job_and_are_in_the_cache_when_it_is_resumed(
+    head: Head,
+) -> None:
+    clips(head.root / "clips", sequences=30)
+    (head.root / "own.yaml").write_text(OWN_SPACE)
+    words = ("submit", "own.yaml", "--name", "own", "--storage", str(head.root / "shared"))
+    done = head.command(
+        *words, "--address", head.address, **{CACHE_VARIABLE: str(head.root / "cache")}
+    )
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(head.root / "clips")
+    run = head.root / "shared" / "own"
+    wait_for(run, event="epoch", name="trial-0002", epoch=1)  # there it waits
+    head.run("stop", str(run))
+    held.go_file("own", head.root).touch()
+    resumed = head.run("submit", "--resume", str(run), "--address", head.address)
+    job = resumed.splitlines()[0].removeprefix("job: ")
+    assert head.wait_for_end(job, run) == "succeeded"
+    log = head.run("logs", job, "--address", head.address)
+    assert "clips: count" in log
+    assert "decoding" not in log
 
 
 @pytest.mark.parametrize(

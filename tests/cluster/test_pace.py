@@ -10,7 +10,8 @@ import torch
 from crnn_search.cluster import pace
 from crnn_search.cluster.nodes import Node
 from crnn_search.cluster.resources import Allocation
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.spaces.file import parse_space
 
@@ -38,7 +39,7 @@ def test_pace_is_measured_here(
     alive = [Node("id", platform.node(), cores, 0.0, 8.0)]
     monkeypatch.setattr(pace, "nodes", lambda: alive)
     threads = torch.get_num_threads()
-    found = pace.measure_pace(SPACE, digits, Allocation(1.0, 0.0, 2), Arithmetic())
+    found = pace.measure_pace(SPACE, MnistSums(digits, 8), Allocation(1.0, 0.0, 2), Arithmetic())
     assert torch.get_num_threads() == threads
     if cores:
         assert found is not None

@@ -175,6 +175,23 @@ def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.npz")
 
 
+def test_npz_that_does_not_fit_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "a.npz", images=IMAGES, targets=TARGETS)
+
+    def too_large(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 38.1 GiB for an array")
+
+    monkeypatch.setattr(np, "load", too_large)
+    expected = (
+        r"a\.npz has a problem:\n  is read into memory whole, which does not hold it: Unable to "
+        r"allocate 38\.1 GiB for an array; use a folder of images with metadata\.csv$"
+    )
+    with pytest.raises(DataError, match=expected):
+        read(tmp_path / "a.npz")
+
+
 @pytest.mark.hypothesis
 @given(position=st.integers(0, 2000), value=st.integers(0, 255))
 def test_altered_npz_is_refused_or_read(
@@ -194,6 +211,9 @@ def test_missing_npz_and_a_target_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.npz")
     with pytest.raises(DataError, match=r"target names a column of metadata\.csv, got 'sum'"):
         read(SequenceData(IMAGES, None, TARGETS), target="sum")
+    np.savez(tmp_path / "b.npz", images=IMAGES, targets=TARGETS)
+    with pytest.raises(DataError, match=r"target names a column of metadata\.csv, got 'sum'"):
+        read(tmp_path / "b.npz", target="sum")
 
 
 @pytest.mark.hypothesis

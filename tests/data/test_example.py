@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from crnn_search.data import mnist
+from crnn_search.data.digits import Digits
 from crnn_search.data.example import write_example
 from crnn_search.data.read import read
-from crnn_search.data.sequences import Digits
 from crnn_search.data.summary import shared
 from crnn_search.errors import DataError
 from crnn_search.spaces.file import parse_space

@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from crnn_search.data import dataset, images
+from crnn_search.data.arrays import SequenceData
 from crnn_search.data.contact_sheet import contact_sheet
 from crnn_search.data.dataset import open_dataset
 from crnn_search.data.images import ImageFormat
-from crnn_search.data.read import read
+from crnn_search.data.read import read, source_files
+from crnn_search.data.sequence_list import SPLITS
 from crnn_search.data.summary import describe, shared, warnings
 from crnn_search.errors import DataError
 from tests.data.folders import HEADER, clips, picture, write_metadata
@@ -59,6 +63,33 @@ def test_arrays_are_memory_mapped_and_read_only(folder: Path) -> None:
     for array in (data.images, data.indices, data.targets):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+
+
+def test_content_is_verified_only_if_its_files_have_changed(
+    cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[str] = []
+    digest_of = dataset._file_digest
+
+    def file_digest(path: Path) -> str:
+        verified.append(path.name)
+        return digest_of(path)
+
+    first = read(folder)
+    monkeypatch.setattr(dataset, "_file_digest", file_digest)
+    assert read(folder).digest == first.digest
+    assert verified == []
+    os.utime(first.folder / "images.uint8")
+    for _ in range(2):
+        assert read(folder).digest == first.digest
+    assert verified == ["images.uint8", "arrays.npz"]
+    (record,) = (cache / "data").glob("*.verified")
+    record.write_bytes(b"\xff")
+    open_dataset(first.folder)
+    record.unlink()
+    record.mkdir()  # cannot be written
+    open_dataset(first.folder)
+    assert len(verified) == 6
 
 
 def test_digest_is_of_the_content(cache: Path, folder: Path, tmp_path: Path) -> None:
@@ -126,7 +157,7 @@ def test_what_an_interrupted_reading_left_is_replaced(cache: Path, folder: Path)
 
     with pytest.raises(KeyboardInterrupt):
         read(folder, progress=interrupt)
-    assert [path.name for path in (cache / "data").iterdir()] == [".lock"]
+    assert [path.name for path in (cache / "data").iterdir()] == [".new.lock"]
     (cache / "data" / ".new" / "killed").mkdir(parents=True)
     data = read(folder)
     assert {path.name for path in data.folder.iterdir()} == {
@@ -153,6 +184,31 @@ def test_progress_is_reported(folder: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     read(folder, progress=lambda what, done, total: steps.append((what, done, total)))
     assert steps == [("checking images", 12, 12), ("decoding images", 12, 12)]
+
+
+def test_files_of_a_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "notes.txt").touch()
+    (folder / "sub").mkdir()
+    (folder / "11.png").rename(folder / "sub" / "11.png")
+    rows = [[*row] for row in clips(folder)]
+    rows[11][0] = "sub/11.png"
+    write_metadata(folder, HEADER, rows)
+    names = [f"clips/{name}" for name in ("metadata.csv", *(str(row[0]) for row in rows))]
+    monkeypatch.chdir(folder)
+    for place in (folder, Path(), Path("sub/..")):
+        assert source_files(place) == {name: folder.parent / name for name in names}
+    np.savez(folder / "a.npz", images=[])
+    assert source_files(Path("a.npz")) == {"a.npz": folder / "a.npz"}
+
+
+def test_files_of_what_is_no_data_set_are_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"data must be a folder with metadata\.csv, or an \.npz"):
+        source_files(folder / "0.png")
+    with pytest.raises(DataError, match=r"none\.npz cannot be read: No such file"):
+        source_files(folder / "none.npz")
+    (folder / "3.png").unlink()
+    with pytest.raises(DataError, match=r"clips has a problem:\n.*, row 5: 3\.png cannot be read"):
+        source_files(folder)
 
 
 def read_digest(folder: Path) -> str:
@@ -206,6 +262,46 @@ def test_what_several_splits_share_is_counted(cache: Path, tmp_path: Path) -> No
         ("count", "0 to 5, mean 2.5 ± 1.708"),
         ("splits", "4 train, 1 validation, 1 test; as given"),
     ]
+
+
+@pytest.mark.hypothesis
+@given(
+    sequences=st.lists(
+        st.tuples(st.sampled_from(SPLITS), st.lists(st.integers(0, 9), min_size=1, max_size=4)),
+        max_size=12,
+    ).map(
+        lambda drawn: [("train", [0]), ("train", [1]), ("validation", [2]), ("test", [3]), *drawn]
+    ),
+    is_folder=st.booleans(),
+)
+def test_images_that_only_test_sequences_have_come_last(
+    tmp_path_factory: pytest.TempPathFactory,
+    sequences: list[tuple[str, list[int]]],
+    is_folder: bool,
+) -> None:
+    place = tmp_path_factory.mktemp("clips")
+    targets = np.arange(len(sequences))
+    splits = [split for split, _ in sequences]
+    lengths = [len(members) for _, members in sequences]
+    if is_folder:
+        rows = [
+            (f"{image}.png", number, number, split)
+            for number, (split, members) in enumerate(sequences)
+            for image in members
+        ]
+        write_metadata(place, (*HEADER, "split"), rows)
+        for image in range(10):
+            Image.fromarray(picture(image)).save(place / f"{image}.png")
+    padded = [[picture(image) for image in (members * 4)[:4]] for _, members in sequences]
+    data = place if is_folder else SequenceData(np.array(padded), lengths, targets, splits)
+    found = read(data)
+    for number, (_, members) in enumerate(sequences):
+        again = found.images[found.table(np.array([number]))[0], 0]
+        np.testing.assert_array_equal(again, [picture(image) for image in members])
+    used = {image for split, members in sequences for image in members if split != "test"}
+    first = found.images[: len(used), 0]
+    assert {image.tobytes() for image in first} == {picture(image).tobytes() for image in used}
+    assert found.table(found.rows("train", "validation")).max() == len(used) - 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,29 @@ CUT_S = 60
 UNREACHABLE_S = 30
 CLOCK_OFF_S = 600
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+
+
+SCORE = """
+import csv, math, pathlib, sys
+import numpy as np
+import onnxruntime
+from PIL import Image
+folder = pathlib.Path(sys.argv[1])
+rows = list(csv.DictReader((folder / "metadata.csv").open()))
+sequences = {}
+for row in rows:
+    if row["split"] == "test":
+        sequences.setdefault((row["sequence"], float(row["sum"])), []).append(row["file_name"])
+session = onnxruntime.InferenceSession(sys.argv[2])
+errors = []
+for (_, target), names in sequences.items():
+    images = np.stack([np.asarray(Image.open(folder / name)) for name in names])
+    images = images.transpose(0, 3, 1, 2)[None].astype(np.float32) / 255
+    inputs = {"images": images, "lengths": np.array([len(names)])}
+    errors.append(session.run(["prediction"], inputs)[0][0] - target)
+print(math.sqrt(np.mean(np.square(errors))))
+"""
+"""Prints the RMSE of an ONNX file on the test sequences of a folder of images in colour."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +93,26 @@ def worker_joins(cluster: Cluster) -> Outcome:
 
 
 def driver_killed(cluster: Cluster) -> Outcome:
-    """The driver's process dies; a worker host, which sees the same storage, resumes the search."""
-    search, _, _ = _in_the_middle(cluster, "driver-killed")
+    """The driver's process dies; a worker host, which sees the same storage, resumes the search.
+
+    The search is on a data set that was sent with the job. At the end a program without this
+    package scores the exported model on the data set's files.
+    """
+    folder = searches.write_own_data(cluster)
+    search = searches.submit(cluster, "driver-killed", folder)
+    search.wait_for_middle()
     cluster.head.run("kill", "-9", str(search.events(event="session")[-1]["pid"]))
     search.let_go()
     search.wait_for_end(60)
-    return _resumed(cluster, search, cluster.workers[0], time.monotonic())
+    outcome = _resumed(cluster, search, cluster.workers[0], time.monotonic())
+    report = json.loads((search.folder / "report.json").read_text())
+    words = (f"{folder}", f"{SHARED}/runs/{search.name}/model/model.onnx")
+    scored = float(cluster.client.run("python", "-I", "-c", SCORE, *words).split()[-1])
+    reported = report["test"]["exported_rmse"]
+    if abs(scored - reported) > 0.01 * reported:
+        raise HostError(f"the ONNX file's RMSE is {scored}, the report says {reported}")
+    note = f"{outcome.note}; RMSE reported {reported:.4f}, of the ONNX file {scored:.4f}"
+    return Outcome(outcome.counted, outcome.recovered_s, note)
 
 
 def head_killed(cluster: Cluster) -> Outcome:

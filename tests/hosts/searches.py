@@ -15,7 +15,7 @@ from typing import Any
 from crnn_search.storage import jsonl
 from tests import held
 from tests.hosts.cluster import Cluster
-from tests.hosts.hosts import SHARED, Host
+from tests.hosts.hosts import HOME, SHARED, Host
 from tests.hosts.limits import HostError
 from tests.waiting import wait
 
@@ -185,16 +185,29 @@ def write_space(cluster: Cluster) -> None:
     (cluster.world.shared / "space.yaml").write_text(SPACE)
 
 
-def submit(cluster: Cluster, name: str) -> Search:
+def write_own_data(cluster: Cluster) -> str:
+    """Write a data set that only the client sees, and a space beside it; returns its folder."""
+    folder = f"{HOME}/clips"
+    example = f"data example {folder} --coloured --sequences 300 --data-dir {SHARED}/mnist"
+    cluster.client.run("crnn-search", *example.split())
+    space = f"task: {{data: ., target: sum}}\n{SPACE}"
+    (cluster.client.files / "tmp/home/clips/space.yaml").write_text(space)
+    return folder
+
+
+def submit(cluster: Cluster, name: str, folder: str | None = None) -> Search:
     """Submit a search from the client, which is not part of the cluster, and follow its job.
+
+    folder: of the client, with an own data set; by default the search is on MNIST's sums.
 
     Raises:
         HostError: it was refused.
     """
     write_space(cluster)
     dashboard = cluster.tunnel()
-    place = f"--name {name} --storage {SHARED}/runs --data-dir {SHARED}/mnist"
-    words = f"submit {SHARED}/space.yaml --address {dashboard} {place}"
+    data = "" if folder else f"--data-dir {SHARED}/mnist"
+    place = f"--name {name} --storage {SHARED}/runs {data}"
+    words = f"submit {folder or SHARED}/space.yaml --address {dashboard} {place}"
     printed = cluster.client.run("python", "-c", SUBMIT, *words.split())
     jobs = [line for line in printed.splitlines() if line.startswith("job: ")]
     if not jobs:
@@ -207,6 +220,7 @@ def submit(cluster: Cluster, name: str) -> Search:
 
 def resume(cluster: Cluster, name: str, host: Host) -> Search:
     """Resume a search on a host; no trial waits any more."""
-    words = f"resume {SHARED}/runs/{name} --address auto --data-dir {SHARED}/mnist"
+    data = "" if (cluster.world.shared / "runs" / name / "data").is_dir() else f"{SHARED}/mnist"
+    words = f"resume {SHARED}/runs/{name} --address auto {data and f'--data-dir {data}'}"
     log = cluster.log.with_name(f"{name}.log")
     return Search(cluster, name, cluster.start_ssh(host, f"venv/bin/crnn-search {words}", log))

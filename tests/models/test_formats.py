@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import onnx
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crnn_search.errors import InputError, ModelFileError
+from crnn_search.data.task import TaskInfo
+from crnn_search.errors import InputError
 from crnn_search.hyperparameters import ImageShape
+from crnn_search.models import predictor as predictors
 from crnn_search.models.folder import FORMATS
 from crnn_search.models.model import Model
-from crnn_search.models.predictor import Predictor, load, running_sums
-from tests.models.networks import IMAGES, SPECS, network, sequences, sums_one_by_one, write
+from crnn_search.models.predictor import Predictor, load, running_predictions, tolerance
+from tests.models.conftest import FolderOf
+from tests.models.networks import (
+    COLOUR,
+    GREY,
+    IMAGES,
+    SPECS,
+    SUMS,
+    images_of,
+    network,
+    one_by_one,
+    recording,
+    sequences,
+    write,
+)
 
-Folders = Callable[[str], Path]
 OTHERS = [name for name in SPECS if name != "embedding"]
 
 # PyTorch warns, once a process, that it pads for an even kernel.
@@ -36,16 +50,16 @@ def test_sums_equal_those_of_each_sequence_alone(
     sums = load(folder / f"model.{file_format}")(images, lengths)
     assert sums.dtype == torch.float32
     assert not sums.requires_grad
-    expected = sums_one_by_one(network(SPECS["embedding"]), images, lengths)
+    expected = one_by_one(network(SPECS["embedding"]), images, lengths)
     torch.testing.assert_close(sums, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_networks(folder_of: Folders, name: str, file_format: str) -> None:
+def test_other_networks(folder_of: FolderOf, name: str, file_format: str) -> None:
     images, lengths = sequences(3, 5)
     sums = load(folder_of(name) / f"model.{file_format}")(images, lengths)
-    expected = sums_one_by_one(network(SPECS[name]), images, lengths)
+    expected = one_by_one(network(SPECS[name]), images, lengths)
     torch.testing.assert_close(sums, expected, rtol=0, atol=1e-4)
 
 
@@ -56,7 +70,7 @@ def test_other_networks(folder_of: Folders, name: str, file_format: str) -> None
     + [(name, float("nan")) for name in SPECS],
 )
 def test_padding_has_no_effect(
-    folder_of: Folders, name: str, garbage: float, file_format: str
+    folder_of: FolderOf, name: str, garbage: float, file_format: str
 ) -> None:
     images, lengths = sequences(5, 6, seed=3)
     spoiled = images.clone()
@@ -91,78 +105,117 @@ def test_a_sequence_has_the_same_sum_alone_and_padded_in_a_batch(
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
 
 
-def test_running_sums_are_the_sums_of_the_prefixes(predictor: Predictor) -> None:
-    pixels = IMAGES[:5].float().reshape(1, 5, 1, 28, 28) / 255
-    prefixes = [float(predictor(pixels[:, :t], torch.tensor([t]))) for t in range(1, 6)]
-    assert running_sums(predictor, IMAGES[:5]) == pytest.approx(prefixes, abs=1e-5)
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("task", [COLOUR, GREY], ids=lambda task: task.name)
+def test_predictions_are_in_the_targets_unit(
+    folder_of: FolderOf, task: TaskInfo, file_format: str
+) -> None:
+    predictor = load(folder_of("embedding", task) / f"model.{file_format}")
+    assert predictor.task == task
+    images, lengths = sequences(5, 4, shape=task.shape)
+    expected = one_by_one(network(SPECS["embedding"], task), images, lengths)
+    assert (expected - task.center).abs().max() > task.scale / 10
+    predictions = predictor(images, lengths)
+    torch.testing.assert_close(predictions, expected, rtol=0, atol=1e-4 * task.scale)
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.builds(ImageShape, st.sampled_from([1, 3]), st.integers(8, 40), st.integers(8, 40)))
-def test_images_of_any_shape(shape: ImageShape) -> None:
+@settings(max_examples=8, deadline=None)
+@given(
+    shape=st.builds(ImageShape, st.sampled_from([1, 3]), st.integers(8, 32), st.integers(8, 32)),
+    center=st.floats(-1e9, 1e9),
+    scale=st.floats(1e-6, 1e9),
+)
+def test_formats_agree_for_any_images_and_targets(
+    shape: ImageShape, center: float, scale: float
+) -> None:
+    task = replace(COLOUR, shape=shape, center=center, scale=scale)
     images, lengths = sequences(3, 4, shape=shape)
-    expected = sums_one_by_one(network(SPECS["embedding"], shape), images, lengths)
+    expected = one_by_one(network(SPECS["embedding"], task), images, lengths)
     assert expected.isfinite().all()
     with TemporaryDirectory() as folder:
-        write(SPECS["embedding"], Path(folder), *FORMATS, shape=shape)
+        write(SPECS["embedding"], Path(folder), *FORMATS, task=task)
         for name in FORMATS:
             predictor = load(Path(folder) / f"model.{name}")
-            assert predictor.shape == shape
-            torch.testing.assert_close(predictor(images, lengths), expected, rtol=0, atol=1e-4)
+            assert predictor.task == task
+            difference = (predictor(images, lengths) - expected).abs().max()
+            assert difference <= tolerance(task, expected)
 
 
-COLOUR = ImageShape(3, 10, 24)
+@pytest.mark.parametrize("task", [SUMS, COLOUR, GREY], ids=lambda task: task.name)
+@pytest.mark.parametrize("chunk", [1, 3000, predictors.CHUNK_PIXELS])
+def test_running_predictions_are_those_of_the_prefixes(
+    folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch, task: TaskInfo, chunk: int
+) -> None:
+    monkeypatch.setattr(predictors, "CHUNK_PIXELS", chunk)
+    images = images_of(task.shape)[:5]
+    for name in FORMATS:
+        predictor = load(folder_of("embedding", task) / f"model.{name}")
+        pixels = images[None].float() / 255
+        prefixes = [float(predictor(pixels[:, :t], torch.tensor([t]))) for t in range(1, 6)]
+        found = list(running_predictions(predictor, images))
+        assert found == pytest.approx(prefixes, rel=1e-6, abs=1e-5 * task.scale)
 
 
-@pytest.fixture(scope="module")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model's folder of a network for small images in colour."""
-    folder = tmp_path_factory.mktemp("colour")
-    write(SPECS["embedding"], folder, *FORMATS, shape=COLOUR)
-    return folder
+def test_few_images_are_encoded_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, lengths = sequences(3, 5)
+    expected = load(folder)(images, lengths)
+    monkeypatch.setattr(predictors, "CHUNK_PIXELS", 4 * 28 * 28)
+    encoded: list[int] = []
+    model = network(SPECS["embedding"])
+    model.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
+    predictions = predictors.torch_predictor(model, SUMS)(images, lengths)
+    torch.testing.assert_close(predictions, expected, rtol=0, atol=1e-5)
+    assert max(encoded) == 4
+    assert sum(encoded) == lengths.sum()
+    encoded.clear()
+    list(running_predictions(predictors.torch_predictor(model, SUMS), IMAGES[:10]))
+    assert encoded == [4, 4, 2]  # each image once
+
+
+def test_few_prefixes_are_predicted_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictors, "CHUNK_PIXELS", 10 * 28 * 28)
+    shapes: list[tuple[int, ...]] = []
+    predictor = load(folder / "model.onnx")
+    list(running_predictions(recording(predictor, shapes), IMAGES[:5]))
+    assert [shape[:2] for shape in shapes] == [(2, 2), (2, 4), (1, 5)]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize("other", [(1, 10, 24), (3, 24, 10), (3, 10, 25), (10, 24)])
-def test_images_of_another_shape_are_refused(
-    colour: Path, file_format: str, other: tuple[int, ...]
-) -> None:
-    predictor = load(colour / f"model.{file_format}")
-    message = r"images must have the shape \(B, T, 3, 10, 24\), got \(2, 4, .*"
-    with pytest.raises(InputError, match=message):
-        predictor(torch.zeros(2, 4, *other), torch.tensor([4, 1]))
-    with pytest.raises(InputError, match=message):
-        Model(predictor).predict(torch.zeros(2, 4, *other).numpy())
-
-
-def test_files_state_the_shape_of_an_image(colour: Path) -> None:
-    assert json.loads((colour / "config.json").read_text())["image_shape"] == [3, 10, 24]
-    assert "float32 (B, T, 3, 10, 24)," in (colour / "README.md").read_text()
-    metadata = {entry.key: entry.value for entry in onnx.load(colour / "model.onnx").metadata_props}
-    assert json.loads(metadata["image_shape"]) == [3, 10, 24]
-
-
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("task", "others", "expected"),
     [
-        ("[3, 10", "is truncated, altered or not an ONNX file: "),
-        ("[2, 10, 24]", "image_shape must be 1 or 3 channels"),
-        ("[3, 24, 10]", "it fails on images"),
-        ("[1, 28, 28]", "it fails on images"),
+        (COLOUR, [(1, 16, 24), (3, 24, 16), (3, 16, 25), (16, 24)], r"\(B, T, 3, 16, 24\)"),
+        (GREY, [(3, 8, 8), (1, 8, 9), (28, 28)], r"\(B, T, 1, 8, 8\)"),
     ],
+    ids=["colour", "grey"],
 )
-def test_an_altered_shape_is_refused(colour: Path, tmp_path: Path, text: str, message: str) -> None:
-    model = onnx.load(colour / "model.onnx")
-    onnx.helper.set_model_props(model, {"image_shape": text})
-    onnx.save_model(model, tmp_path / "m.onnx")
-    with pytest.raises(ModelFileError, match=message):
-        load(tmp_path / "m.onnx")
+def test_images_of_another_shape_are_refused(
+    folder_of: FolderOf,
+    task: TaskInfo,
+    others: list[tuple[int, ...]],
+    expected: str,
+    file_format: str,
+) -> None:
+    predictor = load(folder_of("embedding", task) / f"model.{file_format}")
+    for other in others:
+        images = torch.zeros(2, 4, *other)
+        with pytest.raises(InputError, match=rf"must have the shape {expected}, got \(2, 4, "):
+            predictor(images, torch.tensor([4, 1]))
+        with pytest.raises(InputError, match=rf"must have the shape .*{expected}, got \(2, 4, "):
+            Model(predictor).predict(images.numpy())
+        with pytest.raises(InputError, match=rf"must have the shape {expected}, got \(1, 4, "):
+            list(running_predictions(predictor, images[0]))
 
 
-def test_a_file_that_states_no_shape_is_of_mnists(folder: Path, tmp_path: Path) -> None:
-    model = onnx.load(folder / "model.onnx")
-    onnx.helper.set_model_props(model, {})
-    onnx.save_model(model, tmp_path / "m.onnx")
-    images, lengths = sequences(2, 3)
-    expected = load(folder / "model.onnx")(images, lengths)
-    assert torch.equal(load(tmp_path / "m.onnx")(images, lengths), expected)
+def test_arrays_in_each_form(folder_of: FolderOf) -> None:
+    for task in (COLOUR, GREY):
+        model = Model(load(folder_of("embedding", task)))
+        images = images_of(task.shape)[:6].reshape(2, 3, *task.shape).numpy()
+        predictions = model.predict(images, [3, 1])
+        assert predictions.dtype == np.float32
+        forms: list[Any] = [images / 255, (images / 255).astype(np.float32)]
+        forms += [images[:, :, 0]] if task.shape.channels == 1 else []
+        for form in forms:
+            np.testing.assert_allclose(
+                model.predict(form, [3, 1]), predictions, rtol=1e-6, atol=1e-4 * task.scale
+            )

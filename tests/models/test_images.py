@@ -1,248 +1,114 @@
-"""Image files of many kinds become images as MNIST has them."""
+"""Image files as the models of own data take them."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from crnn_search.data import images as data_images
+from crnn_search.data.task import TaskInfo
 from crnn_search.errors import ImageError
-from crnn_search.models.images import read_image
+from crnn_search.models.digit_images import read_digit
+from crnn_search.models.images import read_images
+from tests.data.folders import picture
 from tests.models.altered import altered
+from tests.models.networks import COLOUR, GREY, SUMS
+from tests.models.test_digit_images import a_digit, pictures
 
 
-def a_digit() -> npt.NDArray[np.uint8]:
-    """White on black, uint8 `(28, 28)`, not symmetric."""
-    pixels = np.zeros((28, 28), np.uint8)
-    pixels[5:20, 8:12] = 250
-    pixels[5:9, 8:20] = 130
-    return pixels
+def save(path: Path, size: tuple[int, int], channels: int = 1) -> Path:
+    """A random picture of this many rows and columns."""
+    Image.fromarray(picture(3, size, channels)).save(path)
+    return path
 
 
-def test_an_image_as_mnist_has_them_is_unchanged(tmp_path: Path) -> None:
-    Image.fromarray(a_digit()).save(tmp_path / "digit.png")
-    image = read_image(tmp_path / "digit.png")
-    assert image.dtype == torch.uint8
-    assert torch.equal(image, torch.from_numpy(a_digit()))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "P", "CMYK"])
-def test_black_on_white_is_inverted_in_every_mode(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("digit.tif" if mode == "CMYK" else "digit.png")
-    Image.fromarray(255 - a_digit()).convert(mode).save(path)
-    assert torch.equal(read_image(path), torch.from_numpy(a_digit()))
-
-
-@pytest.mark.parametrize(
-    "colour", [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255), (255, 255, 0), (128, 128, 128)]
-)
-@pytest.mark.parametrize("opacity", [1.0, 0.5])
-def test_ink_of_any_colour_on_nothing(
-    tmp_path: Path, colour: tuple[int, int, int], opacity: float
+@pytest.mark.parametrize("task", [COLOUR, GREY], ids=lambda task: task.name)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_read_as_those_of_a_data_set(
+    tmp_path: Path, task: TaskInfo, channels: int
 ) -> None:
-    layers = np.zeros((28, 28, 4), np.uint8)
-    layers[..., :3] = colour
-    layers[..., 3] = a_digit() * opacity
-    Image.fromarray(layers).save(tmp_path / "digit.png")
-    assert difference(read_image(tmp_path / "digit.png"), a_digit()) <= 6
-
-
-def difference(image: torch.Tensor, expected: npt.NDArray[np.uint8]) -> float:
-    """The largest difference of two images in a pixel."""
-    return (image.float() - torch.from_numpy(expected).float()).abs().max().item()
-
-
-@pytest.mark.parametrize("mode", ["LA", "P"])
-def test_white_ink_on_nothing_in_other_modes(tmp_path: Path, mode: str) -> None:
-    ink = np.full((28, 28, 4), 255, np.uint8)
-    ink[..., 3] = np.where(a_digit() > 200, 255, 0)
-    image = Image.fromarray(ink)
-    if mode == "LA":
-        image.convert("LA").save(tmp_path / "digit.png")
-    else:  # one colour of a palette is transparent
-        palette = Image.fromarray((ink[..., 3] > 0).astype(np.uint8), "P")
-        palette.putpalette([0, 0, 0, 255, 255, 255])
-        palette.save(tmp_path / "digit.png", transparency=0)
-    assert torch.equal(read_image(tmp_path / "digit.png"), torch.from_numpy(ink[..., 3]))
-
-
-@pytest.mark.parametrize("inverted", [False, True])
-def test_paper_of_a_card_goes_on_where_pixels_are_transparent(
-    tmp_path: Path, inverted: bool
-) -> None:
-    layers = np.zeros((28, 28, 4), np.uint8)
-    layers[..., :3] = (a_digit() if inverted else 255 - a_digit())[..., None]
-    layers[2:26, 2:26, 3] = 255
-    Image.fromarray(layers).save(tmp_path / "digit.png")
-    assert torch.equal(read_image(tmp_path / "digit.png"), torch.from_numpy(a_digit()))
-
-
-def test_an_image_of_nothing_is_black(tmp_path: Path) -> None:
-    nothing = np.random.default_rng(0).integers(256, size=(28, 28, 4), dtype=np.uint8)
-    nothing[..., 3] = 0
-    Image.fromarray(nothing).save(tmp_path / "nothing.png")
-    assert not read_image(tmp_path / "nothing.png").any()
-
-
-TURNED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,  # stored turned left: a viewer turns it right
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
-
-@pytest.mark.parametrize("orientation", TURNED)
-@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
-def test_orientation_of_exif(tmp_path: Path, orientation: int, suffix: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = Image.fromarray(255 - a_digit()).convert("RGB").transpose(TURNED[orientation])
-    stored.save(tmp_path / f"digit.{suffix}", exif=exif, lossless=True)  # webp has a choice
-    assert torch.equal(read_image(tmp_path / f"digit.{suffix}"), torch.from_numpy(a_digit()))
-
-
-@pytest.mark.parametrize("exif", [b"Exif\x00\x00MM", b"nonsense", b""])
-def test_broken_exif_data_are_ignored(tmp_path: Path, exif: bytes) -> None:
-    Image.fromarray(a_digit()).save(tmp_path / "digit.png", exif=exif)
-    assert torch.equal(read_image(tmp_path / "digit.png"), torch.from_numpy(a_digit()))
-
-
-@pytest.mark.parametrize(
-    ("paper", "ink"),
-    [(190, 90), (110, 20), (140, 255), (60, 255), (255, 230), (0, 25), (128, 100), (127, 160)],
-)
-def test_low_contrast_is_stretched(tmp_path: Path, paper: int, ink: int) -> None:
-    pixels = paper + (ink - paper) * (a_digit() / 250.0)
-    Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / "digit.png")
-    step = 255 / abs(paper - ink)  # of a grey level, once it is stretched
-    full = np.round(a_digit() * (255 / 250)).astype(np.uint8)
-    assert difference(read_image(tmp_path / "digit.png"), full) <= step
-
-
-Y, X = np.mgrid[-1:1:28j, -1:1:28j]
-LIGHTS = {
-    "gradient": 160 + 45 * X - 20 * Y,
-    "lamp": 200 - 60 * (X**2 + Y**2) / 2,
-    "shadow": np.where(X + Y > 0.5, 90.0, 190.0),
-    "half": np.where(X > 0.3, 110.0, 200.0),
-}
-
-
-@pytest.mark.parametrize("light", LIGHTS)
-@pytest.mark.parametrize("noise", [0, 2])
-def test_uneven_light(tmp_path: Path, light: str, noise: int) -> None:
-    paper = LIGHTS[light] + np.random.default_rng(0).normal(0, noise, (28, 28))
-    pixels = paper - 80 * (a_digit() / 250)
-    Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / "digit.png")
-    warnings: list[str] = []
-    image = read_image(tmp_path / "digit.png", warnings.append).float()
-    digit = torch.from_numpy(a_digit()).float()
-    assert image[digit > 200].min() > 150
-    assert image[digit == 0].max() < 60
-    assert len(warnings) == (light in {"shadow", "half"})
-    assert all("digit.png: its light is uneven" in text for text in warnings)
-
-
-def test_bright_ink_on_unevenly_lit_paper(tmp_path: Path) -> None:
-    pixels = LIGHTS["shadow"] - 60 + 120 * (a_digit() / 250)
-    Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / "digit.png")
-    image, digit = read_image(tmp_path / "digit.png").float(), torch.from_numpy(a_digit()).float()
-    assert image[digit > 200].min() > 150
-    assert image[digit == 0].max() < 60
-
-
-@pytest.mark.parametrize("paper", [0, 110, 190, 255])
-@pytest.mark.parametrize("noise", [0, 1, 10])
-def test_an_empty_image_is_black(tmp_path: Path, paper: int, noise: int) -> None:
-    grey = paper + np.random.default_rng(1).normal(0, noise, (280, 280))
-    Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(tmp_path / "empty.png")
-    warnings: list[str] = []
-    assert not read_image(tmp_path / "empty.png", warnings.append).any()
-    assert warnings == [
-        f"{tmp_path / 'empty.png'}: there is nothing to read in it, it counts as black"
+    paths = [
+        save(tmp_path / "a.png", task.shape[1:], channels),
+        save(tmp_path / "b.png", (40, 30), channels),
+        save(tmp_path / "c.png", (5, 7), channels),
+    ]
+    told: list[str] = []
+    sequence = read_images(paths, task, told.append)
+    assert (sequence.dtype, sequence.shape) == (torch.uint8, (3, *task.shape))
+    for path, image in zip(paths, sequence, strict=True):
+        expected = data_images.read_image(path, task.shape[1:], task.shape.channels)
+        np.testing.assert_array_equal(image.numpy(), expected)
+    size = data_images.size_text(task.shape[1:])
+    assert told == [
+        f"note: 2 of 3 images were resized to {size} pixels (rows × columns); the first was "
+        f"{paths[1]}, 40 × 30"
     ]
 
 
-def test_ink_that_reaches_the_border_stays(tmp_path: Path) -> None:
-    pixels = np.zeros((28, 28), np.uint8)
-    pixels[0:4, 3:25] = pixels[4:28, 20:24] = 255  # the bar of a 7 and its foot
-    Image.fromarray(255 - pixels).save(tmp_path / "seven.png")
-    assert torch.equal(read_image(tmp_path / "seven.png"), torch.from_numpy(pixels))
+def test_pictures_of_the_right_size_are_unchanged(tmp_path: Path) -> None:
+    told: list[str] = []
+    path = save(tmp_path / "a.png", (16, 24), 3)
+    (image,) = read_images([path], COLOUR, told.append)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), picture(3, (16, 24), 3))
+    assert told == []
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
-    pixels = a_digit().astype(np.float32)
-    pixels[0, 0] = value
-    Image.fromarray(pixels).save(tmp_path / "digit.tif")
-    assert difference(read_image(tmp_path / "digit.tif")[1:], a_digit()[1:]) <= 5
-    Image.fromarray(np.full((28, 28), value, np.float32)).save(tmp_path / "digit.tif")
-    assert not read_image(tmp_path / "digit.tif").any()
+def test_pictures_are_turned_as_the_exif_data_say(tmp_path: Path) -> None:
+    """A turned picture of the right size is not resized."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of the picture is at the right
+    pixels = picture(3, (24, 16), 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    told: list[str] = []
+    (image,) = read_images([tmp_path / "a.png"], COLOUR, told.append)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.rot90(pixels, -1))
+    assert told == []
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_more_than_8_bits_are_scaled_and_not_clipped(tmp_path: Path, dtype: str) -> None:
-    deep = a_digit().astype(dtype) * (200 if dtype == "uint16" else 0.001)
-    Image.fromarray(deep.astype(dtype)).save(tmp_path / "digit.tif")
-    expected = np.round(a_digit() * (255 / 250)).astype(np.uint8)
-    assert torch.equal(read_image(tmp_path / "digit.tif"), torch.from_numpy(expected))
+def test_digits_are_read_as_mnist_has_them(tmp_path: Path) -> None:
+    Image.fromarray(255 - a_digit()).resize((60, 60)).save(tmp_path / "digit.png")
+    Image.new("L", (28, 28)).save(tmp_path / "empty.png")
+    told: list[str] = []
+    paths = [tmp_path / "digit.png", tmp_path / "empty.png"]
+    sequence = read_images(paths, SUMS, told.append)
+    assert torch.equal(sequence[0, 0], read_digit(paths[0]))
+    assert sequence.shape == (2, 1, 28, 28)
+    assert told == [f"warning: {paths[1]}: there is nothing to read in it, it counts as black"]
 
 
-def test_a_large_image_is_resized(tmp_path: Path) -> None:
-    large = np.kron(a_digit(), np.ones((10, 12), np.uint8))
-    Image.fromarray(large).save(tmp_path / "digit.png")
-    image = read_image(tmp_path / "digit.png")
-    assert image.shape == (28, 28)
-    assert (image.float() - torch.from_numpy(a_digit()).float()).abs().mean() < 8
-
-
-def test_a_missing_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"gone\.png does not exist; give an image file"):
-        read_image(tmp_path / "gone.png")
-
-
-def test_an_image_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
+    good = save(tmp_path / "good.png", (8, 8))
     (tmp_path / "text.png").write_text("no image")
-    Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save(tmp_path / "half.png")
-    content = (tmp_path / "half.png").read_bytes()
-    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
-    for name in ("text.png", "half.png"):
-        with pytest.raises(ImageError, match=f"{name} cannot be decoded: .*; give an image file"):
-            read_image(tmp_path / name)
-
-
-def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "half.png").write_bytes(good.read_bytes()[:60])
     os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
-    for path in (tmp_path / "pipe.png", tmp_path / "link.png", Path("/dev/zero"), tmp_path):
-        with pytest.raises(ImageError, match=r"cannot be read: it is a .*; give a regular file"):
-            read_image(path)
-
-
-FILES: list[bytes] = []
-
-
-def pictures() -> list[bytes]:
-    """Picture files of several formats."""
-    if not FILES:
-        for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
-            buffer = io.BytesIO()
-            Image.fromarray(a_digit()).convert("RGB").save(buffer, name)
-            FILES.append(buffer.getvalue())
-    return FILES
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "float.tif")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "gigantic.png")
+    frames = [Image.new("L", (8, 8), value) for value in (0, 255)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    for name, reason in {
+        "text.png": "cannot be decoded: cannot identify image file",
+        "half.png": "cannot be decoded: ",
+        "pipe.png": "cannot be read: it is a pipe, a device or a socket",
+        "float.tif": "has pixels of 32 bits, whose range is unknown",
+        "gigantic.png": "has more than",
+        "film.gif": "has several frames",
+        "gone.png": "does not exist",
+        "a\0b.png": "does not exist",
+    }.items():
+        message = (
+            rf"{name} {reason}.*; give an image file such as a PNG "
+            r"\(the model takes 8 × 8 pixels in grey\)"
+        )
+        with pytest.raises(ImageError, match=message):
+            read_images([good, tmp_path / name], GREY, print)
 
 
 @pytest.mark.slow
@@ -251,9 +117,8 @@ def pictures() -> list[bytes]:
 def test_altered_pictures_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    content = altered(data, data.draw(st.sampled_from(pictures())))
-    path = tmp_path_factory.getbasetemp() / "altered.png"
-    path.write_bytes(content)
+    path = tmp_path_factory.getbasetemp() / "altered.picture"
+    path.write_bytes(altered(data, data.draw(st.sampled_from(pictures()))))
     with contextlib.suppress(ImageError):
-        image = read_image(path)
-        assert (image.shape, image.dtype) == ((28, 28), torch.uint8)
+        sequence = read_images([path], COLOUR, lambda text: None)
+        assert (sequence.shape, sequence.dtype) == ((1, 3, 16, 24), torch.uint8)

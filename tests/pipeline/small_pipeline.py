@@ -19,8 +19,9 @@ import torch
 from ray import tune
 
 from crnn_search.cluster.resources import Allocation
-from crnn_search.data import mnist, sequences
-from crnn_search.data.sequences import Digits
+from crnn_search.data import digits as digit_tables
+from crnn_search.data import mnist
+from crnn_search.data.digits import Digits
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.pipeline import run as pipeline
 from crnn_search.pipeline import search
@@ -125,6 +126,7 @@ def no_cluster(digits: Digits) -> Iterator[None]:
     """A pipeline that needs neither Ray nor MNIST, and takes no time for what is not files."""
     patches = {
         "crnn_search.pipeline.run.connection.connect": lambda *_, **__: contextlib.nullcontext(),
+        "crnn_search.pipeline.run.data_size.check_memory": lambda _: None,
         "crnn_search.pipeline.run.gpu_share.probe_gpu": lambda *_: None,
         "crnn_search.pipeline.run.nodes.hardware": lambda: [
             {"cpus": 1.0, "gpus": 0.0, "memory_gb": 1.0, "cpu_model": None}
@@ -138,7 +140,7 @@ def no_cluster(digits: Digits) -> Iterator[None]:
             stack.enter_context(mock.patch(name, value))
         for thing, name, other in (
             (mnist, "load", lambda *_, **__: digits),
-            (sequences, "TEST_SEQUENCES", 20),
+            (digit_tables, "TEST_SEQUENCES", 20),
             (stage_log, "TensorBoard", mock.MagicMock()),
             (search, "_copy_study", mock.MagicMock()),
             (plots, "learning_curves", _plot),

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crnn_search.api import Run
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.errors import CrnnSearchError, InputError
 from crnn_search.pipeline import run as pipeline
 from crnn_search.results import markdown

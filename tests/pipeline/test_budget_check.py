@@ -23,7 +23,7 @@ def notes_of(budget: Budget, elapsed_s: float = 1.0, *records: TrialRecord) -> l
     notes: list[str] = []
     context = SimpleNamespace(
         space=SPACE,
-        digits=None,
+        task=None,
         arithmetic=None,
         allocation=Allocation(1.0, 0.0, 2),
         history=SimpleNamespace(records=lambda stage: dict(enumerate(records))),

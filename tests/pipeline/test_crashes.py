@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.pipeline import run as pipeline
 from crnn_search.storage import stages
 from crnn_search.storage.journal import read_history

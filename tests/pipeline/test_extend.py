@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from crnn_search.cluster import pace
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.pipeline import run as pipeline
 from crnn_search.storage import jsonl
 from crnn_search.storage.files import read_json

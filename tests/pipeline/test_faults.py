@@ -13,7 +13,8 @@ import optuna
 import pytest
 import torch
 
-from crnn_search.data.sequences import Digits, split_images, validation_table
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.storage import jsonl
 from crnn_search.training import engine
@@ -120,9 +121,8 @@ def undisturbed(trial: dict[str, Any], digits: Digits, arithmetic: Arithmetic) -
         device=CPU,
         arithmetic=arithmetic,
     )
-    training = Digits(digits.images[:60_000], digits.labels[:60_000])
-    pool, _ = split_images(training.labels)
-    data = TrainingData(training, pool, validation_table(training.labels, 8), 512, 8)
+    task = MnistSums(Digits(digits.images[:60_000], digits.labels[:60_000]), 8)
+    data = TrainingData(task, task.validation_table(), 512)
     epochs = 2 if trial["state"] == "COMPLETE" else 1
     metrics = [engine.train_epoch(state, data) for _ in range(epochs)]
     return [epoch.validation_rmse for epoch in metrics if epoch.validation_rmse is not None]

@@ -23,7 +23,7 @@ BFLOAT16 = Arithmetic("bfloat16")
 
 
 def record(number: int, state: TrialState, *values: float | None) -> TrialRecord:
-    trial = Trial(f"trial-{number:04d}", number, MNIST_CRNN_2016, 0, 3, 1, 10, 8)
+    trial = Trial(f"trial-{number:04d}", number, MNIST_CRNN_2016, 0, 3, 1, 10, "mnist_sums/8")
     return TrialRecord(
         trial,
         validation_rmse=list(values),
@@ -71,7 +71,7 @@ def context(tmp_path: Path) -> Context:
         space=space,
         history=missing,
         journal=missing,
-        digits=missing,
+        task=missing,
         allocation=missing,
         arithmetic=BFLOAT16,
         progress=missing,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.storage import jsonl
 from tests import held
 from tests.small_run import LAUNCH, prepare, start, wait_for, wait_for_end

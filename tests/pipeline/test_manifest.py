@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_manifest_is_read_as_it_was_written(run: RunFolder, space: SearchSpace) -> None:
-    manifest = Manifest.create(run, space, Budget(time_s=3600.0), ["runs/earlier"])
+    manifest = Manifest.create(run, space, {}, Budget(time_s=3600.0), ["runs/earlier"])
     manifest.write(run)
     assert Manifest.read(run) == manifest
     complete = dataclasses.replace(
@@ -45,10 +45,10 @@ def test_manifest_is_read_as_it_was_written(run: RunFolder, space: SearchSpace) 
 
 
 def test_manifest_names_seed_versions_and_arithmetic(run: RunFolder, space: SearchSpace) -> None:
-    manifest = Manifest.create(run, space)
+    manifest = Manifest.create(run, space, {})
     manifest.on_cluster(space, HARDWARE, Arithmetic("bfloat16")).write(run)
     written = json.loads(run.manifest.read_text())
-    assert written["format"] == 2
+    assert written["format"] == 3
     assert written["seed"] == 7
     assert written["versions"]["crnn-search"] == __version__
     assert written["arithmetic"] == {"precision": "bfloat16", "cpu_kernels": False}
@@ -60,19 +60,19 @@ def test_manifest_names_seed_versions_and_arithmetic(run: RunFolder, space: Sear
 
 
 def test_first_hardware_of_a_run_stays(run: RunFolder, space: SearchSpace) -> None:
-    first = Manifest.create(run, space).on_cluster(space, HARDWARE, Arithmetic())
+    first = Manifest.create(run, space, {}).on_cluster(space, HARDWARE, Arithmetic())
     assert first.on_cluster(space, {"nodes": [], "gpu": None}, Arithmetic()).hardware == HARDWARE
 
 
-@pytest.mark.parametrize("found", [None, 1, 3])
+@pytest.mark.parametrize("found", [None, 1, 2])
 def test_other_format_is_refused(run: RunFolder, space: SearchSpace, found: int | None) -> None:
-    Manifest.create(run, space).write(run)
+    Manifest.create(run, space, {}).write(run)
     values = json.loads(run.manifest.read_text())
     values |= {"format": found, "versions": {"crnn-search": "0.0.7"}}
     if found is None:
         del values["format"]
     run.manifest.write_text(json.dumps(values))
-    message = rf"written by crnn-search 0\.0\.7, whose runs have format {found or 1} .* format 2: "
+    message = rf"written by crnn-search 0\.0\.7, whose runs have format {found or 1} .* format 3: "
     with pytest.raises(InputError, match=message):
         Manifest.read(run)
 
@@ -92,19 +92,19 @@ def test_other_format_is_refused(run: RunFolder, space: SearchSpace, found: int 
         {"hardware": {"nodes": 3}},
         {"earlier_reports": [{"rmse": 1.0}]},
         {"space": {}},
-        {"space": {"task": {"max_digits": "many"}}},
+        {"space": {"task": {"mnist_sums": {"max_digits": "many"}}}},
     ],
 )
 def test_altered_manifest_is_refused(
     run: RunFolder, space: SearchSpace, change: dict[str, object]
 ) -> None:
-    Manifest.create(run, space).write(run)
+    Manifest.create(run, space, {}).write(run)
     run.manifest.write_text(json.dumps(json.loads(run.manifest.read_text()) | change))
     with pytest.raises(InputError, match="is not a manifest of this version of crnn-search"):
         Manifest.read(run)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 2}'])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 3}'])
 def test_other_file_is_not_a_manifest(run: RunFolder, text: str) -> None:
     run.manifest.write_text(text)
     with pytest.raises(InputError, match="is not a manifest of this version of crnn-search"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.storage import jsonl
 from tests import faulty
 from tests.small_run import (

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from crnn_search import api
 from crnn_search.cli.display import PlainProgress
 from crnn_search.cluster.resources import Allocation
+from crnn_search.data.digits import Digits
 from crnn_search.errors import InputError, InterruptedRun, RunFolderError
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.pipeline import run as pipeline
@@ -28,6 +30,7 @@ from crnn_search.tuning.context import Context
 
 SPACE = parse_space("search: {trials: 5}\nspace: {}")
 RUN = "crnn_search.pipeline.run"
+NO_DIGITS = Digits(torch.empty(0, 28, 28, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8))
 NODE = {"name": "here", "cpus": 2.0, "gpus": 0.0, "memory_gb": 4.0, "cpu_model": None}
 KERNELS = Arithmetic("float32", cpu_kernels=True)
 
@@ -57,7 +60,8 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[Allocation]:
     def run_search(context: Context, limit: Limit) -> None:
         raise SearchStartedError(context, limit)
 
-    monkeypatch.setattr(f"{RUN}.mnist.load", lambda *_: None)
+    monkeypatch.setattr("crnn_search.data.mnist.load", lambda *_, **__: NO_DIGITS)
+    monkeypatch.setattr(f"{RUN}.data_size.check_memory", lambda _: None)
     monkeypatch.setattr(f"{RUN}.connection.connect", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(f"{RUN}.gpu_share.probe_gpu", lambda *_: None)
     monkeypatch.setattr(f"{RUN}.nodes.hardware", lambda: [NODE])
@@ -136,7 +140,7 @@ def test_a_space_that_was_altered_is_refused(run: RunFolder, probed: list[Alloca
     until_search(pipeline.launch, SPACE, run)
     log = Journal(run, 60.0)  # later than the lines of the launch
     config = TrialConfig.from_dict({"dropout": 0.5})
-    trial = Trial("trial-0000", 0, config, 0, 3, 1, 10, 8)
+    trial = Trial("trial-0000", 0, config, 0, 3, 1, 10, "mnist_sums/8")
     log.write("trial", stage="search", trial=trial.to_dict())
     progress = PlainProgress(Console(quiet=True))
     message = r"trial-0000 of .*journal.jsonl is not in the space of .*space.yaml.*: dropout: must"

@@ -25,7 +25,7 @@ from crnn_search.tuning.context import Context
 
 TRIALS = [
     Trial(f"trial-{k}", k, MNIST_CRNN_2016, seed=k, epochs=2, grace_epochs=2,
-          epoch_sequences=64, max_digits=8, all_images=True)
+          epoch_sequences=64, data="mnist_sums/8", all_images=True)
     for k in range(2)
 ]  # fmt: skip
 TRAINED = TrialRecord(TRIALS[0], train_loss=[2.0, 1.0], checkpoint="checkpoints/trial-0/last")
@@ -57,7 +57,7 @@ def context(folder: Path, *records: TrialRecord) -> Context:
         space=parse_space("space: {}"),
         history=History(stages={"retrain": known}),
         journal=Journal(run),
-        digits=missing,
+        task=missing,
         allocation=missing,
         arithmetic=Arithmetic(),
         progress=PlainProgress(Console(quiet=True)),

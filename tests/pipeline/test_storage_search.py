@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.storage.location import join
 from crnn_search.storage.object_store import ObjectStore
 from crnn_search.storage.runs import open_run

@@ -69,7 +69,7 @@ NETWORK = SPECS["embedding"]
 SPACE = parse_space("space: {}")
 
 WRITERS: dict[str, Callable[[RunFolder], object]] = {
-    "manifest": lambda run: Manifest.create(run, SPACE).write(run),
+    "manifest": lambda run: Manifest.create(run, SPACE, {}).write(run),
     "space": lambda run: write_text(run.space, "space: {}"),
     "best": lambda run: write_json(run.best, {}),
     "journal": lambda run: Journal(run).start_session(),

@@ -6,28 +6,42 @@ from typing import Any
 
 import pytest
 
-from crnn_search.data import sequences
-from crnn_search.data.sequences import Digits
+from crnn_search.data import digits as tables
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
+from crnn_search.data.own import OwnSequences
 from crnn_search.results import report
 from crnn_search.storage.files import read_json
 from crnn_search.storage.run_folder import RunFolder
-from tests.results.result_files import make_run
+from tests.results.result_files import make_run, own_task
 
 
 @pytest.fixture(scope="module")
 def few_test_sequences() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequences, "TEST_SEQUENCES", 2000)
+        patch.setattr(tables, "TEST_SEQUENCES", 2000)
         yield
+
+
+@pytest.fixture(scope="session")
+def sums(digits: Digits) -> MnistSums:
+    """Sums of 1 to 5 synthetic digits."""
+    return MnistSums(digits, 5)
+
+
+@pytest.fixture(scope="session")
+def own() -> OwnSequences:
+    """A user's own data set, small and random, of sequences in groups."""
+    return own_task()
 
 
 @pytest.fixture(scope="module")
 def reported(
-    tmp_path_factory: pytest.TempPathFactory, digits: Digits, few_test_sequences: None
+    tmp_path_factory: pytest.TempPathFactory, sums: MnistSums, few_test_sequences: None
 ) -> RunFolder:
     """A run with its report, not to be changed."""
-    run = make_run(tmp_path_factory.mktemp("runs") / "night")
-    report.write_report(run, digits)
+    run = make_run(tmp_path_factory.mktemp("runs") / "night", sums.info)
+    report.write_report(run, sums)
     return run
 
 
@@ -38,6 +52,20 @@ def written(reported: RunFolder) -> dict[str, Any]:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, few_test_sequences: None) -> RunFolder:
+def fresh(tmp_path: Path, sums: MnistSums, few_test_sequences: None) -> RunFolder:
     """A run without a report, for a test to change."""
-    return make_run(tmp_path / "fresh")
+    return make_run(tmp_path / "fresh", sums.info)
+
+
+@pytest.fixture(scope="module")
+def own_reported(tmp_path_factory: pytest.TempPathFactory, own: OwnSequences) -> RunFolder:
+    """A run on the user's own data with its report, not to be changed."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "day", own.info)
+    report.write_report(run, own)
+    return run
+
+
+@pytest.fixture
+def own_written(own_reported: RunFolder) -> dict[str, Any]:
+    """The content of its report.json, for a test to change."""
+    return dict(read_json(own_reported.report_json))

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crnn_search.data.sequences import Digits, testing_table
-from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
+from crnn_search.data.own import OwnSequences
+from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.task import Task, TaskInfo
+from crnn_search.hyperparameters import MNIST_CRNN_2016, ImageShape, TrialConfig
 from crnn_search.storage import jsonl, stages
 from crnn_search.storage.files import read_json, write_json
 from crnn_search.storage.run_folder import RunFolder
@@ -22,6 +24,7 @@ from crnn_search.training.predict import predict
 SMALL = TrialConfig.from_dict(
     {"conv_channels": [4], "kernel_size": [5], "pooling": [4], "gru_sizes": [8]}
 )
+SMALL_DEFAULT = TrialConfig.from_dict(SMALL.to_dict() | {"gru_sizes": [6]})
 REASON = "diverged: training loss `nan` | <script>\nTraceback of many lines"
 ARITHMETIC = "float32, compiled kernels"
 
@@ -36,7 +39,7 @@ def record(number: int, state: str, rmse: list[float | None], **config: Any) -> 
         epochs=3,
         grace_epochs=1,
         epoch_sequences=500,
-        max_digits=5,
+        data="mnist_sums/5",
     )
     return TrialRecord(
         trial,
@@ -68,11 +71,11 @@ def full_budget_records(count: int = 12) -> list[TrialRecord]:
     return records
 
 
-def make_run(root: Path) -> RunFolder:
+def make_run(root: Path, info: TaskInfo) -> RunFolder:
     """A run that only its report is missing of."""
     run = RunFolder(root)
     root.mkdir()
-    write_json(run.manifest, _manifest(root.name))
+    write_json(run.manifest, _manifest(root.name, info))
     stopped = [record(12, "PRUNED", [9.0]), record(13, "PRUNED", [8.0, 5.0])]
     failed = [record(14, "FAIL", [7.0, 90.0, None]), record(15, "FAIL", [])]
     for ended in full_budget_records() + stopped + failed:
@@ -94,12 +97,13 @@ def make_run(root: Path) -> RunFolder:
     }  # fmt: skip
     write_json(run.finalists, {"finalists": [best | row, second | row], "repeats": 2})
     write_json(run.best, {"number": 3, "config": SMALL.to_dict(), "validation_rmse": 1.25})
+    name, config = ("mnist_crnn_2016", MNIST_CRNN_2016) if info.sums else ("default", SMALL_DEFAULT)
     write_json(
         run.retrained,
         {
-            "epochs": 2, "epoch_sequences": 700,
-            "winner": _save_networks(run, "winner", SMALL, 2),
-            "mnist_crnn_2016": _save_networks(run, "mnist_crnn_2016", MNIST_CRNN_2016, 1),
+            "epochs": 2, "epoch_sequences": 700, "baseline_name": name,
+            "winner": _save_networks(run, "winner", SMALL, info, 2),
+            "baseline": _save_networks(run, name, config, info, 1),
         },
     )  # fmt: skip
     starts = {"search": 2.0, "finalists": 92.0, "retrain": 122.0, "report": 8122.0}
@@ -117,15 +121,16 @@ def record_stages(run: RunFolder) -> None:
     stages.record(run, stages.RETRAIN, (run.retrained, *models))
 
 
-def _manifest(name: str) -> dict[str, Any]:
+def _manifest(name: str, info: TaskInfo) -> dict[str, Any]:
+    own = {"data": "data/plants.npz", "unit": info.unit}
     return {
-        "format": 2, "name": name, "command": "crnn-search launch quick.yaml", "git_commit": None,
+        "format": 3, "name": name, "command": "crnn-search launch quick.yaml", "git_commit": None,
         "created": "2026-01-02T03:04:05+00:00", "versions": {"torch": "2.0"}, "seed": 0,
         "hardware": {"nodes": [{"cpus": 2.0, "gpus": 0.0, "cpu_model": None, "memory_gb": 7.5}]},
         "arithmetic": {"precision": "float32", "cpu_kernels": True},
         "data_sha256": {"file": "0123"},
         "space": {
-            "task": {"max_digits": 5},
+            "task": {"mnist_sums": {"max_digits": 5}} if info.sums else own,
             "search": {
                 "trials": 16, "max_epochs": 3, "grace_epochs": 1, "reduction_factor": 3,
                 "epoch_sequences": 500, "seed": 0,
@@ -135,12 +140,15 @@ def _manifest(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _save_networks(run: RunFolder, name: str, config: TrialConfig, seeds: int) -> list[Any]:
+def _save_networks(
+    run: RunFolder, name: str, config: TrialConfig, info: TaskInfo, seeds: int
+) -> list[Any]:
     entries = []
     for seed in range(seeds):
         file = f"retrained/{name}-{seed}.safetensors"
         torch.manual_seed(seed)
-        checkpoint.save_model(run.root / file, CRNN(config.model), config, {})
+        network = CRNN(config.model, info.shape)
+        checkpoint.save_model(run.root / file, network, config, {"task": info.to_dict()})
         entries.append(
             {
                 "seed": seed, "file": file, "seconds": 30.0, "core_seconds": 60.0,
@@ -157,7 +165,43 @@ def change(path: Path, **values: Any) -> None:
     record_stages(RunFolder(path.parent))
 
 
-def predictions(run: RunFolder, name: str, digits: Digits) -> Tensor:
+def predictions(run: RunFolder, name: str, task: Task) -> Tensor:
     """What a retrained network predicts for the test sequences, `(S,)`."""
     model = checkpoint.load_model(run.root / f"retrained/{name}.safetensors")[0]
-    return predict(model, digits, testing_table(digits.labels, 5))
+    return predict(model, task.images, task.testing_table())
+
+
+def own_task(**changes: Any) -> OwnSequences:
+    """Random colour pictures of 8 × 10 pixels. changes: other values for its `TaskInfo`.
+
+    40 sequences for training, 10 for validation and 36 for the test, in 12 groups, of 1 to 14.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (200, 3, 8, 10), generator=generator, dtype=torch.uint8)
+    training, validation, test = (
+        own_table(count, 14, places, seed)
+        for seed, (count, places) in enumerate(
+            ((40, (0, 100)), (10, (100, 130)), (36, (130, 200))), start=1
+        )
+    )
+    values: dict[str, Any] = {
+        "name": "plants", "data": "0123/drop", "target": "height", "unit": "mm", "longest": 14,
+        "shape": ImageShape(3, 8, 10), "center": 20.0, "scale": 5.0,
+    }  # fmt: skip
+    facts = [("sequences", "86 in 29 groups"), ("size", "8 × 10; 3 had another size and were ...")]
+    facts.append(("warning", "2 identical images are in more than one split"))
+    info = TaskInfo(**values | changes)
+    return OwnSequences(info, images, training, validation, test, "drop", facts)
+
+
+def own_table(sequences: int, longest: int, images: tuple[int, int], seed: int) -> SequenceTable:
+    """Sequences whose targets depend on their lengths, three of each group.
+
+    images: the first one, and the one behind the last one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (sequences,), generator=generator)
+    indices = torch.randint(*images, (sequences, longest), generator=generator, dtype=torch.int32)
+    indices[torch.arange(longest) >= lengths[:, None]] = 0
+    noise = torch.randn(sequences, generator=generator, dtype=torch.float64)
+    return SequenceTable(indices, lengths, 2.0 * lengths + noise, torch.arange(sequences) // 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -143,12 +144,18 @@ def test_earlier_reports_of_an_extended_search(written: dict[str, Any]) -> None:
 
 def test_html_needs_no_other_file(reported: RunFolder) -> None:
     page = reported.report_html.read_text()
-    assert page.count('<img src="data:image/png;base64,') == 2
+    assert page.count('<img src="data:image/png;base64,') == 3
     assert "http" not in page
     assert "<script>" not in page
     assert "<title>crnn-search report: night</title>" in page
     assert page.count("<table>") == 5
     assert "prefers-color-scheme: dark" in page
+
+
+def test_own_html_needs_no_other_file(own_reported: RunFolder) -> None:
+    page = own_reported.report_html.read_text()
+    assert page.count('<img src="data:image/png;base64,') == page.count("<img ") == 3
+    assert page.count("<table>") == 7
 
 
 def test_summary_is_short_and_plain(written: dict[str, Any]) -> None:
@@ -182,3 +189,173 @@ def test_a_long_name_or_reason_is_cut(written: dict[str, Any]) -> None:
     text = markdown.render(written)
     assert "n" * 201 not in text
     assert "r" * 201 not in text
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "**The retrained winner predicts `height` of `plants` with an RMSE of 18.5 mm (95 % inter",
+        "36 sequences of 70 test images), where the default network has 18.2 mm, least squares on "
+        "the length 0.981 mm and guessing the mean 8.76 mm.**\n",
+        "\n**Warning: 2 identical images are in more than one split**\n",
+        "\n|  | RMSE (mm) | 95 % interval | SD over seeds | MAE (mm) | R² |\n",
+        "\n| **retrained winner** | 18.5 | ",
+        "\n| the default network, trained in this run | 18.2 | ",
+        "\n| least squares on the length, in training and validation | 0.981 | ",
+        "\n| guess the mean of training and validation | 8.76 | ",
+        "Winner and default network had the same budget: 2 epochs of all 50 sequences of training "
+        "and validation that are not too long. On the same",
+        "the RMSE of the default network less the winner's is -0.210 mm (95 %",
+        "first seed, chosen before any was scored: RMSE 18.8 mm.",
+        "Intervals resample the 12 test *groups*, not sequences,",
+        "\n## Test RMSE by length (mm)\n\nBins of lengths hold about equally many test sequences.",
+        "\n| images | sequences | winner | 95 % interval | default network | length only |\n",
+        "\n| 1–3 | 8 | 5.09 | ",
+        "![Predicted against true](plots/predicted.png)",
+        "\n## Data\n\n`plants`:\n\n|  | found |\n| --- | --- |\n| sequences | 86 in 29 groups |\n",
+        "\n| size | 8 × 10; 3 had another size and were ... |\n",
+        "\n| height (mm) | sequences | mean | SD | least | 25 % | median | 75 % | greatest |\n",
+        "\n| training and validation | 50 | ",
+        "\n22 sequences of training and validation have more images than the winner's "
+        "`max_sequence_length`, 8; the winner was not trained on them (`longer: drop`).",
+        "parameters, validation RMSE 1.25 mm.",
+        "## Finalists\n\nValidation RMSE (mm). The best",
+        "16 trials of at most 3 epochs of at most 500 sequences",
+        "| retraining of winner and default network | ",
+        "\n- data: file, SHA-256 0123\n",
+    ],
+)
+def test_own_markdown_has(expected: str, own_reported: RunFolder) -> None:
+    assert expected in own_reported.report_markdown.read_text()
+
+
+ONLY_SUMS = ("exact", "published", "digit", "60,000", "count", "MNIST", "sums")
+
+
+@pytest.mark.parametrize("word", ONLY_SUMS)
+def test_what_is_true_of_sums_alone_appears_only_there(
+    word: str, own_reported: RunFolder, own_written: dict[str, Any], reported: RunFolder
+) -> None:
+    text = own_reported.report_markdown.read_text()
+    assert word.casefold() not in (text + markdown.summary(own_written)).casefold()
+    assert word.casefold() in reported.report_markdown.read_text().casefold()
+
+
+def test_summary_of_own_data(own_written: dict[str, Any]) -> None:
+    assert markdown.summary(own_written).splitlines()[:9] == [
+        "day: plants: height",
+        f"  test RMSE       18.5 mm  (95 % interval {interval(own_written)})",
+        "                  mean of 2 seeds, SD 0.52, 36 sequences of 70 images",
+        "  exported model  18.8 mm  (first seed)",
+        "  MAE             16.3 mm",
+        "  R²              -3.447",
+        "  default network 18.2 mm  (same run, same budget)",
+        "  length only     0.981 mm",
+        "  guess the mean  8.76 mm",
+    ]
+    assert markdown.summary(own_written).endswith(
+        "\n  WARNING         data: 2 identical images are in more than one split"
+    )
+
+
+def interval(report: dict[str, Any]) -> str:
+    return formatting.interval(report["test"]["rmse_interval"])
+
+
+def test_a_target_without_unit(own_written: dict[str, Any]) -> None:
+    own_written["task"]["unit"] = None
+    text = markdown.render(own_written)
+    assert "with an RMSE of 18.5 (95 %" in text
+    assert "|  | RMSE | 95 % interval | SD over seeds | MAE | R² |" in text
+    assert "| height | sequences |" in text
+    assert not re.search(r"\bmm\b", text)
+
+
+def test_the_network_of_2016_on_own_data(own_written: dict[str, Any]) -> None:
+    own_written["baselines"]["mnist_crnn_2016"] = own_written["baselines"].pop("default")
+    own_written["baseline_name"] = "mnist_crnn_2016"
+    text = markdown.render(own_written)
+    assert "| mnistCRNN's network of 2016, trained in this run | 18.2 |" in text
+    assert "default network" not in text
+    assert "  2016 network    18.2 mm  (same run" in markdown.summary(own_written)
+    own_written["best_config"] = own_written["baseline_config"]
+    assert "They are the same network" in markdown.render(own_written)
+
+
+def test_data_of_one_length_have_no_section_of_lengths(own_written: dict[str, Any]) -> None:
+    del own_written["baselines"]["length_only"]
+    own_written["test"]["rmse_by_length"] = {"7": 1.0}
+    text = markdown.render(own_written)
+    assert "by length" not in text
+    assert "where the default network has 18.2 mm and guessing the mean 8.76 mm.**" in text
+    assert "length only" not in text + markdown.summary(own_written)
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (36, "Intervals resample the 36 test *sequences* (infinitesimal jackknife), and add"),
+        (1, "Intervals are missing: all test sequences are of one group."),
+    ],
+)
+def test_what_intervals_resample(own_written: dict[str, Any], groups: int, words: str) -> None:
+    own_written["test"]["groups"] = groups
+    assert words in markdown.render(own_written)
+
+
+def test_intervals_of_one_group_are_missing(own_written: dict[str, Any]) -> None:
+    own_written["test"] |= {"groups": 1, "rmse_interval": None}
+    own_written["improvement"]["interval"] = None
+    text = markdown.render(own_written)
+    assert "(95 % interval missing; mean of 2 seeds" in text
+    assert "(95 % interval, paired, missing)" in text
+
+
+@pytest.mark.parametrize(
+    ("longer", "count", "words"),
+    [
+        ("first", 3, "3 sequences of training and validation have more images than the winner's "
+         "`max_sequence_length`, 8; the winner was trained on their first images (`longer: first`"),
+        ("last", 3, "the winner was trained on their last images (`longer: last`)."),
+        ("drop", 0, "No sequence of training and validation has more images than the winner's "
+         "`max_sequence_length`, 8 (`longer: drop`)."),
+    ],
+)  # fmt: skip
+def test_the_rule_for_longer_sequences(
+    own_written: dict[str, Any], longer: str, count: int, words: str
+) -> None:
+    own_written["data"] |= {"longer": longer, "longer_sequences": count}
+    assert words in markdown.render(own_written)
+
+
+def test_an_epoch_of_some_of_the_sequences(own_written: dict[str, Any]) -> None:
+    own_written["retrained"]["epoch_sequences"] = 20
+    own_written["data"]["longer"] = "last"
+    expected = "2 epochs of 20 of the 50 sequences of training and validation. On the same"
+    assert expected in markdown.render(own_written)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "a | b", "# a", "*a* _b_ `c` ~~d~~", "[a](http://b) <script>", "<b>x</b>", "a\nb\n\n- c",
+        "``` a", "\x1b[31m", "n" * 5000, "$x_1$", "1. a", "![a](b)", "&lt;", "\\", "a\\|b", "|||",
+    ],
+)  # fmt: skip
+def test_no_name_of_own_data_is_markup(
+    own_written: dict[str, Any], own_reported: RunFolder, odd: str
+) -> None:
+    before = shape(to_html(markdown.render(own_written), own_reported))
+    own_written["task"] |= {"name": odd, "target": odd, "unit": odd}
+    own_written["data"]["facts"][1] = [odd, odd]
+    own_written["data"]["warnings"] = [odd]
+    text = markdown.render(own_written)
+    assert shape(to_html(text, own_reported)) == before
+    assert "\x1b" not in text + markdown.summary(own_written)
+    assert "n" * 201 not in text + markdown.summary(own_written)
+    assert len(markdown.summary(own_written).splitlines()) == 14
+
+
+def shape(page: str) -> list[str]:
+    """All tags of a page, without what is in them."""
+    return re.findall(r"</?[a-z0-9]+", page)

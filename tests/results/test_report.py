@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from crnn_search.data import sequences
-from crnn_search.data.sequences import TRAINING_IMAGES, Digits
+from crnn_search.data.digits import TRAINING_IMAGES
+from crnn_search.data.mnist_sums import MnistSums
+from crnn_search.data.own import OwnSequences
+from crnn_search.data.sequences import SequenceTable
 from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
 from crnn_search.results import markdown, report, scores
-from crnn_search.storage import jsonl
+from crnn_search.storage import jsonl, stages
 from crnn_search.storage.files import read_json
 from crnn_search.storage.journal import Journal
 from crnn_search.storage.run_folder import RunFolder
@@ -25,7 +29,9 @@ from tests.results.result_files import (
     ARITHMETIC,
     REASON,
     SMALL,
+    SMALL_DEFAULT,
     change,
+    make_run,
     predictions,
     record,
     record_stages,
@@ -33,26 +39,30 @@ from tests.results.result_files import (
 
 
 def test_scores_are_those_of_the_models_on_the_test_sequences(
-    reported: RunFolder, written: dict[str, Any], digits: Digits
+    reported: RunFolder, written: dict[str, Any], sums: MnistSums
 ) -> None:
-    table = sequences.testing_table(digits.labels, 5)
+    table = sums.testing_table()
     assert int(table.indices[table.indices > 0].min()) >= TRAINING_IMAGES
-    ours = [predictions(reported, f"winner-{seed}", digits) for seed in range(2)]
-    theirs = [predictions(reported, "mnist_crnn_2016-0", digits)]
-    expected = scores.score(ours, table).to_dict()
+    ours = [predictions(reported, f"winner-{seed}", sums) for seed in range(2)]
+    theirs = [predictions(reported, "mnist_crnn_2016-0", sums)]
+    expected = scores.score(ours, table, sums=True).to_dict()
     assert {key: written["test"][key] for key in expected} == expected
-    assert written["test"]["exported_rmse"] == metrics.rmse(ours[0], table.sums)
+    assert written["test"]["exported_rmse"] == metrics.rmse(ours[0], table.targets)
     assert written["test"]["images"] == 1000
-    assert written["baselines"]["mnist_crnn_2016"] == scores.score(theirs, table).to_dict()
+    assert (
+        written["baselines"]["mnist_crnn_2016"] == scores.score(theirs, table, sums=True).to_dict()
+    )
     assert written["baselines"]["mnist_crnn_2016"]["rmse_std"] is None
     assert written["improvement"] == scores.paired_difference(theirs, ours, table).to_dict()
 
 
-def test_blind_baselines_come_from_training_labels(written: dict[str, Any], digits: Digits) -> None:
-    table = sequences.testing_table(digits.labels, 5)
-    mean = digits.labels[:TRAINING_IMAGES].double().mean()
-    guess = (mean * 3 - table.sums).square().mean().sqrt()
-    count = (mean * table.lengths - table.sums).square().mean().sqrt()
+def test_blind_baselines_come_from_training_labels(
+    written: dict[str, Any], sums: MnistSums
+) -> None:
+    table = sums.testing_table()
+    mean = sums.digits.labels[:TRAINING_IMAGES].double().mean()
+    guess = (mean * 3 - table.targets).square().mean().sqrt()
+    count = (mean * table.lengths - table.targets).square().mean().sqrt()
     assert written["baselines"]["mean_guess"]["rmse"] == pytest.approx(guess.item())
     assert written["baselines"]["count_only"]["rmse"] == pytest.approx(count.item())
 
@@ -90,7 +100,7 @@ def test_arithmetic_of_the_run_and_of_its_trials(written: dict[str, Any]) -> Non
     }
 
 
-def test_different_arithmetics_are_recorded_by_trial(fresh: RunFolder, digits: Digits) -> None:
+def test_different_arithmetics_are_recorded_by_trial(fresh: RunFolder, sums: MnistSums) -> None:
     moved = dataclasses.replace(
         record(1, "PRUNED", [9.0, 8.0]), arithmetics=[ARITHMETIC, "float32"]
     )
@@ -103,7 +113,7 @@ def test_different_arithmetics_are_recorded_by_trial(fresh: RunFolder, digits: D
     rows = read_json(fresh.finalists)["finalists"]
     rows[1]["arithmetics"] = ["float32"]
     change(fresh.finalists, finalists=rows)
-    result = report.write_report(fresh, digits)
+    result = report.write_report(fresh, sums)
     assert result["arithmetics"] == {
         ARITHMETIC: ["trial-0000", "trial-0001", "finalist 3", "winner-0", "mnist_crnn_2016-0"],
         "float32": ["trial-0001", "finalist 5"],
@@ -111,75 +121,73 @@ def test_different_arithmetics_are_recorded_by_trial(fresh: RunFolder, digits: D
     }
 
 
-def test_report_can_be_written_again_and_is_the_same(reported: RunFolder, digits: Digits) -> None:
+def test_report_can_be_written_again_and_is_the_same(reported: RunFolder, sums: MnistSums) -> None:
     before = {path: path.read_bytes() for path in reported.root.rglob("report.*")}
-    result = report.write_report(reported, digits)
+    result = report.write_report(reported, sums)
     assert len(before) == 3
     assert {path: path.read_bytes() for path in before} == before
     assert result == read_json(reported.report_json)
 
 
-def test_missing_figures_are_null_and_missing_in_words(fresh: RunFolder, digits: Digits) -> None:
-    change(fresh.retrained, mnist_crnn_2016=[])
+def test_missing_figures_are_null_and_missing_in_words(fresh: RunFolder, sums: MnistSums) -> None:
     fresh.journal.unlink()
     fresh.ledger.write_text("")
     jsonl.append(fresh.ledger, record(0, "FAIL", []).to_dict())
-    result = report.write_report(fresh, digits)
-    assert result["baselines"]["mnist_crnn_2016"] is None
-    assert result["improvement"] is None
+    result = report.write_report(fresh, sums)
     assert result["compute"]["asha_saved_share"] is None
     text = fresh.report_markdown.read_text()
     for expected in (
-        "| mnistCRNN's network of 2016, trained in this run | missing | missing | missing | mis",
-        "The difference between them is missing: the network of 2016 was not trained.",
+        "Early stopping saved missing of the epochs",
         "Missing: it needs at least 8 trials",
         "Wall time: missing.",
     ):
         assert expected in text
-    assert "2016 network    missing" in markdown.summary(result)
+    assert "early stopping  saved missing" in markdown.summary(result)
 
 
-def test_a_winner_that_is_the_network_of_2016_counts_once(fresh: RunFolder, digits: Digits) -> None:
+def test_a_winner_that_is_the_network_of_2016_counts_once(
+    fresh: RunFolder, sums: MnistSums
+) -> None:
     change(fresh.best, config=MNIST_CRNN_2016.to_dict())
-    change(fresh.retrained, winner=read_json(fresh.retrained)["mnist_crnn_2016"])
-    result = report.write_report(fresh, digits)
+    change(fresh.retrained, winner=read_json(fresh.retrained)["baseline"])
+    result = report.write_report(fresh, sums)
     assert result["compute"]["core_seconds"]["retrain"] == 60.0
     assert result["arithmetics"][ARITHMETIC].count("mnist_crnn_2016-0") == 1
     assert (result["improvement"]["difference"], result["improvement"]["ratio"]) == (0.0, 1.0)
     assert "They are the same network" in fresh.report_markdown.read_text()
 
 
-def test_networks_of_another_configuration_are_refused(fresh: RunFolder, digits: Digits) -> None:
+def test_networks_of_another_configuration_are_refused(fresh: RunFolder, sums: MnistSums) -> None:
     other = dataclasses.replace(SMALL.training, learning_rate=0.5)
     change(fresh.best, config=TrialConfig(SMALL.model, other).to_dict())
     with pytest.raises(RunError, match=r"winner-0\.safetensors must have the configuration"):
-        report.write_report(fresh, digits)
+        report.write_report(fresh, sums)
 
 
-def test_a_run_without_a_retrained_winner_is_refused(fresh: RunFolder, digits: Digits) -> None:
+def test_a_run_without_a_retrained_winner_is_refused(fresh: RunFolder, sums: MnistSums) -> None:
     change(fresh.retrained, winner=[])
-    with pytest.raises(RunError, match="must list at least one retrained winner, got none"):
-        report.write_report(fresh, digits)
+    with pytest.raises(RunError, match="must list at least one network of each kind, got none"):
+        report.write_report(fresh, sums)
 
 
-def test_missing_and_altered_files_are_named(fresh: RunFolder, digits: Digits) -> None:
+def test_missing_and_altered_files_are_named(fresh: RunFolder, sums: MnistSums) -> None:
     model = fresh.root / "retrained/winner-1.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"!")
     with pytest.raises(InputError, match=r"winner-1\.safetensors was removed, cut or altered"):
-        report.write_report(fresh, digits)
+        report.write_report(fresh, sums)
     model.unlink()
     with pytest.raises(InputError, match=r"winner-1\.safetensors was removed, cut or altered"):
-        report.write_report(fresh, digits)
+        report.write_report(fresh, sums)
     for path in (fresh.best, fresh.finalists):
         path.write_text("[]")
     with pytest.raises(InputError, match=r"finalists\.json, .*best\.json was removed, cut or alte"):
-        report.write_report(fresh, digits)
+        report.write_report(fresh, sums)
     fresh.stages.unlink()
     with pytest.raises(InputError, match="has not finished its stage finalists: continue it"):
-        report.write_report(fresh, digits)
+        report.write_report(fresh, sums)
 
 
-def test_a_short_ledger_is_completed_from_the_journal(fresh: RunFolder, digits: Digits) -> None:
+def test_a_short_ledger_is_completed_from_the_journal(fresh: RunFolder, sums: MnistSums) -> None:
     """Once trials.jsonl shortened by two bytes counted a trial less."""
     fresh.ledger.unlink()
     fresh.journal.unlink()
@@ -198,19 +206,20 @@ def test_a_short_ledger_is_completed_from_the_journal(fresh: RunFolder, digits: 
             )  # fmt: skip
         known.state = ended.state
         log.write_ended(known)
-    expected = report.write_report(fresh, digits)
+    expected = report.write_report(fresh, sums)
     assert expected["trials"]["completed"] == 2
     fresh.ledger.write_bytes(fresh.ledger.read_bytes()[:-2])
-    assert report.write_report(fresh, digits) == expected
+    assert report.write_report(fresh, sums) == expected
 
 
-def test_a_network_that_diverged_is_refused(fresh: RunFolder, digits: Digits) -> None:
-    model = CRNN(SMALL.model)
+def test_a_network_that_diverged_is_refused(fresh: RunFolder, sums: MnistSums) -> None:
+    model = CRNN(SMALL.model, sums.info.shape)
     torch.nn.init.constant_(model.output.bias, float("nan"))
-    checkpoint.save_model(fresh.root / "retrained/winner-0.safetensors", model, SMALL, {})
+    path, info = fresh.root / "retrained/winner-0.safetensors", {"task": sums.info.to_dict()}
+    checkpoint.save_model(path, model, SMALL, info)
     record_stages(fresh)
     with pytest.raises(RunError, match="got 2000 that are not: the training diverged"):
-        report.write_report(fresh, digits)
+        report.write_report(fresh, sums)
     assert not fresh.report_json.exists()
 
 
@@ -219,3 +228,85 @@ def test_report_json_is_strict_json(reported: RunFolder) -> None:
         raise AssertionError(constant)
 
     json.loads(reported.report_json.read_text(), parse_constant=refuse)
+
+
+def test_own_scores_are_those_of_the_models_on_the_test_sequences(
+    own_reported: RunFolder, own_written: dict[str, Any], own: OwnSequences
+) -> None:
+    table = own.testing_table()
+    ours = [predictions(own_reported, f"winner-{seed}", own) for seed in range(2)]
+    theirs = [predictions(own_reported, "default-0", own)]
+    expected = scores.score(ours, table).to_dict()
+    assert {key: own_written["test"][key] for key in expected} == expected
+    assert own_written["baselines"]["default"] == scores.score(theirs, table).to_dict()
+    assert own_written["improvement"] == scores.paired_difference(theirs, ours, table).to_dict()
+    assert own_written["baseline_config"] == SMALL_DEFAULT.to_dict()
+    real = torch.arange(14) < table.lengths[:, None]
+    assert own_written["test"]["images"] == len(set(table.indices[real].tolist()))
+    assert own_written["test"]["groups"] == 12
+    assert set(own_written["baselines"]) == {"mean_guess", "length_only", "default"}
+    expected_parameters = sum(p.numel() for p in CRNN(SMALL.model, own.info.shape).parameters())
+    assert own_written["best_parameters"] == expected_parameters
+
+
+def test_own_baselines_know_training_and_validation(
+    own_written: dict[str, Any], own: OwnSequences
+) -> None:
+    targets = torch.cat([own.training.targets, own.validation.targets])
+    lengths = torch.cat([own.training.lengths, own.validation.lengths]).double()
+    test = own.testing_table()
+    guess = metrics.rmse(targets.mean().expand(36), test.targets)
+    assert own_written["baselines"]["mean_guess"]["rmse"] == pytest.approx(guess)
+    slope, start = np.polyfit(lengths.numpy(), targets.numpy(), 1)
+    line = metrics.rmse(torch.as_tensor(start + slope * test.lengths.numpy()), test.targets)
+    assert own_written["baselines"]["length_only"]["rmse"] == pytest.approx(line)
+
+
+def test_what_is_in_own_data(own_written: dict[str, Any], own: OwnSequences) -> None:
+    found = own_written["data"]
+    assert found["facts"] == [list(fact) for fact in own.facts[:2]]
+    assert found["warnings"] == ["2 identical images are in more than one split"]
+    values = own.testing_table().targets.numpy()
+    assert found["targets"]["test"] == {
+        "sequences": 36, "mean": values.mean(), "std": values.std(), "min": values.min(),
+        "q25": np.quantile(values, 0.25), "median": np.median(values),
+        "q75": np.quantile(values, 0.75), "max": values.max(),
+    }  # fmt: skip
+    known = [*own.training.targets.tolist(), *own.validation.targets.tolist()]
+    assert found["targets"]["training and validation"]["sequences"] == 50
+    assert found["targets"]["training and validation"]["max"] == max(known)
+    lengths = [*own.training.lengths.tolist(), *own.validation.lengths.tolist()]
+    assert found["longer_sequences"] == sum(length > 8 for length in lengths)
+    assert own_written["task"] == own.info.to_dict()
+
+
+def test_own_report_can_be_written_again_and_is_the_same(
+    own_reported: RunFolder, own: OwnSequences
+) -> None:
+    before = own_reported.report_json.read_bytes()
+    report.write_report(own_reported, own)
+    assert own_reported.report_json.read_bytes() == before
+
+
+def test_sequences_of_one_length_have_no_plot_by_length(tmp_path: Path, own: OwnSequences) -> None:
+    def same(table: SequenceTable) -> SequenceTable:
+        return SequenceTable(
+            table.indices[:, :1], torch.ones_like(table.lengths), table.targets, table.groups
+        )
+
+    training, validation, test = map(same, (own.training, own.validation, own.testing_table()))
+    task = dataclasses.replace(own, training=training, validation=validation, test=test)
+    run = make_run(tmp_path / "same", task.info)
+    result = report.write_report(run, task)
+    assert set(result["baselines"]) == {"mean_guess", "default"}
+    assert {path.name for path in run.plots.iterdir()} == {"learning_curves.png", "predicted.png"}
+    assert stages.first_open(run) == stages.EXPORT
+
+
+def test_two_baselines_of_different_configurations_are_refused(
+    fresh: RunFolder, sums: MnistSums
+) -> None:
+    found = read_json(fresh.retrained)
+    change(fresh.retrained, baseline=[*found["baseline"], found["winner"][0]])
+    with pytest.raises(RunError, match=r"winner-0\.safetensors must have the configuration"):
+        report.write_report(fresh, sums)

@@ -9,27 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from crnn_search.data.sequences import SequenceTable, draw_table
+from crnn_search.data.sequences import SequenceTable
 from crnn_search.errors import RunError
 from crnn_search.results import scores
+from tests.results.score_examples import make_table, naive_interval, noisy, plain_rmse
 
 IMAGES, SEQUENCES, LONGEST = 3000, 18_000, 8
-
-
-def make_table(images: int, sequences: int, longest: int, seed: int = 3) -> SequenceTable:
-    labels = torch.randint(10, (images,), generator=torch.Generator().manual_seed(seed))
-    return draw_table(torch.arange(images), labels, sequences, longest, seed)
-
-
-def noisy(table: SequenceTable, seed: int, scale: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return table.sums + scale * torch.randn(len(table), generator=generator)
-
-
-def plain_rmse(predictions: Tensor, table: SequenceTable, length: int | None = None) -> float:
-    pairs = zip(predictions.tolist(), table.sums.tolist(), table.lengths.tolist(), strict=True)
-    squares = [(p - y) ** 2 for p, y, n in pairs if length in {None, n}]
-    return math.sqrt(sum(squares) / len(squares))
 
 
 def weighted_rmse(
@@ -44,7 +29,7 @@ def weighted_rmse(
             products = [
                 math.prod(weights[i] for i in table.indices[s, :length].tolist()) for s in rows
             ]
-            squares = [(prediction[s].item() - table.sums[s].item()) ** 2 for s in rows]
+            squares = [(prediction[s].item() - table.targets[s].item()) ** 2 for s in rows]
             mean = sum(w * e for w, e in zip(products, squares, strict=True)) / sum(products)
             mse += len(rows) / len(table) * mean
         results.append(math.sqrt(mse))
@@ -66,7 +51,7 @@ def derivatives(predictions: Sequence[Tensor], table: SequenceTable, images: int
 def test_score_agrees_with_plain_loops() -> None:
     table = make_table(40, 300, 3)
     predictions = [noisy(table, seed, 0.3 + 0.1 * seed) for seed in range(3)]
-    score = scores.score(predictions, table)
+    score = scores.score(predictions, table, sums=True)
     by_seed = [plain_rmse(p, table) for p in predictions]
     assert score.rmse_by_seed == pytest.approx(by_seed)
     assert score.rmse == pytest.approx(statistics.fmean(by_seed))
@@ -75,11 +60,13 @@ def test_score_agrees_with_plain_loops() -> None:
     for length in (1, 2, 3):
         expected = statistics.fmean(plain_rmse(p, table, length) for p in predictions)
         assert score.rmse_by_length[str(length)] == pytest.approx(expected)
-    pairs = [(p, y) for row in predictions for p, y in zip(row, table.sums, strict=True)]
+    pairs = [(p, y) for row in predictions for p, y in zip(row, table.targets, strict=True)]
     assert score.mae == pytest.approx(statistics.fmean(abs(float(p - y)) for p, y in pairs))
     exact = statistics.fmean(float(round(float(p)) == float(y)) for p, y in pairs)
     assert score.exact_sum_rate == pytest.approx(exact)
     assert (score.sequences, score.seeds) == (300, 3)
+    counts = [table.lengths.tolist().count(length) for length in (1, 2, 3)]
+    assert list(score.sequences_by_length.values()) == counts
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -118,7 +105,7 @@ def test_paired_difference_is_computed_from_derivatives_by_image_weights() -> No
 def test_interval_by_length_equals_that_of_a_table_of_one_length() -> None:
     table = make_table(12, 90, 3)
     rows = table.lengths == 2
-    short = SequenceTable(table.indices[rows], table.lengths[rows], table.sums[rows])
+    short = SequenceTable(table.indices[rows], table.lengths[rows], table.targets[rows])
     predictions = [noisy(table, 1), noisy(table, 2)]
     alone = scores.score([p[rows] for p in predictions], short)
     whole = scores.score(predictions, table)
@@ -151,19 +138,11 @@ class World:
 
     def predictions(self, image_errors: Tensor) -> Tensor:
         by_step = image_errors[self.table.indices.long()] * self.real
-        return self.table.sums + by_step.sum(1)
+        return self.table.targets + by_step.sum(1)
 
     def true_rmse(self, noise: float) -> float:
         variance = self.misread * statistics.fmean(k * k for k in range(1, 10)) + noise**2
         return math.sqrt(self.table.lengths.double().mean().item() * variance)
-
-
-def naive_interval(predictions: Tensor, table: SequenceTable) -> tuple[float, float]:
-    """The interval from resampling sequences as if they were independent."""
-    squares = (predictions - table.sums).double().square()
-    mse = squares.mean().item()
-    half = 1.96 * squares.std().item() / math.sqrt(len(table)) / (2 * mse)
-    return math.sqrt(mse) * math.exp(-half), math.sqrt(mse) * math.exp(half)
 
 
 @pytest.mark.parametrize("draws", [50, pytest.param(200, marks=pytest.mark.slow)])
@@ -228,6 +207,7 @@ def test_paired_interval_covers_the_true_difference_with_shared_mistakes(draws: 
         good = world.predictions(errors)
         bad = world.predictions(errors + 6 * world.small())
         result = scores.paired_difference([bad], [good], world.table)
+        assert result.interval is not None
         low, high = result.interval
         covered += low <= truth <= high
         widths.append(high - low)
@@ -260,9 +240,9 @@ def test_a_wider_spread_of_seeds_widens_the_interval() -> None:
 
 def test_predictions_without_error_have_no_interval() -> None:
     table = make_table(12, 60, 3)
-    score = scores.score([table.sums], table)
+    score = scores.score([table.targets], table, sums=True)
     assert (score.rmse, score.rmse_interval, score.exact_sum_rate) == (0.0, None, 1.0)
-    result = scores.paired_difference([noisy(table, 1)], [table.sums], table)
+    result = scores.paired_difference([noisy(table, 1)], [table.targets], table)
     assert result.ratio is None
 
 
@@ -274,19 +254,20 @@ def test_nan_predictions_are_refused() -> None:
         scores.score([noisy(table, 2), broken], table)
 
 
-def test_baselines_use_training_labels_and_lengths_only() -> None:
+def test_baselines_of_digits_use_training_labels_and_lengths_only() -> None:
     table = make_table(50, 500, 4)
     labels = torch.tensor([1, 2, 6], dtype=torch.uint8)
-    result = scores.baselines(labels, table, max_digits=4)
+    result = scores.digit_baselines(labels, table, max_digits=4)
     guess = torch.full((500,), 3.0 * 2.5)
-    assert result.mean_guess.rmse == pytest.approx(plain_rmse(guess, table))
-    assert result.count_only.rmse == pytest.approx(plain_rmse(3.0 * table.lengths, table))
+    assert list(result) == ["mean_guess", "count_only"]
+    assert result["mean_guess"].rmse == pytest.approx(plain_rmse(guess, table))
+    assert result["count_only"].rmse == pytest.approx(plain_rmse(3.0 * table.lengths, table))
 
 
 def test_score_and_difference_are_ready_for_json() -> None:
     table = make_table(12, 60, 3)
     predictions = [noisy(table, 1), noisy(table, 2)]
-    score = scores.score(predictions, table).to_dict()
+    score = scores.score(predictions, table, sums=True).to_dict()
     assert json.loads(json.dumps(score)) == score
     difference = scores.paired_difference(predictions, [noisy(table, 3)], table).to_dict()
     assert set(difference) == {"difference", "interval", "ratio"}

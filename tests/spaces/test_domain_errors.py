@@ -127,11 +127,11 @@ INT_64 = "must be a whole number from 1 to 65536"
         ),
         (
             "max_sequence_length: {int: [2, 9]}",
-            "max_sequence_length: must be at most task.max_digits, which is 8, got 9",
+            "max_sequence_length: must be at most 8, the images of the longest sequence, got 9",
         ),
         (
             "max_sequence_length: {choice: [16, 8]}",
-            "max_sequence_length: must be at most task.max_digits, which is 8, got 16",
+            "max_sequence_length: must be at most 8, the images of the longest sequence, got 16",
         ),
     ],
 )

@@ -11,20 +11,20 @@ import pytest
 
 from crnn_search.spaces.domains import Choice, Fixed, FloatRange, IntRange, ListOf
 from crnn_search.spaces.file import load_space, parse_space
-from crnn_search.spaces.space import (
+from crnn_search.spaces.sections import (
+    MnistSumsSpec,
     ResourcesSpec,
     RetrainSpec,
     SearchSpec,
     TaskSpec,
-    sample,
-    to_yaml,
 )
+from crnn_search.spaces.space import sample, to_yaml
 from tests.spaces.examples import FULL, problems, space_of
 
 
 def test_full_file() -> None:
     space = parse_space(FULL)
-    assert space.task == TaskSpec(max_digits=8)
+    assert space.task == TaskSpec(mnist_sums=MnistSumsSpec(max_digits=8))
     assert space.search == SearchSpec(trials=16, epoch_sequences=6000)
     assert space.retrain == RetrainSpec(epoch_sequences=6000)
     assert space.first == ({"conv_channels": [16, 32], "learning_rate": 0.003},)
@@ -42,7 +42,11 @@ def test_full_file() -> None:
 
 def test_sections_other_than_space_have_defaults() -> None:
     space = parse_space("space: {}\nsearch:\nfirst:\n")
-    assert (space.task, space.search, space.retrain) == (TaskSpec(), SearchSpec(), RetrainSpec())
+    assert (space.task, space.search, space.retrain) == (
+        TaskSpec(mnist_sums=MnistSumsSpec()),
+        SearchSpec(),
+        RetrainSpec(),
+    )
     assert space.resources == ResourcesSpec(
         cpus_per_trial=1, gpus_per_trial="auto", precision="auto", cpu_kernels="auto"
     )
@@ -117,7 +121,7 @@ def test_overrides_replace_and_add_values() -> None:
             "space.dropout=0.1",
             "space.learning_rate={float: [1e-4, 1e-2], log: true}",
             "space.conv_channels.length=[2, 2]",
-            "space.augmentation = {choice: [0, 1]}",
+            "space.affine = {choice: [0, 1]}",
             "first=[]",
         ],
     )
@@ -125,7 +129,7 @@ def test_overrides_replace_and_add_values() -> None:
     assert space.space["dropout"] == Fixed(0.1)
     assert space.space["learning_rate"] == FloatRange(1e-4, 1e-2, log=True)
     assert space.space["conv_channels"] == ListOf(IntRange(8, 64, log=True), 2, 2)
-    assert space.space["augmentation"] == Choice((0.0, 1.0))
+    assert space.space["affine"] == Choice((0.0, 1.0))
     assert space.first == ()
     assert parse_space(to_yaml(space)) == space
 

@@ -202,6 +202,12 @@ def test_precision_is_not_a_hyperparameter_any_more(text: str, place: str) -> No
     ]
 
 
+def test_augmentation_is_named_affine() -> None:
+    assert problems("space: {augmentation: 0.3}\n") == [
+        "space.yaml:1: space.augmentation: is named affine now, for what it does"
+    ]
+
+
 def test_one_mistake_gives_one_problem() -> None:
     assert len(problems("first: [{dropout: 0.1}]\nspace: {dropuot: {float: [0, 0.5]}}\n")) == 1
     assert len(problems("task: {max_digits: 99}\nspace: {max_sequence_length: 16}\n")) == 1

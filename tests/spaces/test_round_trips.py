@@ -15,7 +15,8 @@ from optuna.trial import FixedTrial
 from crnn_search.errors import SpaceError
 from crnn_search.hyperparameters import PARAMETERS, Rule, TrialConfig
 from crnn_search.spaces.file import parse_space
-from crnn_search.spaces.space import ResourcesSpec, sample, to_yaml
+from crnn_search.spaces.sections import ResourcesSpec
+from crnn_search.spaces.space import sample, to_yaml
 from tests.spaces.examples import FULL
 
 # So that every network can be built: three layers of 3×3 valid and pooling 2 leave one pixel.

@@ -38,7 +38,7 @@ def new_trial(number: int = 0, **fields: Any) -> Trial:
     config = TrialConfig(ModelSpec(), TrainingSpec())
     values: dict[str, Any] = {
         "name": trial_name(number), "number": number, "config": config, "seed": 7, "epochs": 4,
-        "grace_epochs": 1, "epoch_sequences": 256, "max_digits": 8,
+        "grace_epochs": 1, "epoch_sequences": 256, "data": "mnist_sums/8",
     }  # fmt: skip
     return Trial(**(values | fields))
 
@@ -96,7 +96,7 @@ trials = st.builds(
     epochs=st.integers(1, 99),
     grace_epochs=st.integers(1, 9),
     epoch_sequences=st.integers(1, 10**6),
-    max_digits=st.integers(1, 99),
+    data=st.text(max_size=9),
     arithmetic=st.builds(
         Arithmetic,
         precision=st.sampled_from(["float32", "bfloat16"]),

@@ -88,6 +88,22 @@ def test_fetch_copies_an_object_to_a_file(s3: str, tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
+def test_parts_of_an_object_are_read(s3: str) -> None:
+    store = ObjectStore(join(s3, "parts"), pytest.fail)
+    store.write("a", b"0123456789")
+    assert [store.read_part("a", start, 4) for start in (0, 4, 8)] == [b"0123", b"4567", b"89"]
+    with pytest.raises(StorageError, match="cannot read s3://bucket/runs/parts/none"):
+        store.read_part("none", 0, 4)
+
+
+def test_an_object_is_looked_up_without_its_content(s3: str) -> None:
+    store = ObjectStore(join(s3, "looked"), pytest.fail)
+    store.write("deep/a", b"123")
+    assert store.look_up("deep/a") == store.find()["deep/a"]
+    assert store.look_up("deep") is None
+    assert store.look_up("none") is None
+
+
 class Failing(http.server.BaseHTTPRequestHandler):
     """Answers with these codes, one after another, then with the content "late"."""
 

@@ -59,7 +59,7 @@ def test_number_and_gpu_share_do_not_change_a_training() -> None:
         {"seed": 8},
         {"epochs": 5},
         {"epoch_sequences": 255},
-        {"max_digits": 9},
+        {"data": 9},
         {"all_images": True},
         {"arithmetic": Arithmetic("bfloat16")},
     ],

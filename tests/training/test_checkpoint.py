@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from crnn_search.data.mnist_sums import MnistSource
 from crnn_search.errors import ModelFileError, StorageError
-from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, ImageShape, TrialConfig
+from crnn_search.hyperparameters import Arithmetic, ImageShape, TrialConfig
 from crnn_search.training import checkpoint, engine
 from crnn_search.training.engine import TrainingData
 from tests.training.test_engine import CPU, SMALL, changed, reproducible
@@ -21,13 +22,15 @@ COLOUR = ImageShape(3, 12, 20)
 SAME = changed(SMALL, padding="same")
 """For small images, too."""
 
-TRIAL = {"name": "trial-0000", "seed": 4, "max_digits": 8, "arithmetic": {"precision": "float32"}}
+TRIAL = {"name": "trial-0000", "seed": 4, "arithmetic": {"precision": "float32"}}
+TASK = MnistSource(max_digits=8).info.to_dict()
+INFO = {"task": TASK}
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        changed(SMALL, dropout=0.3, augmentation=0.3),
+        changed(SMALL, dropout=0.3, affine=0.3),
         changed(
             SMALL, optimizer="rmsprop", weight_decay=0.1, schedule="constant", batch_norm=False
         ),
@@ -66,10 +69,10 @@ def test_checkpoint_returns_trial_and_history(tmp_path: Path) -> None:
 def test_model_file_returns_model_config_and_info(tmp_path: Path) -> None:
     model = engine.start(SMALL, seed=0, epochs=1, device=CPU).model
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, model, SMALL, {"max_digits": 8})
+    checkpoint.save_model(path, model, SMALL, INFO | {"seed": 3})
     loaded, config, info = checkpoint.load_model(path)
     assert config == SMALL
-    assert info == {"max_digits": 8}
+    assert info == INFO | {"seed": 3}
     assert not loaded.training
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name])
@@ -78,48 +81,54 @@ def test_model_file_returns_model_config_and_info(tmp_path: Path) -> None:
 
 def test_files_state_the_shape_of_an_image(tmp_path: Path) -> None:
     state = engine.start(SAME, seed=0, epochs=1, device=CPU, shape=COLOUR)
-    checkpoint.save_model(tmp_path / "model.safetensors", state.model, SAME, {})
+    task = TASK | {"shape": list(COLOUR)}
+    checkpoint.save_model(tmp_path / "model.safetensors", state.model, SAME, {"task": task})
     checkpoint.save_state(tmp_path / "epoch.safetensors", state, TRIAL)
     model = checkpoint.load_model(tmp_path / "model.safetensors")[0]
     assert model.shape == COLOUR
     assert checkpoint.load_state(tmp_path / "epoch.safetensors", CPU).state.model.shape == COLOUR
 
 
+def stated(shape: Any) -> dict[str, Any]:
+    """A model's header that states this shape."""
+    return {"config": SAME.to_dict(), "info": {"task": TASK | {"shape": shape}}}
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ([3, 20], "invalid configuration: image_shape must be 1 or 3 channels"),
+        ([3, 20], "invalid header: image_shape must be 1 or 3 channels"),
         ([1, 12, 20], "do not fit its configuration: "),
         ([3, 20, 40], "do not fit its configuration: "),
-        (None, "do not fit its configuration: "),  # MNIST's
+        (None, "invalid header: image_shape must be 1 or 3 channels"),
     ],
 )
 def test_another_shape_is_refused(tmp_path: Path, shape: Any, message: str) -> None:
     path = tmp_path / "model.safetensors"
     network = engine.start(SAME, seed=0, epochs=1, device=CPU, shape=COLOUR).model
-    checkpoint.save_model(path, network, SAME, {})
-    header = {"config": SAME.to_dict(), "info": {}}
-    rewrite(path, header if shape is None else header | {"image_shape": shape})
+    checkpoint.save_model(path, network, SAME, INFO)
+    rewrite(path, stated(shape))
     with pytest.raises(ModelFileError, match=message):
         checkpoint.load_model(path)
 
 
-def test_a_file_that_states_no_shape_is_of_mnists(model_file: Path) -> None:
-    rewrite(model_file, {"config": SMALL.to_dict(), "info": {}})
-    assert checkpoint.load_model(model_file)[0].shape == MNIST_SHAPE
-
-
 def test_a_network_that_leaves_no_pixels_is_refused(model_file: Path) -> None:
     deep = changed(SMALL, conv_channels=[2] * 6, pooling=2).to_dict()
-    rewrite(model_file, {"config": deep, "info": {}})
+    rewrite(model_file, {"config": deep, "info": INFO})
     with pytest.raises(ModelFileError, match="invalid configuration: convolution 3 leaves no pix"):
+        checkpoint.load_model(model_file)
+    config = changed(SMALL, padding="valid", kernel_size=9).to_dict()
+    task = TASK | {"shape": [1, 8, 8]}
+    rewrite(model_file, {"config": config, "info": {"task": task}})
+    with pytest.raises(ModelFileError, match="invalid configuration: convolution 1 leaves no pix"):
         checkpoint.load_model(model_file)
 
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, engine.start(SMALL, seed=0, epochs=1, device=CPU).model, SMALL, {})
+    model = engine.start(SMALL, seed=0, epochs=1, device=CPU).model
+    checkpoint.save_model(path, model, SMALL, INFO)
     return path
 
 
@@ -151,7 +160,7 @@ def test_altered_header_is_refused(model_file: Path) -> None:
 
 
 def test_file_of_another_format_is_refused(model_file: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"must be 'crnn-search checkpoint 3', got '.* model"):
+    with pytest.raises(ModelFileError, match=r"must be 'crnn-search checkpoint 4', got '.* model"):
         checkpoint.load_state(model_file, CPU)
 
 
@@ -165,7 +174,7 @@ def test_invalid_configuration_is_refused(model_file: Path) -> None:
 def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     model = engine.start(SMALL, seed=0, epochs=1, device=CPU).model
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, model, changed(SMALL, gru_sizes=[5]), {})
+    checkpoint.save_model(path, model, changed(SMALL, gru_sizes=[5]), INFO)
     with pytest.raises(ModelFileError, match="do not fit its configuration"):
         checkpoint.load_model(path)
 
@@ -173,22 +182,22 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.safetensors"
     model = engine.start(SMALL, seed=0, epochs=1, device=CPU).model
-    checkpoint.save_model(path, model, SMALL, {"version": 1})
+    checkpoint.save_model(path, model, SMALL, INFO | {"version": 1})
 
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save", full_disk)
     with pytest.raises(StorageError, match="No space left"):
-        checkpoint.save_model(path, model, SMALL, {"version": 2})
-    assert checkpoint.load_model(path)[2] == {"version": 1}
+        checkpoint.save_model(path, model, SMALL, INFO | {"version": 2})
+    assert checkpoint.load_model(path)[2]["version"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def rewrite(path: Path, header: Any = None, **tensors: Tensor | None) -> None:
-    """Write a file again with another header or other tensors, as a stranger could; None removes.
+    """Write a file again with another header or other tensors; None removes.
 
-    header: JSON's values, or a text.
+    header: JSON's values, or a text. The file has no checksum any more.
     """
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -204,14 +213,47 @@ def rewrite(path: Path, header: Any = None, **tensors: Tensor | None) -> None:
     "header",
     [
         [], "3", "null", '"text"', "{", "[" * 100_000, {}, {"config": []}, {"config": "conv"},
-        {"config": {}}, {"config": {}, "info": []}, {"config": {}, "info": {"max_digits": "8"}},
-        {"config": {"dropuot": 1}, "info": {}}, {"config": {"gru_sizes": {}}, "info": {}},
-        {"config": None, "info": {}},
+        {"config": {}}, {"config": {}, "info": []}, {"config": {}, "info": {}},
+        {"config": {}, "info": {"task": []}}, {"config": {}, "info": {"task": "sums"}},
+        {"config": {"dropuot": 1}, "info": INFO}, {"config": {"gru_sizes": {}}, "info": INFO},
+        {"config": None, "info": INFO}, {"info": INFO},
+        {"config": {}, "image_shape": [1, 28, 28], "info": {"max_digits": 8}},
     ],
 )  # fmt: skip
 def test_header_of_another_shape_is_refused(model_file: Path, header: Any) -> None:
     rewrite(model_file, header)
-    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+    with pytest.raises(
+        ModelFileError, match=r"model\.safetensors (is truncated|has an invalid (header|conf))"
+    ):
+        checkpoint.load_model(model_file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": None}, "name must be of type str"),
+        ({"sums": 1}, "sums must be of type bool"),
+        ({"longest": 0}, "longest must be a whole number from 1 on, got 0"),
+        ({"longest": True}, "longest must be of type int"),
+        ({"scale": 0.0}, r"scale must be a positive number, got 0\.0"),
+        ({"scale": float("nan")}, "scale must be of type float"),
+        ({"center": float("inf")}, "center must be of type float"),
+        ({"center": "0"}, "center must be of type float"),
+        ({"unit": 3}, r"unit must be of type str \| None"),
+        ({"weight": 3}, "unexpected keyword argument 'weight'"),
+    ],
+)
+def test_an_altered_task_is_refused(model_file: Path, change: dict[str, Any], message: str) -> None:
+    rewrite(model_file, {"config": SMALL.to_dict(), "info": {"task": TASK | change}})
+    with pytest.raises(ModelFileError, match=f"has an invalid header: .*{message}"):
+        checkpoint.load_model(model_file)
+
+
+@pytest.mark.parametrize("name", TASK)
+def test_a_task_without_a_value_is_refused(model_file: Path, name: str) -> None:
+    task = {key: value for key, value in TASK.items() if key != name}
+    rewrite(model_file, {"config": SMALL.to_dict(), "info": {"task": task}})
+    with pytest.raises(ModelFileError, match=f"has an invalid header: it has no '{name}'"):
         checkpoint.load_model(model_file)
 
 
@@ -238,7 +280,7 @@ def test_tensors_of_another_shape_or_dtype_are_refused(
 
 def test_a_huge_network_is_refused_before_it_is_built(model_file: Path) -> None:
     huge = {"conv_channels": [1024] * 6, "pooling": 1, "gru_sizes": [2048] * 4}
-    rewrite(model_file, {"config": huge, "info": {}})
+    rewrite(model_file, {"config": huge, "info": INFO})
     with pytest.raises(ModelFileError, match="do not fit its configuration"):
         checkpoint.load_model(model_file)
 
@@ -249,6 +291,17 @@ def test_altered_weights_are_refused(model_file: Path) -> None:
     model_file.write_bytes(content)
     with pytest.raises(ModelFileError, match="was altered: its checksum is another"):
         checkpoint.load_model(model_file)
+
+
+def test_a_model_or_checkpoint_without_a_checksum_is_refused(model_file: Path) -> None:
+    rewrite(model_file)
+    with pytest.raises(ModelFileError, match="was altered: its checksum is another"):
+        checkpoint.load_model(model_file)
+    path = model_file.with_name("epoch.safetensors")
+    checkpoint.save_state(path, engine.start(SMALL, seed=0, epochs=1, device=CPU), TRIAL)
+    rewrite(path)
+    with pytest.raises(ModelFileError, match="was altered: its checksum is another"):
+        checkpoint.load_state(path, CPU)
 
 
 @pytest.fixture
@@ -266,6 +319,7 @@ def trained(training_data: TrainingData, tmp_path: Path) -> Path:
     [
         {"epoch": "1"}, {"epoch": 4}, {"epoch": -1}, {"epochs": 0}, {"seed": None}, {"seed": 1.5},
         {"trial": []}, {"history": {}}, {"history": [1]}, {"epoch": True},
+        {"image_shape": [28, 28]},
     ],
 )  # fmt: skip
 def test_altered_header_of_a_checkpoint_is_refused(trained: Path, change: dict[str, Any]) -> None:

@@ -115,11 +115,11 @@ def test_captured_training_is_the_eager_one(
 ) -> None:
     data = dataclasses.replace(training_data, epoch_sequences=5 * 32)  # of one shape
     eager, graphed = start(config), start(config)
-    graphed.graphed = FakeStep(engine._make_step(graphed, data.digits))
+    graphed.graphed = FakeStep(engine._make_step(graphed, data.task.images))
     for _ in range(2):
         expected = reproducible(engine.train_epoch(eager, data))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine, "_make_step", lambda state, digits: state.graphed)
+            patch.setattr(engine, "_make_step", lambda state, images: state.graphed)
             assert reproducible(engine.train_epoch(graphed, data)) == expected
     assert graphed.graphed.captured
     assert graphed.graphed.replayed
@@ -208,7 +208,7 @@ def test_failed_capture_renews_the_generator(monkeypatch: pytest.MonkeyPatch) ->
 def test_graphs_are_freed_with_their_training(training_data: TrainingData) -> None:
     """Without a garbage collection: an actor captures its next trial at once."""
     state = start(SMALL)
-    state.graphed = FakeStep(engine._make_step(state, training_data.digits))
+    state.graphed = FakeStep(engine._make_step(state, training_data.task.images))
     state.graphed(torch.arange(3), torch.ones(2), SHAPE)
     alive: list[weakref.ref[Any]] = [weakref.ref(state.graphed), weakref.ref(state.model)]
     gc.collect()
@@ -238,7 +238,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 
 
 def on_cuda(data: TrainingData) -> TrainingData:
-    return dataclasses.replace(data, digits=data.digits.to(torch.device("cuda")))
+    return dataclasses.replace(data, task=data.task.to(torch.device("cuda")))
 
 
 def start_on_cuda(config: TrialConfig) -> TrainState:
@@ -295,8 +295,8 @@ def test_graphs_of_a_trial_share_their_memory_on_cuda(training_data: TrainingDat
 def test_failed_capture_trains_on_eagerly_on_cuda(training_data: TrainingData) -> None:
     """A step that waits for the GPU cannot be captured; dropout then draws as before."""
     data = on_cuda(training_data)
-    state = start_on_cuda(changed(SMALL, dropout=0.3, augmentation=0.3))
-    plain = engine._make_step(state, data.digits)
+    state = start_on_cuda(changed(SMALL, dropout=0.3, affine=0.3))
+    plain = engine._make_step(state, data.task.images)
     assert isinstance(plain, GraphedStep)
     step = plain._step
 
@@ -317,7 +317,7 @@ def test_failed_capture_trains_on_eagerly_on_cuda(training_data: TrainingData) -
 def test_out_of_memory_of_a_step_is_raised_on_cuda(training_data: TrainingData) -> None:
     data = on_cuda(training_data)
     config = changed(SMALL, batch_size=512, conv_channels=[64, 64])
-    device = data.digits.images.device
+    device = data.task.images.device
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.empty_cache()
     fraction = (torch.cuda.memory_reserved() + 2**28) / total

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from crnn_search.data.sequences import Digits, SequenceTable, draw_table, training_table
+from crnn_search.data.digits import Digits, training_table
+from crnn_search.data.sequences import SequenceTable
 from crnn_search.hyperparameters import Arithmetic, ImageShape, TrialConfig
 from crnn_search.kernels import native
 from crnn_search.training import engine, optimizers
 from crnn_search.training.engine import TrainingData
 from crnn_search.training.metrics import EpochMetrics
-from tests.conftest import small_table
+from tests.tasks import FewDigits
 
 CPU = torch.device("cpu")
 SMALL = TrialConfig.from_dict(
@@ -65,7 +66,8 @@ def test_training_learns_to_sum(training_data: TrainingData) -> None:
     data = dataclasses.replace(training_data, epoch_sequences=1000)
     last = run(changed(SMALL, learning_rate=0.03, gru_sizes=[32]), data, epochs=5)[-1]
     assert last.validation_rmse is not None
-    assert last.validation_rmse < 0.5 * float(small_table(data.digits, 200).sums.std())
+    assert data.validation is not None
+    assert last.validation_rmse < 0.5 * float(data.validation.targets.std())
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_training_learns_to_sum(training_data: TrainingData) -> None:
     [
         (SMALL, FLOAT32),
         (
-            changed(SMALL, dropout=0.3, augmentation=0.5, weight_decay=0.1, batch_norm=False),
+            changed(SMALL, dropout=0.3, affine=0.5, weight_decay=0.1, batch_norm=False),
             FLOAT32,
         ),
         (
@@ -97,9 +99,9 @@ def test_images_of_any_shape_are_trained_on(shape: ImageShape, cpu_kernels: bool
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (40, *shape), dtype=torch.uint8, generator=generator)
     digits = Digits(images, torch.arange(40, dtype=torch.uint8) % 10)
-    table = draw_table(torch.arange(20, 40), digits.labels, 50, 8, seed=0)
-    data = TrainingData(digits, torch.arange(20), table, 128, 8)
-    config = changed(SMALL, augmentation=0.5, padding="same")
+    task = FewDigits(digits, pool=20)
+    data = TrainingData(task, task.validation_table(), 128)
+    config = changed(SMALL, affine=0.5, padding="same")
     arithmetic = Arithmetic("float32", cpu_kernels)
     state = engine.start(config, seed=0, epochs=1, device=CPU, shape=shape, arithmetic=arithmetic)
     metrics = engine.train_epoch(state, data)
@@ -129,7 +131,7 @@ def reference_losses(
             for gru in model.grus:
                 states = gru(states.unsqueeze(1))[0].squeeze(1)
             sums.append(model.output(states[-1])[0])
-        loss = (torch.stack(sums) - table.sums[list(rows)]).square().mean()
+        loss = (torch.stack(sums) - table.targets[list(rows)]).square().mean()
         losses.append(loss.item())
         for group in state.optimizer.param_groups:
             group["lr"] = optimizers.learning_rate_at(spec, step / total)
@@ -158,7 +160,7 @@ def test_steps_match_an_unpacked_reference(options: dict[str, object], digits: D
     table = training_table(torch.arange(1000), digits.labels, steps * 32, longest, 0, 0)
     state = engine.start(config, seed=0, epochs=1, device=CPU)
     state.model.train()
-    train_step = engine._make_step(state, digits)
+    train_step = engine._make_step(state, digits.pixels)
     losses = []
     for step, batch in enumerate(table.batches(32)):
         for group in state.optimizer.param_groups:
@@ -207,7 +209,7 @@ def test_training_leaves_global_random_state_unchanged(training_data: TrainingDa
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    run(changed(SMALL, dropout=0.5, augmentation=0.5), training_data, epochs=1)
+    run(changed(SMALL, dropout=0.5, affine=0.5), training_data, epochs=1)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -239,7 +241,7 @@ def test_without_validation_its_metrics_are_none(training_data: TrainingData) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_losses_match_cpu_losses(training_data: TrainingData) -> None:
     device = torch.device("cuda")
-    moved = dataclasses.replace(training_data, digits=training_data.digits.to(device))
+    moved = dataclasses.replace(training_data, task=training_data.task.to(device))
     state = engine.start(SMALL, seed=0, epochs=2, device=device)
     on_gpu = [engine.train_epoch(state, moved).train_loss for _ in range(2)]
     on_cpu = [m.train_loss for m in run(SMALL, training_data)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.hyperparameters import MNIST_CRNN_2016
 from crnn_search.training import engine
 from crnn_search.training.predict import GPU_CHUNKS, predict
@@ -22,13 +22,13 @@ def test_predictions_match_single_sequences(digits: Digits) -> None:
         for row in range(len(table)):
             images = digits.pixels[table.indices[row, : table.lengths[row]].long()]
             expected[row] = model(images, torch.ones(len(images), dtype=torch.int64))
-    torch.testing.assert_close(predict(model, digits, table), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(predict(model, digits.pixels, table), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_prediction_restores_the_mode(digits: Digits, training: bool) -> None:
     model = engine.start(SMALL, seed=0, epochs=1, device=CPU).model.train(training)
-    predict(model, digits, small_table(digits, 10))
+    predict(model, digits.pixels, small_table(digits, 10))
     assert model.training is training
 
 
@@ -43,7 +43,7 @@ def test_failed_prediction_restores_training_mode(
 
     monkeypatch.setattr(model, "decode", out_of_memory)
     with pytest.raises(MemoryError, match="no memory for the gates"):
-        predict(model, digits, small_table(digits, 10))
+        predict(model, digits.pixels, small_table(digits, 10))
     assert model.training
     assert model.grus.training
 
@@ -61,22 +61,22 @@ def test_features_are_held_once(digits: Digits, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(model, "encode", encode_once)
     monkeypatch.setattr("crnn_search.training.predict.CPU_CHUNKS", (64, 64))
-    predict(model, digits, small_table(digits, 100))
+    predict(model, digits.pixels, small_table(digits, 100))
     assert len(chunks) > 2
 
 
 def test_chunks_do_not_change_predictions(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     model, table = engine.start(SMALL, seed=0, epochs=1, device=CPU).model, small_table(digits, 200)
-    expected = predict(model, digits, table)
+    expected = predict(model, digits.pixels, table)
     monkeypatch.setattr("crnn_search.training.predict.CPU_CHUNKS", GPU_CHUNKS)
-    torch.testing.assert_close(predict(model, digits, table), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(predict(model, digits.pixels, table), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_predictions_on_cuda_match_those_of_the_cpu(digits: Digits) -> None:
     model, table = engine.start(SMALL, seed=0, epochs=1, device=CPU).model, small_table(digits, 200)
-    expected = predict(model, digits, table)
+    expected = predict(model, digits.pixels, table)
     cuda = torch.device("cuda")
-    found = predict(model.to(cuda), digits.to(cuda), table)
+    found = predict(model.to(cuda), digits.pixels.to(cuda), table)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)

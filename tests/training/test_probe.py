@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crnn_search.data import sequences
-from crnn_search.data.sequences import Digits, split_images, training_table, validation_table
+from crnn_search.data import digits as digit_tables
+from crnn_search.data.digits import Digits, training_table
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.training import engine, memory, probe
 from crnn_search.training.cuda_graphs import WARM_UP_STEPS
@@ -42,25 +43,23 @@ def test_every_shape_and_a_whole_validation_are_measured(
 
     whole_epoch = engine.train_epoch
     monkeypatch.setattr(engine, "train_epoch", train_epoch)
-    monkeypatch.setattr(sequences, "VALIDATION_SEQUENCES", 2_000)
+    monkeypatch.setattr(digit_tables, "VALIDATION_SEQUENCES", 2_000)
     config = changed(SMALL, batch_size=64, max_sequence_length=7)
-    assert probe.peak_of(config, digits, 60_000, 8, Arithmetic()) > 50
+    assert probe.peak_of(config, MnistSums(digits, 8), 60_000, Arithmetic()) > 50
     assert trained == [(13 * 64 + 32, 2_000)]  # 937 batches and a rest: 937 % 7 = 6
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_probe_takes_as_much_as_an_epoch_on_cuda(digits: Digits) -> None:
-    on_cuda = digits.to(torch.device("cuda"))
+    on_cuda = MnistSums(digits, 8).to(torch.device("cuda"))
     config = changed(SMALL, batch_size=64, max_sequence_length=7, conv_channels=[16, 32])
-    probed = probe.peak_of(config, on_cuda, 20_000, 8, Arithmetic())
+    probed = probe.peak_of(config, on_cuda, 20_000, Arithmetic())
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     device = on_cuda.images.device
     state = engine.start(config, seed=0, epochs=WARM_UP_STEPS + 1, device=device)
-    data = TrainingData(
-        on_cuda, split_images(digits.labels)[0], validation_table(digits.labels, 8), 20_000, 8
-    )
+    data = TrainingData(on_cuda, on_cuda.validation_table(), 20_000)
     for _ in range(WARM_UP_STEPS + 1):
         engine.train_epoch(state, data)
     assert probed == pytest.approx(memory.reserved_mb(device), rel=0.1)

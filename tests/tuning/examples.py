@@ -12,7 +12,8 @@ import torch
 from ray.tune import PlacementGroupFactory
 
 from crnn_search.cluster.resources import Allocation
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import Arithmetic, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.journal import History, Journal
@@ -27,7 +28,7 @@ from crnn_search.tuning.tune_trial import tune_config
 SMALL = TrialConfig(
     ModelSpec(conv_channels=(4,), pooling=(4,), gru_sizes=(8,)), TrainingSpec(batch_size=32)
 )
-TRIAL = Trial("trial-0000", 0, SMALL, 5, 4, 1, 64, 4)
+TRIAL = Trial("trial-0000", 0, SMALL, 5, 4, 1, 64, "mnist_sums/8")
 
 
 def trial(number: int = 0, **changes: Any) -> Trial:
@@ -83,7 +84,7 @@ def context(folder: Path, arithmetic: Arithmetic = Arithmetic()) -> Context:  # 
         parse_space("space: {}"),
         History(),
         Journal(run),
-        digits,
+        MnistSums(digits, 8),
         Allocation(1, 0.0, 1),
         arithmetic,
         mock.create_autospec(Progress, instance=True),

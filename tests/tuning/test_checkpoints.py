@@ -72,7 +72,7 @@ def test_new_trial_has_no_checkpoint(folder: CheckpointFolder) -> None:
         {"epochs": 5},
         {"grace_epochs": 2},
         {"epoch_sequences": 128},
-        {"max_digits": 5},
+        {"data": "mnist_sums/5"},
         {"all_images": True},
         {"arithmetic": Arithmetic("bfloat16")},
         {"arithmetic": Arithmetic("float32", cpu_kernels=True)},

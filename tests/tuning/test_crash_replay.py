@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from crnn_search.cluster.resources import Allocation
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.pipeline import finalists, recovery, search
 from crnn_search.spaces.file import parse_space
@@ -57,7 +58,9 @@ ACCIDENTS = {
 IGNORED = {"seconds", "core_seconds"}
 """Times: an epoch that is trained twice takes twice as long."""
 
-DIGITS = Digits(torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.uint8))
+TASK = MnistSums(
+    Digits(torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.uint8)), 8
+)
 PROGRESS = mock.create_autospec(Progress, instance=True)
 
 
@@ -100,7 +103,7 @@ class Session:
             journal = Journal(self.run, history.elapsed_s)
             allocation, arithmetic = Allocation(1, 0.0, 1), Arithmetic()
             context = Context(
-                self.run, SPACE, history, journal, DIGITS, allocation, arithmetic, PROGRESS
+                self.run, SPACE, history, journal, TASK, allocation, arithmetic, PROGRESS
             )
             limit = Limit(Budget(), SPACE, 1, lambda: journal.elapsed_s)
             journal.start_session()

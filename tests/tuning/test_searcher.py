@@ -221,7 +221,7 @@ def test_trial_has_the_budget_of_the_search_and_the_arithmetic_of_the_run(
     arithmetic = Arithmetic("bfloat16", cpu_kernels=True)
     trial = suggested(StudySearcher(space, arithmetic), "a")
     assert trial.number == 0
-    assert (trial.epochs, trial.epoch_sequences, trial.max_digits) == (4, 60_000, 8)
+    assert (trial.epochs, trial.epoch_sequences, trial.data) == (4, 60_000, "mnist_sums/8")
     assert trial.arithmetic == arithmetic
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from crnn_search.data.sequences import Digits
+from crnn_search.data.digits import Digits
 from crnn_search.errors import StorageError
 from crnn_search.hyperparameters import Arithmetic
 from crnn_search.kernels import native
@@ -21,22 +21,21 @@ from crnn_search.training.metrics import EpochMetrics
 from crnn_search.tuning.epoch_result import EpochResult, last_result
 from crnn_search.tuning.worker import Worker, failure_reason
 from tests.conftest import small_table
+from tests.tasks import FewDigits
 from tests.tuning.examples import TRIAL, metrics, result, step
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def worker(tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> Worker:
+def worker(tmp_path: Path, digits: Digits) -> Worker:
     """A new process that trains trials of a run; it validates on few sequences."""
-    table = small_table(digits, 200)
-    monkeypatch.setattr("crnn_search.tuning.worker.validation_table", lambda *_: table)
-    return Worker(digits, str(tmp_path), CPU)
+    return Worker(FewDigits(digits), str(tmp_path), CPU)
 
 
 def other(worker: Worker) -> Worker:
     """A process on another node that trains trials of the same run."""
-    return Worker(worker._digits, worker._checkpoints, CPU)
+    return Worker(worker._task, worker._checkpoints, CPU)
 
 
 def trained(worker: Worker, trial: Trial) -> list[EpochResult]:

@@ -1,0 +1,63 @@
+"""What a space leaves open, in a way that suits a data set; and whether it fits that at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from crnn_search.errors import SpaceError
+from crnn_search.hyperparameters import PARAMETERS, ImageShape
+from crnn_search.spaces.domains import Domain, Fixed
+from crnn_search.spaces.file import why_impossible
+from crnn_search.spaces.space import DRAWS, Images, SearchSpace, infeasible
+
+DEFAULT_SIDE = 64
+"""The largest image that the default network is made for: it leaves 8 × 8 pixels of it."""
+
+
+def defaults(shape: ImageShape, longest: int) -> dict[str, Any]:
+    """Defaults that depend on the data: whole sequences, and more pooling for large images."""
+    pooling, side = [2, 2, 2], max(shape.rows, shape.columns)
+    for layer in range(len(pooling)):
+        if side > DEFAULT_SIDE:
+            pooling[layer], side = 4, side // 2
+    return {"max_sequence_length": longest} | ({} if 4 not in pooling else {"pooling": pooling})
+
+
+def fit(space: SearchSpace, images: Images, shortest: int) -> SearchSpace:
+    """The space with the defaults that suit a data set. shortest: in images, of its sequences.
+
+    Raises:
+        SpaceError: the data do not fit it; every problem.
+    """
+    domains: dict[str, Domain] = dict(space.space)
+    for name, value in defaults(images.shape, images.longest).items():
+        fixed = tuple(value) if isinstance(value, list) else value
+        domains.setdefault(name, Fixed(fixed))
+    problems = list(_problems(space, domains, images, shortest))
+    if problems:
+        raise SpaceError(problems, f"the space does not fit the data in {space.task.data}:")
+    return replace(space, space=domains, images=images)
+
+
+def _problems(
+    space: SearchSpace, domains: Mapping[str, Domain], images: Images, shortest: int
+) -> Iterator[str]:
+    lengths = domains["max_sequence_length"]
+    low = 1 if space.task.longer != "drop" else shortest
+    highest = int(PARAMETERS["max_sequence_length"].high)
+    wrong = [
+        n for n in range(1, highest + 1) if lengths.contains(n) and not low <= n <= images.longest
+    ]
+    if wrong:
+        rule = f"from {low}, the images of the shortest training sequence, to {images.longest}"
+        yield f"space.max_sequence_length must be {rule}, of the longest one, got {wrong[-1]}"
+    reasons = infeasible(domains, images.shape)
+    if len(reasons) == DRAWS:
+        yield f"space: no sampled network can be built: {reasons[0]}"
+        return
+    known: dict[Any, str | None] = {}
+    for number, entry in enumerate(space.first):
+        if reason := why_impossible(entry, domains, images.shape, known):
+            yield f"first[{number}]: its network cannot be built: {reason}"

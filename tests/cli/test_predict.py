@@ -1,0 +1,116 @@
+"""predict: digits, and pictures of own data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from crnn_search.data.task import TaskInfo
+from crnn_search.hyperparameters import ImageShape, ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.training import checkpoint
+from crnn_search.training.model import CRNN
+from tests.cli.conftest import CommandLine, Done
+from tests.models.networks import COLOUR, SUMS
+
+SMALL = TrialConfig(ModelSpec(conv_channels=(2,), gru_sizes=(4,)), TrainingSpec())
+
+
+def test_predict_refuses_other_files(crnn_search: CommandLine, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.new("L", (28, 28)).save(image)
+    for name, content in (("a.onnx", b"no model"), ("b.safetensors", b"x"), ("c.txt", b"hello")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        done = crnn_search("predict", str(path), str(image))
+        assert done.code == 2
+        assert name in done.err
+
+
+def constant_model(path: Path, task: TaskInfo, value: float) -> Path:
+    """A model that always predicts `value`."""
+    network = CRNN(SMALL.model, task.shape)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.output.bias.fill_(value)
+    checkpoint.save_model(path, network, SMALL, {"task": task.to_dict()})
+    return path
+
+
+def test_predict_refuses_a_model_of_other_images(crnn_search: CommandLine, tmp_path: Path) -> None:
+    task = replace(SUMS, shape=ImageShape(3, 32, 40))
+    model, image = constant_model(tmp_path / "m.safetensors", task, 0), tmp_path / "image.png"
+    Image.new("L", (28, 28)).save(image)
+    done = crnn_search("predict", str(model), str(image))
+    assert (done.code, done.out) == (2, "")
+    assert "images must have the shape (B, T, 3, 32, 40), got (1, 1, 1, 28, 28)" in done.err
+
+
+def test_predict_reads_images(crnn_search: CommandLine, tmp_path: Path) -> None:
+    model = constant_model(tmp_path / "model.safetensors", SUMS, 0)
+    image, broken = tmp_path / "image.png", tmp_path / "broken.png"
+    Image.new("L", (28, 28)).save(image)
+    broken.write_bytes(b"no picture")
+    done = crnn_search("predict", str(model), str(image), str(image))
+    assert (done.code, done.out) == (0, f"{image}: 0.00\n" * 2)
+    nothing = f"warning: {image}: there is nothing to read in it, it counts as black\n"
+    assert done.err == nothing * 2
+    for path in (broken, tmp_path / "missing.png"):
+        done = crnn_search("predict", str(model), str(image), str(path))
+        assert done.code == 2
+        assert path.name in done.err
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "value", "printed"),
+    [
+        ("mm", 1.0, 12.3456, "12.35 mm"),
+        (None, 1.0, 12.3456, "12.35"),
+        ("µm", 2e5, 5.25e6, "5250000 µm"),
+        ("V", 1e-6, -3.25e-6, "-0.00000325 V"),
+        ("m/s", 30.0, 99.96, "100.0 m/s"),
+    ],
+)
+def test_predict_prints_an_own_target_in_its_unit(
+    crnn_search: CommandLine, tmp_path: Path, unit: str | None, scale: float, value: float,
+    printed: str,
+) -> None:  # fmt: skip
+    """To a hundredth of its standard deviation."""
+    task = replace(COLOUR, unit=unit, scale=scale)
+    model, image = constant_model(tmp_path / "m.safetensors", task, value), tmp_path / "a.png"
+    Image.new("RGB", (24, 16)).save(image)
+    done = crnn_search("predict", str(model), *[str(image)] * 3)
+    assert done == Done(0, f"{image}: {printed}\n" * 3, "")
+
+
+def test_predict_notes_images_that_it_resized(crnn_search: CommandLine, tmp_path: Path) -> None:
+    model = constant_model(tmp_path / "m.safetensors", COLOUR, 5e6)
+    fits, large, small = (tmp_path / f"{name}.png" for name in ("fits", "large", "small"))
+    for path, size in ((fits, (24, 16)), (large, (640, 480)), (small, (3, 2))):
+        Image.new("L", size).save(path)
+    done = crnn_search("predict", str(model), str(fits), str(large), str(small))
+    assert (done.code, len(done.out.splitlines())) == (0, 3)
+    assert done.err == (
+        "note: 2 of 3 images were resized to 16 × 24 pixels (rows × columns); the first was "
+        f"{large}, 480 × 640\n"
+    )
+
+
+def test_predict_refuses_pictures(crnn_search: CommandLine, tmp_path: Path) -> None:
+    model = constant_model(tmp_path / "m.safetensors", COLOUR, 0)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    frames = [Image.new("L", (8, 8), value) for value in (0, 255)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    for name, reason in (
+        ("broken.png", "cannot be decoded: "),
+        ("film.gif", "has several frames"),
+        ("gone.png", "does not exist"),
+    ):
+        done = crnn_search("predict", str(model), str(tmp_path / name))
+        assert (done.code, done.out) == (2, "")
+        assert f"{tmp_path / name} {reason}" in done.err
+        assert "give an image file such as a PNG (the model takes 16 × 24 pixels in" in done.err

@@ -1,0 +1,259 @@
+"""Image files of many kinds become images as MNIST has them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from crnn_search.errors import ImageError
+from crnn_search.models.digit_images import read_digit
+from tests.models.altered import altered
+
+
+def a_digit() -> npt.NDArray[np.uint8]:
+    """White on black, uint8 `(28, 28)`, not symmetric."""
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[5:20, 8:12] = 250
+    pixels[5:9, 8:20] = 130
+    return pixels
+
+
+def test_an_image_as_mnist_has_them_is_unchanged(tmp_path: Path) -> None:
+    Image.fromarray(a_digit()).save(tmp_path / "digit.png")
+    image = read_digit(tmp_path / "digit.png")
+    assert image.dtype == torch.uint8
+    assert torch.equal(image, torch.from_numpy(a_digit()))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "CMYK"])
+def test_black_on_white_is_inverted_in_every_mode(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("digit.tif" if mode == "CMYK" else "digit.png")
+    Image.fromarray(255 - a_digit()).convert(mode).save(path)
+    assert torch.equal(read_digit(path), torch.from_numpy(a_digit()))
+
+
+@pytest.mark.parametrize(
+    "colour", [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255), (255, 255, 0), (128, 128, 128)]
+)
+@pytest.mark.parametrize("opacity", [1.0, 0.5])
+def test_ink_of_any_colour_on_nothing(
+    tmp_path: Path, colour: tuple[int, int, int], opacity: float
+) -> None:
+    layers = np.zeros((28, 28, 4), np.uint8)
+    layers[..., :3] = colour
+    layers[..., 3] = a_digit() * opacity
+    Image.fromarray(layers).save(tmp_path / "digit.png")
+    assert difference(read_digit(tmp_path / "digit.png"), a_digit()) <= 6
+
+
+def difference(image: torch.Tensor, expected: npt.NDArray[np.uint8]) -> float:
+    """The largest difference of two images in a pixel."""
+    return (image.float() - torch.from_numpy(expected).float()).abs().max().item()
+
+
+@pytest.mark.parametrize("mode", ["LA", "P"])
+def test_white_ink_on_nothing_in_other_modes(tmp_path: Path, mode: str) -> None:
+    ink = np.full((28, 28, 4), 255, np.uint8)
+    ink[..., 3] = np.where(a_digit() > 200, 255, 0)
+    image = Image.fromarray(ink)
+    if mode == "LA":
+        image.convert("LA").save(tmp_path / "digit.png")
+    else:  # one colour of a palette is transparent
+        palette = Image.fromarray((ink[..., 3] > 0).astype(np.uint8), "P")
+        palette.putpalette([0, 0, 0, 255, 255, 255])
+        palette.save(tmp_path / "digit.png", transparency=0)
+    assert torch.equal(read_digit(tmp_path / "digit.png"), torch.from_numpy(ink[..., 3]))
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_paper_of_a_card_goes_on_where_pixels_are_transparent(
+    tmp_path: Path, inverted: bool
+) -> None:
+    layers = np.zeros((28, 28, 4), np.uint8)
+    layers[..., :3] = (a_digit() if inverted else 255 - a_digit())[..., None]
+    layers[2:26, 2:26, 3] = 255
+    Image.fromarray(layers).save(tmp_path / "digit.png")
+    assert torch.equal(read_digit(tmp_path / "digit.png"), torch.from_numpy(a_digit()))
+
+
+def test_an_image_of_nothing_is_black(tmp_path: Path) -> None:
+    nothing = np.random.default_rng(0).integers(256, size=(28, 28, 4), dtype=np.uint8)
+    nothing[..., 3] = 0
+    Image.fromarray(nothing).save(tmp_path / "nothing.png")
+    assert not read_digit(tmp_path / "nothing.png").any()
+
+
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,  # stored turned left: a viewer turns it right
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_orientation_of_exif(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(255 - a_digit()).convert("RGB").transpose(TURNED[orientation])
+    stored.save(tmp_path / f"digit.{suffix}", exif=exif, lossless=True)  # webp has a choice
+    assert torch.equal(read_digit(tmp_path / f"digit.{suffix}"), torch.from_numpy(a_digit()))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\x00\x00MM", b"nonsense", b""])
+def test_broken_exif_data_are_ignored(tmp_path: Path, exif: bytes) -> None:
+    Image.fromarray(a_digit()).save(tmp_path / "digit.png", exif=exif)
+    assert torch.equal(read_digit(tmp_path / "digit.png"), torch.from_numpy(a_digit()))
+
+
+@pytest.mark.parametrize(
+    ("paper", "ink"),
+    [(190, 90), (110, 20), (140, 255), (60, 255), (255, 230), (0, 25), (128, 100), (127, 160)],
+)
+def test_low_contrast_is_stretched(tmp_path: Path, paper: int, ink: int) -> None:
+    pixels = paper + (ink - paper) * (a_digit() / 250.0)
+    Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / "digit.png")
+    step = 255 / abs(paper - ink)  # of a grey level, once it is stretched
+    full = np.round(a_digit() * (255 / 250)).astype(np.uint8)
+    assert difference(read_digit(tmp_path / "digit.png"), full) <= step
+
+
+Y, X = np.mgrid[-1:1:28j, -1:1:28j]
+LIGHTS = {
+    "gradient": 160 + 45 * X - 20 * Y,
+    "lamp": 200 - 60 * (X**2 + Y**2) / 2,
+    "shadow": np.where(X + Y > 0.5, 90.0, 190.0),
+    "half": np.where(X > 0.3, 110.0, 200.0),
+}
+
+
+@pytest.mark.parametrize("light", LIGHTS)
+@pytest.mark.parametrize("noise", [0, 2])
+def test_uneven_light(tmp_path: Path, light: str, noise: int) -> None:
+    paper = LIGHTS[light] + np.random.default_rng(0).normal(0, noise, (28, 28))
+    pixels = paper - 80 * (a_digit() / 250)
+    Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / "digit.png")
+    warnings: list[str] = []
+    image = read_digit(tmp_path / "digit.png", warnings.append).float()
+    digit = torch.from_numpy(a_digit()).float()
+    assert image[digit > 200].min() > 150
+    assert image[digit == 0].max() < 60
+    assert len(warnings) == (light in {"shadow", "half"})
+    assert all("digit.png: its light is uneven" in text for text in warnings)
+
+
+def test_bright_ink_on_unevenly_lit_paper(tmp_path: Path) -> None:
+    pixels = LIGHTS["shadow"] - 60 + 120 * (a_digit() / 250)
+    Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / "digit.png")
+    image, digit = read_digit(tmp_path / "digit.png").float(), torch.from_numpy(a_digit()).float()
+    assert image[digit > 200].min() > 150
+    assert image[digit == 0].max() < 60
+
+
+@pytest.mark.parametrize("paper", [0, 110, 190, 255])
+@pytest.mark.parametrize("noise", [0, 1, 10])
+def test_an_empty_image_is_black(tmp_path: Path, paper: int, noise: int) -> None:
+    grey = paper + np.random.default_rng(1).normal(0, noise, (280, 280))
+    Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(tmp_path / "empty.png")
+    warnings: list[str] = []
+    assert not read_digit(tmp_path / "empty.png", warnings.append).any()
+    assert warnings == [
+        f"{tmp_path / 'empty.png'}: there is nothing to read in it, it counts as black"
+    ]
+
+
+def test_ink_that_reaches_the_border_stays(tmp_path: Path) -> None:
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[0:4, 3:25] = pixels[4:28, 20:24] = 255  # the bar of a 7 and its foot
+    Image.fromarray(255 - pixels).save(tmp_path / "seven.png")
+    assert torch.equal(read_digit(tmp_path / "seven.png"), torch.from_numpy(pixels))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    pixels = a_digit().astype(np.float32)
+    pixels[0, 0] = value
+    Image.fromarray(pixels).save(tmp_path / "digit.tif")
+    assert difference(read_digit(tmp_path / "digit.tif")[1:], a_digit()[1:]) <= 5
+    Image.fromarray(np.full((28, 28), value, np.float32)).save(tmp_path / "digit.tif")
+    assert not read_digit(tmp_path / "digit.tif").any()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_more_than_8_bits_are_scaled_and_not_clipped(tmp_path: Path, dtype: str) -> None:
+    deep = a_digit().astype(dtype) * (200 if dtype == "uint16" else 0.001)
+    Image.fromarray(deep.astype(dtype)).save(tmp_path / "digit.tif")
+    expected = np.round(a_digit() * (255 / 250)).astype(np.uint8)
+    assert torch.equal(read_digit(tmp_path / "digit.tif"), torch.from_numpy(expected))
+
+
+def test_a_large_image_is_resized(tmp_path: Path) -> None:
+    large = np.kron(a_digit(), np.ones((10, 12), np.uint8))
+    Image.fromarray(large).save(tmp_path / "digit.png")
+    image = read_digit(tmp_path / "digit.png")
+    assert image.shape == (28, 28)
+    assert (image.float() - torch.from_numpy(a_digit()).float()).abs().mean() < 8
+
+
+def test_a_missing_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.png does not exist; give an image file"):
+        read_digit(tmp_path / "gone.png")
+
+
+def test_an_image_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save(tmp_path / "half.png")
+    content = (tmp_path / "half.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
+    for name in ("text.png", "half.png"):
+        with pytest.raises(ImageError, match=f"{name} cannot be decoded: .*; give an image file"):
+            read_digit(tmp_path / name)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path / "link.png", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ImageError, match=r"cannot be read: it is a .*; give a regular file"):
+            read_digit(path)
+
+
+FILES: list[bytes] = []
+
+
+def pictures() -> list[bytes]:
+    """Picture files of several formats."""
+    if not FILES:
+        for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
+            buffer = io.BytesIO()
+            Image.fromarray(a_digit()).convert("RGB").save(buffer, name)
+            FILES.append(buffer.getvalue())
+    return FILES
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_altered_pictures_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = altered(data, data.draw(st.sampled_from(pictures())))
+    path = tmp_path_factory.getbasetemp() / "altered.png"
+    path.write_bytes(content)
+    with contextlib.suppress(ImageError):
+        image = read_digit(path)
+        assert (image.shape, image.dtype) == ((28, 28), torch.uint8)
