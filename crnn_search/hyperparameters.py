@@ -158,6 +158,9 @@ class ModelSpec(_Spec):
         (64,), "int_list", "width of each GRU", low=1, high=2048, max_length=4
     )
     dropout: float = _parameter(0.0, "float", "dropout before the output", low=0.0, high=0.95)
+    feature_dropout: float = _parameter(
+        0.0, "float", "dropout of an image's features before the first GRU", low=0.0, high=0.95
+    )
 
     def layers(self) -> list[tuple[int, int, int]]:
         """Width, kernel size and pooling of each convolution."""
@@ -223,6 +226,27 @@ class TrainingSpec(_Spec):
     affine: float = _parameter(
         0.0, "float", "strength of random affine distortions, 0 is none", low=0.0, high=1.0
     )
+    shift: float = _parameter(
+        0.0, "float", "strength of random shifts, 0 is none", low=0.0, high=1.0
+    )
+    elastic: float = _parameter(
+        0.0, "float", "strength of random elastic distortions, 0 is none", low=0.0, high=1.0
+    )
+    ema: float = _parameter(
+        0.0, "float", "decay of the average of weights that is validated and exported, 0 is none",
+        low=0.0, high=0.99999,
+    )  # fmt: skip
+    reuse: int = _parameter(
+        1, "int", "sequences of a batch that each of its images is in, sums of digits only",
+        low=1, high=64,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.reuse:
+            raise ConfigError(
+                [f"batch_size must be a multiple of reuse, {self.reuse}, got {self.batch_size}"]
+            )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crnn_search.data.sequences import SequenceTable, Shared, derive_seed
+from crnn_search.data.task import Draw
 
 TRAINING_IMAGES = 60_000
 """Images 0..59,999 are MNIST's training images, 60,000..69,999 its test images."""
@@ -95,17 +96,44 @@ def _fill(
     return SequenceTable(indices, lengths, sums)
 
 
-def training_table(
-    pool: Tensor, labels: Tensor, sequences: int, max_length: int, seed: int, epoch: int
-) -> SequenceTable:
-    """The training sequences of one epoch, drawn from (`seed`, `epoch`).
+def training_table(pool: Tensor, labels: Tensor, draw: Draw) -> SequenceTable:
+    """The training sequences of one epoch, of images from `pool`, drawn with replacement.
 
-    Lengths cycle through 1..`max_length` instead of being drawn, so that batches have few shapes:
+    Lengths cycle through 1..`draw.longest` instead of being drawn, so that batches have few shapes:
     kernels are prepared, and CUDA graphs captured, for each shape.
     """
-    generator = torch.Generator().manual_seed(derive_seed("train", seed, epoch))
-    lengths = torch.arange(sequences) % max_length + 1
-    return _fill(lengths, pool, labels, max_length, generator)
+    generator = torch.Generator().manual_seed(derive_seed("train", draw.seed, draw.epoch))
+    if draw.reuse > 1:
+        return _reusing_table(pool, labels, draw, generator)
+    lengths = torch.arange(draw.sequences) % draw.longest + 1
+    return _fill(lengths, pool, labels, draw.longest, generator)
+
+
+def _reusing_table(
+    pool: Tensor, labels: Tensor, draw: Draw, generator: torch.Generator
+) -> SequenceTable:
+    """Batches in which `draw.reuse` partitions of the same images into sequences follow each other.
+
+    The last batch has up to `draw.reuse` - 1 sequences less than are asked for.
+    """
+    indices, lengths = [], []
+    for start in range(0, draw.sequences, draw.batch_size):
+        rows = min(draw.batch_size, draw.sequences - start)
+        count = max(1, rows // draw.reuse)
+        of_part = torch.arange(start // draw.reuse, start // draw.reuse + count)
+        of_part = of_part % draw.longest + 1
+        real = torch.arange(draw.longest) < of_part[:, None]
+        images = pool[torch.randint(len(pool), (int(of_part.sum()),), generator=generator)]
+        for _ in range(draw.reuse):
+            part = torch.zeros(count, draw.longest, dtype=torch.int32)
+            order = torch.randperm(len(images), generator=generator)
+            part[real] = images[order].int()
+            indices.append(part)
+            lengths.append(of_part)
+    table, counts = torch.cat(indices), torch.cat(lengths)
+    real = torch.arange(draw.longest) < counts[:, None]
+    sums = labels[table.long()].float().masked_fill_(~real, 0.0).sum(1)
+    return SequenceTable(table, counts, sums, reuse=draw.reuse)
 
 
 def validation_table(labels: Tensor, max_digits: int) -> SequenceTable:

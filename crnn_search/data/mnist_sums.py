@@ -13,7 +13,7 @@ from crnn_search.data import digits as tables
 from crnn_search.data import mnist
 from crnn_search.data.digits import TRAINING_IMAGES, Digits
 from crnn_search.data.sequences import SequenceTable, Shared
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task import Draw, TaskInfo
 from crnn_search.hyperparameters import ImageShape
 
 
@@ -51,12 +51,10 @@ class MnistSums(Shared):
         """The same task with its images on `device`."""
         return replace(self, digits=Digits(self.digits.images.to(device), self.digits.labels))
 
-    def training_table(
-        self, sequences: int, longest: int, seed: int, epoch: int, *, everything: bool = False
-    ) -> SequenceTable:
-        """`sequences` sequences of one epoch, drawn from (`seed`, `epoch`)."""
-        pool = torch.arange(TRAINING_IMAGES) if everything else self._training_images
-        return tables.training_table(pool, self.digits.labels, sequences, longest, seed, epoch)
+    def training_table(self, draw: Draw) -> SequenceTable:
+        """`draw.sequences` sequences of one epoch, or a few less if images are reused."""
+        pool = torch.arange(TRAINING_IMAGES) if draw.everything else self._training_images
+        return tables.training_table(pool, self.digits.labels, draw)
 
     def known_table(self) -> SequenceTable:
         """Each training image alone, with its digit: what sequences are drawn from."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from crnn_search.data import summary
 from crnn_search.data.dataset import Dataset
 from crnn_search.data.sequences import SequenceTable, Shared, derive_seed, shared_tensor
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task import Draw, TaskInfo
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import ImageShape
 
@@ -39,22 +39,20 @@ class OwnSequences(Shared):
         """The same task with its images on `device`."""
         return replace(self, images=self.images.to(device))
 
-    def training_table(
-        self, sequences: int, longest: int, seed: int, epoch: int, *, everything: bool = False
-    ) -> SequenceTable:
-        """`sequences` sequences, or all if there are fewer, without replacement, in random order.
+    def training_table(self, draw: Draw) -> SequenceTable:
+        """`draw.sequences` sequences, or all if there are fewer, without replacement, in random order.
 
         Raises:
-            ConfigError: all are longer than `longest`, and are to be left out.
+            ConfigError: all are longer than `draw.longest`, and are to be left out.
         """
-        table = self.known_table() if everything else self.training
-        table = at_most(table, longest, self.longer)
+        table = self.known_table() if draw.everything else self.training
+        table = at_most(table, draw.longest, self.longer)
         if not len(table):
             raise ConfigError(
-                [f"max_sequence_length: no training sequence has at most {longest} images"]
+                [f"max_sequence_length: no training sequence has at most {draw.longest} images"]
             )
-        generator = torch.Generator().manual_seed(derive_seed("train", seed, epoch))
-        return table.take(torch.randperm(len(table), generator=generator)[:sequences])
+        generator = torch.Generator().manual_seed(derive_seed("train", draw.seed, draw.epoch))
+        return table.take(torch.randperm(len(table), generator=generator)[: draw.sequences])
 
     def known_table(self) -> SequenceTable:
         """All sequences of training and validation, whole."""

@@ -8,6 +8,7 @@ time step by time step, so that no padding is ever gathered, encoded or masked.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import warnings
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ class Shared:
 class Batch:
     """A packed batch.
 
-    images: indices of its real images, time step by time step, int64 `(N,)`.
+    images: indices of its real images, time step by time step, int64 `(N,)`; or, with `rows`, of
+    the images to encode, `(M,)`. rows: the place among those of each real image, int64 `(N,)`.
     batch_sizes: number of sequences that are active at each time step, int64 `(T,)`, on the CPU.
     targets: floats `(B,)`, longest sequence first.
     order: the row of each sequence in the table, int64 `(B,)`.
@@ -45,6 +47,7 @@ class Batch:
     batch_sizes: Tensor
     targets: Tensor
     order: Tensor
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,15 @@ class SequenceTable(Shared):
 
     indices: images, int32 `(S, T)`; those at or beyond a sequence's length are padding, and zero.
     lengths: int64 `(S,)`. targets: floats `(S,)`. groups: int64 `(S,)`, equal for sequences that
-    belong together; None: what sequences have in common are their images.
+    belong together; None: what sequences have in common are their images. reuse: in how many
+    sequences of its batch each image is; the table is then for batches of one size.
     """
 
     indices: Tensor
     lengths: Tensor
     targets: Tensor
     groups: Tensor | None = None
+    reuse: int = 1
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -84,7 +89,19 @@ class SequenceTable(Shared):
         order, active = pack_order(self.lengths[rows])
         order = rows[order]
         images = self.indices[order, : len(active)].T[active]
-        return Batch(images.long(), active.sum(1), self.targets[order], order)
+        batch = Batch(images.long(), active.sum(1), self.targets[order], order)
+        return batch if self.reuse == 1 else _encoded_once(batch, self.reuse)
+
+
+def _encoded_once(batch: Batch, reuse: int) -> Batch:
+    """A batch whose images are encoded once; images that it has by chance more often, too.
+
+    It then encodes its last image more often, so that batches have few shapes.
+    """
+    images, rows = batch.images.unique(return_inverse=True)
+    missing = len(rows) // reuse - len(images)
+    images = torch.cat([images, images[-1:].expand(missing)])
+    return dataclasses.replace(batch, images=images, rows=rows)
 
 
 def pack_order(lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,23 @@ class TaskInfo:
         return cls(**{**values, "shape": shape})
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Which sequences an epoch of a training has, drawn from (`seed`, `epoch`).
+
+    sequences: at most so many. longest: images of the longest one. everything: validation data are
+    training data, too. reuse: in how many sequences of its batch each image is, for sums only.
+    """
+
+    sequences: int
+    longest: int
+    seed: int
+    epoch: int
+    batch_size: int
+    everything: bool = False
+    reuse: int = 1
+
+
 class Task(Protocol):
     """A task with its images in memory, or memory-mapped.
 
@@ -78,12 +95,8 @@ class Task(Protocol):
     def to(self, device: torch.device) -> Task:
         """The same task with its images on `device`. Tables stay on the CPU."""
 
-    def training_table(
-        self, sequences: int, longest: int, seed: int, epoch: int, *, everything: bool = False
-    ) -> SequenceTable:
-        """At most `sequences` sequences of one epoch, drawn from (`seed`, `epoch`).
-
-        longest: images of the longest one. everything: validation data are training data, too.
+    def training_table(self, draw: Draw) -> SequenceTable:
+        """The sequences of one epoch.
 
         Raises:
             ConfigError: no sequence is so short.

@@ -100,7 +100,7 @@ def _save_model(record: TrialRecord, context: Context) -> dict[str, Any]:
     state = checkpoint.load_state(run.file(record.checkpoint), torch.device("cpu")).state
     path = run.retrained_models / f"{record.trial.name}.safetensors"
     task = context.task.info
-    state.model.scale_output(task.center, task.scale)
+    state.result.scale_output(task.center, task.scale)
     info = {
         "task": task.to_dict(),
         "seed": record.trial.seed,
@@ -108,7 +108,7 @@ def _save_model(record: TrialRecord, context: Context) -> dict[str, Any]:
         "epoch_sequences": record.trial.epoch_sequences,
         "run": run.name,
     }
-    checkpoint.save_model(path, state.model, state.config, info)
+    checkpoint.save_model(path, state.result, state.config, info)
     return {
         "seed": record.trial.seed,
         "file": str(path.relative_to(run.root)),

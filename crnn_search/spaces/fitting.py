@@ -53,6 +53,8 @@ def _problems(
     if wrong:
         rule = f"from {low}, the images of the shortest training sequence, to {images.longest}"
         yield f"space.max_sequence_length must be {rule}, of the longest one, got {wrong[-1]}"
+    if "reuse" in domains and domains["reuse"] != Fixed(1):
+        yield "space.reuse must be 1: only sums of digits are known for other sequences of a batch"
     reasons = infeasible(domains, images.shape)
     if len(reasons) == DRAWS:
         yield f"space: no sampled network can be built: {reasons[0]}"

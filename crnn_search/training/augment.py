@@ -8,21 +8,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CONTROL_POINTS = 5
+"""Rows and columns of the coarse grid whose random displacements an elastic distortion smooths."""
 
-def augment(images: Tensor, strength: float) -> Tensor:
-    """Random affine distortions of images, uint8 `(N, C, H, W)`; float `(N, C, H, W)` in [0, 1].
 
-    At strength 1 each image turns by up to 15°, scales and shears by up to 15 % and moves by up to
-    a fourteenth of its width and height, all uniform. What moves in is zero. Draws from PyTorch's
-    global generator.
+def augment(images: Tensor, affine: float, shift: float = 0.0, elastic: float = 0.0) -> Tensor:
+    """Random distortions of images, uint8 `(N, C, H, W)`; float `(N, C, H, W)` in [0, 1].
+
+    At strength 1, uniformly: `affine` turns each image by up to 15°, scales and shears it by up to
+    15 % and moves it by up to a fourteenth of its width and height; `shift` moves it by up to a
+    seventh. `elastic` displaces the points of a coarse grid by normal draws with a standard
+    deviation of a twentieth, and all pixels between them smoothly (Ronneberger et al.,
+    arXiv:1505.04597). What moves in is zero. Draws from PyTorch's global generator.
     """
     pixels = images.float().div_(255)
-    rows, columns = pixels.shape[2:]
-    draw = torch.rand(5, len(pixels), device=pixels.device).mul_(2).sub_(1).mul_(strength)
-    angle, scale, shear = draw[0] * math.radians(15), 1 + 0.15 * draw[1], 0.15 * draw[2]
-    shift = draw[3:] * (2 / 14)  # an image is two units wide and high
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    top = torch.stack([cos, (shear - sin) * (rows / columns), shift[0]], dim=1)
-    bottom = torch.stack([sin * (columns / rows), cos, shift[1]], dim=1)
-    grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(pixels.shape), align_corners=False)
+    grid = F.affine_grid(_matrices(pixels, affine, shift), list(pixels.shape), align_corners=False)
+    if elastic:
+        shape = len(pixels), 2, CONTROL_POINTS, CONTROL_POINTS
+        coarse = torch.randn(shape, device=pixels.device).mul_(elastic * 2 / 20)
+        fine = F.interpolate(coarse, pixels.shape[2:], mode="bicubic", align_corners=True)
+        grid = grid + fine.permute(0, 2, 3, 1)
     return F.grid_sample(pixels, grid, align_corners=False)
+
+
+def _matrices(pixels: Tensor, affine: float, shift: float) -> Tensor:
+    """Where each image's pixels come from, `(N, 2, 3)`; an image is two units wide and high."""
+    count, (rows, columns), device = len(pixels), pixels.shape[2:], pixels.device
+    draw = torch.zeros(5, count, device=device)
+    if affine:
+        draw = torch.rand(5, count, device=device).mul_(2).sub_(1).mul_(affine)
+    angle, scale, shear = draw[0] * math.radians(15), 1 + 0.15 * draw[1], 0.15 * draw[2]
+    moved = draw[3:] * (2 / 14)
+    if shift:
+        moved = moved + torch.rand(2, count, device=device).mul_(2).sub_(1).mul_(shift * 2 / 7)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    top = torch.stack([cos, (shear - sin) * (rows / columns), moved[0]], dim=1)
+    bottom = torch.stack([sin * (columns / rows), cos, moved[1]], dim=1)
+    return torch.stack([top, bottom], dim=1)

@@ -8,6 +8,7 @@ Not measured: no GPU was available (`docs/decisions/0022`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crnn_search.data.sequences import Batch
 from crnn_search.text import first_line
 
 MAX_GRAPHS = 16
@@ -28,17 +30,16 @@ WARM_UP_STEPS = 3
 CAPTURE_ERRORS = range(900, 909)
 """CUDA's error codes of a capture that failed: they leave the process usable."""
 
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Images `(N,)`, targets `(B,)` and batch sizes `(T,)` of a packed batch to the loss, `()`."""
+Step = Callable[[Batch], Tensor]
+"""A packed batch on the device to the loss, `()`."""
 
 
 @dataclass(frozen=True)
 class CapturedGraph:
-    """A graph, the tensors that it reads, and the one that it writes."""
+    """A graph, the batch that it reads, and the loss that it writes."""
 
     graph: torch.cuda.CUDAGraph
-    images: Tensor
-    targets: Tensor
+    batch: Batch
     loss: Tensor
 
 
@@ -56,31 +57,32 @@ class GraphedStep:
         self._graphs: dict[tuple[int, ...], CapturedGraph] = {}
         self.note: str | None = None
 
-    def __call__(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Train on a batch. Returns its loss, which the next step may overwrite.
 
         Raises:
             torch.OutOfMemoryError: the GPU's memory does not suffice for the step or its graph.
             torch.AcceleratorError: a CUDA error that leaves the process unusable.
         """
-        shape = tuple(batch_sizes.tolist())
+        shape = (len(batch.images), *batch.batch_sizes.tolist())
         if shape not in self._graphs:
             if self.note is not None or len(self._graphs) >= MAX_GRAPHS:
-                return self._step(images, targets, batch_sizes)
+                return self._step(batch)
             self._steps[shape] += 1
             if self._steps[shape] <= WARM_UP_STEPS:
-                return self._warm_up(images, targets, batch_sizes)
+                return self._warm_up(batch)
             try:
-                self._graphs[shape] = self._capture(images, targets, batch_sizes)
+                self._graphs[shape] = self._capture(batch)
             except RuntimeError as error:
                 if not _is_capture_error(error):
                     raise
                 self.note = f"steps run without CUDA graphs: {first_line(error)}"
                 self._graphs.clear()
-                return self._step(images, targets, batch_sizes)
+                return self._step(batch)
         captured = self._graphs[shape]
-        captured.images.copy_(images)
-        captured.targets.copy_(targets)
+        for name in ("images", "targets", "rows"):
+            if (values := getattr(batch, name)) is not None:
+                getattr(captured.batch, name).copy_(values)
         captured.graph.replay()
         return captured.loss
 
@@ -92,25 +94,30 @@ class GraphedStep:
     def _pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
 
-    def _warm_up(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
+    def _warm_up(self, batch: Batch) -> Tensor:
         """A step on the stream of the captures, as PyTorch asks for."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            loss = self._step(images, targets, batch_sizes)
+            loss = self._step(batch)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
-    def _capture(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> CapturedGraph:
+    def _capture(self, batch: Batch) -> CapturedGraph:
         graph = torch.cuda.CUDAGraph()
-        images, targets = images.clone(), targets.clone()
+        batch = dataclasses.replace(
+            batch,
+            images=batch.images.clone(),
+            targets=batch.targets.clone(),
+            rows=None if batch.rows is None else batch.rows.clone(),
+        )
         random_state = torch.cuda.get_rng_state()
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                loss = self._step(images, targets, batch_sizes)
+                loss = self._step(batch)
         except BaseException:
             _renew_generator(random_state)
             raise
-        return CapturedGraph(graph, images, targets, loss)
+        return CapturedGraph(graph, batch, loss)
 
 
 def _renew_generator(random_state: Tensor) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crnn_search.data.sequences import Batch, SequenceTable, derive_seed
-from crnn_search.data.task import Task
+from crnn_search.data.task import Draw, Task
 from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, ImageShape, TrialConfig
 from crnn_search.kernels import native
 from crnn_search.kernels.accelerate import accelerate
@@ -48,6 +48,7 @@ class TrainingData:
 class TrainState:
     """All that changes during a training; `epoch` epochs of `epochs` are done.
 
+    average: the model with the average of its weights, or None; what is validated and exported.
     arithmetic: what the model really computes in. kernels_problem: why compiled kernels were
     requested but are not used, or None. graphed: the captured step, on CUDA; it is not saved.
     """
@@ -58,9 +59,15 @@ class TrainState:
     model: CRNN
     optimizer: torch.optim.Optimizer
     arithmetic: Arithmetic
+    average: CRNN | None = None
     epoch: int = 0
     kernels_problem: str | None = None
     graphed: GraphedStep | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def result(self) -> CRNN:
+        """The model to validate and to export."""
+        return self.average or self.model
 
     @property
     def note(self) -> str | None:
@@ -87,19 +94,25 @@ def start(
     Raises:
         ConfigError: convolutions leave no pixels of such images.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed("weights", seed))
-        model = CRNN(config.model, shape, arithmetic.precision)
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    problem = None
-    used = dataclasses.replace(arithmetic, cpu_kernels=False)
-    if arithmetic.cpu_kernels and device.type == "cpu":
-        problem = native.problem()
-        if problem is None:
+    wanted = arithmetic.cpu_kernels and device.type == "cpu"
+    problem = native.problem() if wanted else None
+    used = dataclasses.replace(arithmetic, cpu_kernels=wanted and problem is None)
+
+    def make_model() -> CRNN:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("weights", seed))
+            model = CRNN(config.model, shape, arithmetic.precision)
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if used.cpu_kernels:
             accelerate(model)
-            used = arithmetic
+        return model
+
+    model = make_model()
+    average = make_model().requires_grad_(False).eval() if config.training.ema else None
     optimizer = optimizers.make(config.training, model, device)
-    return TrainState(config, seed, epochs, model, optimizer, used, kernels_problem=problem)
+    return TrainState(
+        config, seed, epochs, model, optimizer, used, average, kernels_problem=problem
+    )
 
 
 def train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
@@ -119,20 +132,24 @@ def train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
 def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
     started = time.perf_counter()
     info, images = data.task.info, data.task.images
-    table = data.task.training_table(
-        data.epoch_sequences,
-        min(state.config.training.max_sequence_length, info.longest),
-        state.seed,
-        state.epoch,
+    spec = state.config.training
+    draw = Draw(
+        sequences=data.epoch_sequences,
+        longest=min(spec.max_sequence_length, info.longest),
+        seed=state.seed,
+        epoch=state.epoch,
+        batch_size=spec.batch_size,
         everything=data.validation is None,
+        reuse=spec.reuse,
     )
+    table = data.task.training_table(draw)
     targets = ((table.targets - info.center) / info.scale).float()
     loss = _train_table(state, images, dataclasses.replace(table, targets=targets))
     trained = time.perf_counter()
     state.epoch += 1
     validation_rmse = exact = None
     if data.validation is not None:
-        predictions = predict(state.model, images, data.validation)
+        predictions = predict(state.result, images, data.validation)
         predictions = predictions.double() * info.scale + info.center
         validation_rmse = rmse(predictions, data.validation.targets)
         if info.sums:
@@ -165,8 +182,11 @@ def _train_table(state: TrainState, images: Tensor, table: SequenceTable) -> flo
             progress = (state.epoch + number / count) / state.epochs
             lr = optimizers.learning_rate_at(spec, progress)
             optimizers.set_learning_rate(state.optimizer, lr)
-            loss = step(batch.images, batch.targets, batch.batch_sizes)
+            loss = step(batch)
             total += loss * len(batch.targets)
+            if state.average:
+                done = state.epoch * count + number
+                update_average(state.average, state.model, min(spec.ema, (1 + done) / (10 + done)))
     return total.item() / len(table)
 
 
@@ -175,11 +195,11 @@ def _make_step(state: TrainState, all_images: Tensor) -> Step:
     # Not `state` itself, which has the graphs: they would be freed by a garbage collection only.
     spec, model, optimizer = state.config.training, state.model, state.optimizer
 
-    def step(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-        pixels = all_images.index_select(0, images)
-        if spec.affine:
-            pixels = augment(pixels, spec.affine)
-        loss = F.mse_loss(model(pixels, batch_sizes), targets)
+    def step(batch: Batch) -> Tensor:
+        pixels = all_images.index_select(0, batch.images)
+        if spec.affine or spec.shift or spec.elastic:
+            pixels = augment(pixels, spec.affine, spec.shift, spec.elastic)
+        loss = F.mse_loss(model(pixels, batch.batch_sizes, batch.rows), batch.targets)
         optimizer.zero_grad()
         loss.backward()
         optimizers.step(optimizer, spec.gradient_clip)
@@ -192,6 +212,20 @@ def _make_step(state: TrainState, all_images: Tensor) -> Step:
     return state.graphed
 
 
+@torch.no_grad()
+def update_average(average: CRNN, model: CRNN, decay: float) -> None:
+    """Move an average of weights, and of batch norm's statistics, towards a model's: in place.
+
+    decay: the share that stays. It is small at first, so that the first weights do not last.
+    """
+    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
+    for mean, value in pairs:
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
 def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The batches of an epoch on a device, copied all at once so that no step waits for a copy."""
     if device.type == "cpu":
@@ -200,6 +234,8 @@ def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
     epoch = list(batches)
     images = torch.cat([batch.images for batch in epoch]).to(device)
     targets = torch.cat([batch.targets for batch in epoch]).to(device)
+    rows = [batch.rows for batch in epoch if batch.rows is not None]
+    of_batch = iter(torch.cat(rows).to(device).split([len(r) for r in rows]) if rows else ())
     parts = zip(
         epoch,
         images.split([len(batch.images) for batch in epoch]),
@@ -207,4 +243,6 @@ def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         strict=True,
     )
     for batch, batch_images, batch_targets in parts:
-        yield dataclasses.replace(batch, images=batch_images, targets=batch_targets)
+        yield dataclasses.replace(
+            batch, images=batch_images, targets=batch_targets, rows=next(of_batch, None)
+        )

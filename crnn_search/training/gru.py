@@ -18,7 +18,20 @@ from torch import Tensor, nn
 
 
 class PackedGRU(nn.GRU):
-    """`nn.GRU` with its parameters, computed in two halves: `project`, then `recur`."""
+    """`nn.GRU` with its parameters, computed in two halves: `project`, then `recur`.
+
+    Recurrent weights start orthogonal (Saxe et al., arXiv:1312.6120), and the update gate with a
+    bias of 1, so that the state is kept at first (as an LSTM's forget gate: Jozefowicz et al., ICML
+    2015).
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw the first weights from PyTorch's global generator."""
+        super().reset_parameters()
+        with torch.no_grad():
+            for gate in self.get_parameter("weight_hh_l0").chunk(3):
+                nn.init.orthogonal_(gate)
+            self.get_parameter("bias_ih_l0").chunk(3)[1].add_(1.0)
 
     def project(self, inputs: Tensor) -> Tensor:
         """Inputs `(N, D)` to the inputs' part of all gates, `(N, 3H)`."""

@@ -40,15 +40,17 @@ class CRNN(nn.Module):
         self.feature_size = spec.embedding or _flat_size(spec, shape)
         widths = (self.feature_size, *spec.gru_sizes)
         self.grus = nn.ModuleList(map(PackedGRU, widths[:-1], widths[1:]))
+        self.feature_dropout = nn.Dropout(spec.feature_dropout)
         self.dropout = nn.Dropout(spec.dropout)
         self.output = nn.Linear(widths[-1], 1)
 
-    def forward(self, images: Tensor, batch_sizes: Tensor) -> Tensor:
+    def forward(self, images: Tensor, batch_sizes: Tensor, rows: Tensor | None = None) -> Tensor:
         """Images of a packed batch, `(N, C, H, W)`, to predicted sums, float32 `(B,)`.
 
         See `encode` for the images and `decode` for the batch sizes and the order of the sums.
         """
-        return self.decode(self.encode(images), batch_sizes)
+        gates = self.encode(images)
+        return self.decode(gates if rows is None else gates.index_select(0, rows), batch_sizes)
 
     @torch.no_grad()
     def scale_output(self, center: float, scale: float) -> None:
@@ -63,7 +65,8 @@ class CRNN(nn.Module):
         """
         kind, reduced = images.device.type, self.precision == "bfloat16"
         with torch.autocast(kind, torch.bfloat16, enabled=reduced):
-            gates: Tensor = self.grus[0].project(self.encoder(images))  # type: ignore[operator]
+            features = self.feature_dropout(self.encoder(images))
+            gates: Tensor = self.grus[0].project(features)  # type: ignore[operator]
         return gates.float()
 
     def decode(self, gates: Tensor, batch_sizes: Tensor) -> Tensor:
