@@ -40,7 +40,7 @@ class OwnSequences(Shared):
         return replace(self, images=self.images.to(device))
 
     def training_table(self, draw: Draw) -> SequenceTable:
-        """`draw.sequences` sequences, or all if there are fewer, without replacement, in random order.
+        """`draw.sequences` sequences, or all if there are fewer, each once, in random order.
 
         Raises:
             ConfigError: all are longer than `draw.longest`, and are to be left out.
