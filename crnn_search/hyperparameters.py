@@ -233,20 +233,19 @@ class TrainingSpec(_Spec):
         0.0, "float", "strength of random elastic distortions, 0 is none", low=0.0, high=1.0
     )
     ema: float = _parameter(
-        0.0, "float", "decay of the average of weights that is validated and exported, 0 is none",
-        low=0.0, high=0.99999,
+        0.0, "float", "decay of the moving average of weights that is validated and exported, 0 is "
+        "none", low=0.0, high=0.99999,
     )  # fmt: skip
     reuse: int = _parameter(
-        1, "int", "sequences of a batch that each of its images is in, sums of digits only",
-        low=1, high=64,
+        1, "int", "how often a batch has each of its images, in new sequences; a divisor of "
+        "batch_size, 1 for own data", low=1, high=64,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size % self.reuse:
-            raise ConfigError(
-                [f"batch_size must be a multiple of reuse, {self.reuse}, got {self.batch_size}"]
-            )
+            rule = f"a multiple of reuse, which is {self.reuse}"
+            raise ConfigError([f"batch_size must be {rule}, got {self.batch_size}"])
 
 
 @dataclass(frozen=True)

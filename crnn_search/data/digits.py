@@ -97,10 +97,13 @@ def _fill(
 
 
 def training_table(pool: Tensor, labels: Tensor, draw: Draw) -> SequenceTable:
-    """The training sequences of one epoch, of images from `pool`, drawn with replacement.
+    """The training sequences of one epoch.
 
     Lengths cycle through 1..`draw.longest` instead of being drawn, so that batches have few shapes:
     kernels are prepared, and CUDA graphs captured, for each shape.
+
+    pool: indices of the images to draw from, with replacement, int64 `(P,)`. labels: the digit of
+    every image, `(I,)`.
     """
     generator = torch.Generator().manual_seed(derive_seed("train", draw.seed, draw.epoch))
     if draw.reuse > 1:
@@ -112,27 +115,25 @@ def training_table(pool: Tensor, labels: Tensor, draw: Draw) -> SequenceTable:
 def _reusing_table(
     pool: Tensor, labels: Tensor, draw: Draw, generator: torch.Generator
 ) -> SequenceTable:
-    """Batches in which `draw.reuse` partitions of the same images into sequences follow each other.
+    """Each batch is `draw.reuse` random partitions of its images into sequences of equal lengths.
 
-    The last batch has up to `draw.reuse` - 1 sequences less than are asked for.
+    Only whole partitions: up to `draw.reuse` - 1 sequences less than `draw` asks for, but one
+    partition at least.
     """
+    of_partition = torch.arange(max(1, draw.sequences // draw.reuse)) % draw.longest + 1
     indices, lengths = [], []
-    for start in range(0, draw.sequences, draw.batch_size):
-        rows = min(draw.batch_size, draw.sequences - start)
-        count = max(1, rows // draw.reuse)
-        of_part = torch.arange(start // draw.reuse, start // draw.reuse + count)
-        of_part = of_part % draw.longest + 1
-        real = torch.arange(draw.longest) < of_part[:, None]
-        images = pool[torch.randint(len(pool), (int(of_part.sum()),), generator=generator)]
+    for of_batch in of_partition.split(draw.batch_size // draw.reuse):
+        images = pool[torch.randint(len(pool), (int(of_batch.sum()),), generator=generator)]
+        real = torch.arange(draw.longest) < of_batch[:, None]
         for _ in range(draw.reuse):
-            part = torch.zeros(count, draw.longest, dtype=torch.int32)
             order = torch.randperm(len(images), generator=generator)
-            part[real] = images[order].int()
-            indices.append(part)
-            lengths.append(of_part)
+            partition = torch.zeros(len(of_batch), draw.longest, dtype=torch.int32)
+            partition[real] = images[order].int()
+            indices.append(partition)
+            lengths.append(of_batch)
     table, counts = torch.cat(indices), torch.cat(lengths)
-    real = torch.arange(draw.longest) < counts[:, None]
-    sums = labels[table.long()].float().masked_fill_(~real, 0.0).sum(1)
+    padding = torch.arange(draw.longest) >= counts[:, None]
+    sums = labels[table.long()].float().masked_fill_(padding, 0.0).sum(1)
     return SequenceTable(table, counts, sums, reuse=draw.reuse)
 
 

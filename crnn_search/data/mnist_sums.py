@@ -52,7 +52,7 @@ class MnistSums(Shared):
         return replace(self, digits=Digits(self.digits.images.to(device), self.digits.labels))
 
     def training_table(self, draw: Draw) -> SequenceTable:
-        """`draw.sequences` sequences of one epoch, or a few less if images are reused."""
+        """`draw.sequences` sequences of one epoch, or up to `draw.reuse` - 1 less."""
         pool = torch.arange(TRAINING_IMAGES) if draw.everything else self._training_images
         return tables.training_table(pool, self.digits.labels, draw)
 

@@ -1,9 +1,9 @@
 """Sequences of images as index tables into one image tensor, never materialised.
 
 Shapes: `B` sequences of a batch, `S` sequences of a table, `T` time steps, `N` real images of a
-batch (no padding), `I` images of a data set, `P` images of a pool. A batch is *packed*, as in
-PyTorch's `PackedSequence`: its sequences are sorted by descending length and its images are listed
-time step by time step, so that no padding is ever gathered, encoded or masked.
+batch (no padding), `M` images that are encoded for it, `I` images of a data set. A batch is
+*packed*, as in PyTorch's `PackedSequence`: its sequences are sorted by descending length and its
+images are listed time step by time step, so that no padding is ever gathered, encoded or masked.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ class Shared:
 class Batch:
     """A packed batch.
 
-    images: indices of its real images, time step by time step, int64 `(N,)`; or, with `rows`, of
-    the images to encode, `(M,)`. rows: the place among those of each real image, int64 `(N,)`.
+    images: indices of the images to encode, int64 `(M,)`. Without `rows` they are its real images,
+    time step by time step, and `M` is `N`.
     batch_sizes: number of sequences that are active at each time step, int64 `(T,)`, on the CPU.
     targets: floats `(B,)`, longest sequence first.
     order: the row of each sequence in the table, int64 `(B,)`.
+    rows: of each real image, time step by time step, its place in `images`, int64 `(N,)`.
     """
 
     images: Tensor
@@ -56,8 +57,9 @@ class SequenceTable(Shared):
 
     indices: images, int32 `(S, T)`; those at or beyond a sequence's length are padding, and zero.
     lengths: int64 `(S,)`. targets: floats `(S,)`. groups: int64 `(S,)`, equal for sequences that
-    belong together; None: what sequences have in common are their images. reuse: in how many
-    sequences of its batch each image is; the table is then for batches of one size.
+    belong together; None: what sequences have in common are their images. reuse: how often a batch
+    has each of its images; if more than once, its batches are those of the size that it was drawn
+    for, in its own order.
     """
 
     indices: Tensor
@@ -94,14 +96,15 @@ class SequenceTable(Shared):
 
 
 def _encoded_once(batch: Batch, reuse: int) -> Batch:
-    """A batch whose images are encoded once; images that it has by chance more often, too.
+    """A batch each of whose images is encoded once for the `reuse` places that it has.
 
-    It then encodes its last image more often, so that batches have few shapes.
+    An image that was drawn `k` times has `k * reuse` places and is encoded `k` times, as without
+    reuse: the number of images to encode depends on the batch's lengths alone.
     """
-    images, rows = batch.images.unique(return_inverse=True)
-    missing = len(rows) // reuse - len(images)
-    images = torch.cat([images, images[-1:].expand(missing)])
-    return dataclasses.replace(batch, images=images, rows=rows)
+    images, places = batch.images.sort(stable=True)
+    rows = torch.empty_like(places)
+    rows[places] = torch.arange(len(places)) // reuse
+    return dataclasses.replace(batch, images=images[::reuse], rows=rows)
 
 
 def pack_order(lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,8 +62,9 @@ class TaskInfo:
 class Draw:
     """Which sequences an epoch of a training has, drawn from (`seed`, `epoch`).
 
-    sequences: at most so many. longest: images of the longest one. everything: validation data are
-    training data, too. reuse: in how many sequences of its batch each image is, for sums only.
+    sequences: at most so many. longest: images of the longest one. batch_size: sequences of a step.
+    everything: validation data are training data, too. reuse: how often a batch has each of its
+    images, a divisor of `batch_size`; 1 unless targets are sums of digits.
     """
 
     sequences: int

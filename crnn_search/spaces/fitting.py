@@ -53,8 +53,10 @@ def _problems(
     if wrong:
         rule = f"from {low}, the images of the shortest training sequence, to {images.longest}"
         yield f"space.max_sequence_length must be {rule}, of the longest one, got {wrong[-1]}"
-    if "reuse" in domains and domains["reuse"] != Fixed(1):
-        yield "space.reuse must be 1: only sums of digits are known for other sequences of a batch"
+    reuse = domains.get("reuse", Fixed(1))
+    if several := [n for n in range(2, int(PARAMETERS["reuse"].high) + 1) if reuse.contains(n)]:
+        rule = "1, since the targets of newly combined images are known for sums of digits only"
+        yield f"space.reuse must be {rule}, got {several[-1]}"
     reasons = infeasible(domains, images.shape)
     if len(reasons) == DRAWS:
         yield f"space: no sampled network can be built: {reasons[0]}"
