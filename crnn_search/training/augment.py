@@ -9,17 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CONTROL_POINTS = 5
-"""Rows and columns of the coarse grid whose random displacements an elastic distortion smooths."""
+"""Rows and columns of the coarse grid of an elastic distortion, from edge to edge of an image."""
 
 
 def augment(images: Tensor, affine: float, shift: float = 0.0, elastic: float = 0.0) -> Tensor:
     """Random distortions of images, uint8 `(N, C, H, W)`; float `(N, C, H, W)` in [0, 1].
 
-    At strength 1, uniformly: `affine` turns each image by up to 15°, scales and shears it by up to
-    15 % and moves it by up to a fourteenth of its width and height; `shift` moves it by up to a
-    seventh. `elastic` displaces the points of a coarse grid by normal draws with a standard
-    deviation of a twentieth, and all pixels between them smoothly (Ronneberger et al.,
-    arXiv:1505.04597). What moves in is zero. Draws from PyTorch's global generator.
+    What each kind does at strength 1, by draws from PyTorch's global generator:
+
+    - affine: turns an image by up to 15°, scales and shears it by up to 15 %, and moves it by up to
+      a fourteenth of its width and height; uniform.
+    - shift: moves it by up to a seventh of its width and height; uniform.
+    - elastic: moves the points of a coarse grid by normal draws with a standard deviation of a
+      twentieth of its width and height, and the pixels between them by bicubic interpolation
+      (Ronneberger et al., arXiv:1505.04597).
+
+    What moves in is zero.
     """
     pixels = images.float().div_(255)
     grid = F.affine_grid(_matrices(pixels, affine, shift), list(pixels.shape), align_corners=False)

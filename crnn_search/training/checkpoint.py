@@ -66,9 +66,9 @@ def save_state(
     """
     optimizer = state.optimizer.state_dict()["state"]
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    if state.average:
-        averages = state.average.state_dict()
-        tensors |= {f"average.{name}": value for name, value in averages.items()}
+    if state.average is not None:
+        average = state.average.state_dict()
+        tensors |= {f"average.{name}": value for name, value in average.items()}
     for parameter, values in optimizer.items():
         for name, value in values.items():
             tensors[f"optimizer.{parameter}.{name}"] = torch.as_tensor(value)
@@ -107,9 +107,9 @@ def load_state(
     with torch.device("meta"):
         network = CRNN(config.model, shape)
     _check_weights(path, network, weights)
-    averages = _under("average.", tensors)
+    average = _under("average.", tensors)
     if config.training.ema:
-        _check_weights(path, network, averages)
+        _check_weights(path, network, average)
     moments = _moments(path, config.training.optimizer, network, tensors)
     _check_intact(path, intact)
     state = engine.start(
@@ -122,8 +122,8 @@ def load_state(
     )
     state.epoch = header["epoch"]
     state.model.load_state_dict(weights)
-    if state.average:
-        state.average.load_state_dict(averages)
+    if state.average is not None:
+        state.average.load_state_dict(average)
     state.optimizer.load_state_dict(
         {"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]}
     )

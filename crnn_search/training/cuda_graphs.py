@@ -80,9 +80,8 @@ class GraphedStep:
                 self._graphs.clear()
                 return self._step(batch)
         captured = self._graphs[shape]
-        for name in ("images", "targets", "rows"):
-            if (values := getattr(batch, name)) is not None:
-                getattr(captured.batch, name).copy_(values)
+        for read, values in zip(_read(captured.batch), _read(batch), strict=True):
+            read.copy_(values)
         captured.graph.replay()
         return captured.loss
 
@@ -118,6 +117,11 @@ class GraphedStep:
             _renew_generator(random_state)
             raise
         return CapturedGraph(graph, batch, loss)
+
+
+def _read(batch: Batch) -> list[Tensor]:
+    """What a step reads of a batch on the GPU. Its batch sizes are part of the graph."""
+    return [batch.images, batch.targets] + ([] if batch.rows is None else [batch.rows])
 
 
 def _renew_generator(random_state: Tensor) -> None:

@@ -7,6 +7,7 @@ exactly as if training had never stopped.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from crnn_search.data.sequences import Batch, SequenceTable, derive_seed
 from crnn_search.data.task import Draw, Task
@@ -48,7 +50,7 @@ class TrainingData:
 class TrainState:
     """All that changes during a training; `epoch` epochs of `epochs` are done.
 
-    average: the model with the average of its weights, or None; what is validated and exported.
+    average: a model with the moving average of the weights, if the configuration has one.
     arithmetic: what the model really computes in. kernels_problem: why compiled kernels were
     requested but are not used, or None. graphed: the captured step, on CUDA; it is not saved.
     """
@@ -66,8 +68,8 @@ class TrainState:
 
     @property
     def result(self) -> CRNN:
-        """The model to validate and to export."""
-        return self.average or self.model
+        """The model that is validated and exported."""
+        return self.model if self.average is None else self.average
 
     @property
     def note(self) -> str | None:
@@ -94,21 +96,18 @@ def start(
     Raises:
         ConfigError: convolutions leave no pixels of such images.
     """
-    wanted = arithmetic.cpu_kernels and device.type == "cpu"
-    problem = native.problem() if wanted else None
-    used = dataclasses.replace(arithmetic, cpu_kernels=wanted and problem is None)
-
-    def make_model() -> CRNN:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed("weights", seed))
-            model = CRNN(config.model, shape, arithmetic.precision)
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if used.cpu_kernels:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("weights", seed))
+        model = CRNN(config.model, shape, arithmetic.precision)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    problem = None
+    used = dataclasses.replace(arithmetic, cpu_kernels=False)
+    if arithmetic.cpu_kernels and device.type == "cpu":
+        problem = native.problem()
+        if problem is None:
             accelerate(model)
-        return model
-
-    model = make_model()
-    average = make_model().requires_grad_(False).eval() if config.training.ema else None
+            used = arithmetic
+    average = copy.deepcopy(model).requires_grad_(False) if config.training.ema else None
     optimizer = optimizers.make(config.training, model, device)
     return TrainState(
         config, seed, epochs, model, optimizer, used, average, kernels_problem=problem
@@ -176,6 +175,7 @@ def _train_table(state: TrainState, images: Tensor, table: SequenceTable) -> flo
     count = math.ceil(len(table) / spec.batch_size)
     total = torch.zeros((), device=device)
     state.model.train()
+    means, values = _averaged(state)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed("steps", state.seed, state.epoch))
         for number, batch in enumerate(_to_device(table.batches(spec.batch_size), device)):
@@ -184,9 +184,9 @@ def _train_table(state: TrainState, images: Tensor, table: SequenceTable) -> flo
             optimizers.set_learning_rate(state.optimizer, lr)
             loss = step(batch)
             total += loss * len(batch.targets)
-            if state.average:
-                done = state.epoch * count + number
-                update_average(state.average, state.model, min(spec.ema, (1 + done) / (10 + done)))
+            if means:
+                decay = _decay(spec.ema, state.epoch * count + number)
+                get_ema_multi_avg_fn(decay)(means, values, None)  # type: ignore[no-untyped-call]
     return total.item() / len(table)
 
 
@@ -212,18 +212,24 @@ def _make_step(state: TrainState, all_images: Tensor) -> Step:
     return state.graphed
 
 
-@torch.no_grad()
-def update_average(average: CRNN, model: CRNN, decay: float) -> None:
-    """Move an average of weights, and of batch norm's statistics, towards a model's: in place.
+def _averaged(state: TrainState) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and batch norm's statistics of the average, and the model's in the same order.
 
-    decay: the share that stays. It is small at first, so that the first weights do not last.
+    Batch norm's counts are not averaged: no evaluation reads them.
     """
-    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
-    for mean, value in pairs:
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
+    if state.average is None:
+        return [], []
+    means, values = state.average.state_dict(), state.model.state_dict()
+    names = [name for name, value in values.items() if value.is_floating_point()]
+    return [means[name] for name in names], [values[name] for name in names]
+
+
+def _decay(highest: float, done: int) -> float:
+    """The share of an average that stays after a step, when `done` steps were done before it.
+
+    It rises from 0.1 to the highest one, so that the first weights are soon forgotten.
+    """
+    return min(highest, (1 + done) / (10 + done))
 
 
 def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -232,17 +238,14 @@ def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         yield from batches
         return
     epoch = list(batches)
-    images = torch.cat([batch.images for batch in epoch]).to(device)
-    targets = torch.cat([batch.targets for batch in epoch]).to(device)
-    rows = [batch.rows for batch in epoch if batch.rows is not None]
-    of_batch = iter(torch.cat(rows).to(device).split([len(r) for r in rows]) if rows else ())
-    parts = zip(
-        epoch,
-        images.split([len(batch.images) for batch in epoch]),
-        targets.split([len(batch.targets) for batch in epoch]),
-        strict=True,
-    )
-    for batch, batch_images, batch_targets in parts:
-        yield dataclasses.replace(
-            batch, images=batch_images, targets=batch_targets, rows=next(of_batch, None)
-        )
+    moved = {
+        name: _moved([getattr(batch, name) for batch in epoch], device)
+        for name in ("images", "targets", "rows")
+        if getattr(epoch[0], name) is not None
+    }
+    for number, batch in enumerate(epoch):
+        yield dataclasses.replace(batch, **{name: parts[number] for name, parts in moved.items()})
+
+
+def _moved(parts: list[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    return torch.cat(parts).to(device).split([len(part) for part in parts])

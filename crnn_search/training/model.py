@@ -1,7 +1,8 @@
 """The CNN-GRU: a convolutional encoder of single images, GRUs over time, one number per sequence.
 
-Shapes: `B` sequences, `T` time steps, `N` real images of a batch (no padding), `D` features of an
-encoded image, `G` hidden size of the first GRU. Images are `(C, H, W)`: channels, rows, columns.
+Shapes: `B` sequences, `T` time steps, `N` real images of a batch (no padding), `M` images that are
+encoded for it, `D` features of an encoded image, `G` hidden size of the first GRU. Images are
+`(C, H, W)`: channels, rows, columns.
 `data.sequences` explains packed batches.
 """
 
@@ -45,9 +46,11 @@ class CRNN(nn.Module):
         self.output = nn.Linear(widths[-1], 1)
 
     def forward(self, images: Tensor, batch_sizes: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Images of a packed batch, `(N, C, H, W)`, to predicted sums, float32 `(B,)`.
+        """Images of a packed batch, `(M, C, H, W)`, to predicted sums, float32 `(B,)`.
 
         See `encode` for the images and `decode` for the batch sizes and the order of the sums.
+        rows: of each real image, in packed order, its place in `images`, int64 `(N,)`; None: they
+        are in packed order themselves.
         """
         gates = self.encode(images)
         return self.decode(gates if rows is None else gates.index_select(0, rows), batch_sizes)
@@ -61,7 +64,7 @@ class CRNN(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Images to the part of the first GRU's gates that depends on them alone.
 
-        images: `(N, C, H, W)`, uint8, or float in [0, 1]. Returns float32 `(N, 3G)`.
+        images: `(M, C, H, W)`, uint8, or float in [0, 1]. Returns float32 `(M, 3G)`.
         """
         kind, reduced = images.device.type, self.precision == "bfloat16"
         with torch.autocast(kind, torch.bfloat16, enabled=reduced):
