@@ -242,7 +242,6 @@ def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]
         except ConfigError as error:
             yield shown or NOTHING, "infeasible", error.problems[0]
             continue
-        longest = min(config.training.max_sequence_length, space.images.longest)
-        memory_mb = peak_memory_mb(config.model, space.shape, config.training.batch_size, longest)
+        memory_mb = peak_memory_mb(config, space.shape, space.images.longest)
         parameters = f"{parameter_count(config.model, space.shape):,}"
         yield shown or NOTHING, parameters, f"{memory_mb:,.0f} MB"

@@ -143,9 +143,7 @@ def largest(space: SearchSpace) -> tuple[TrialConfig, ...]:
             config.model.check(space.shape)
         except ConfigError:
             continue
-        longest = min(config.training.max_sequence_length, space.images.longest)
-        batch_size = config.training.batch_size
-        found.append((peak_memory_mb(config.model, space.shape, batch_size, longest), config))
+        found.append((peak_memory_mb(config, space.shape, space.images.longest), config))
     found.sort(key=lambda pair: pair[0], reverse=True)
     configs: dict[TrialConfig, None] = {config: None for _, config in found}
     return tuple(configs)[:MEASURED]

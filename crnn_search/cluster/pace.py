@@ -13,7 +13,7 @@ from crnn_search.cluster.nodes import nodes, run_on_nodes
 from crnn_search.cluster.resources import Allocation, count_fitting
 from crnn_search.data.task import Task
 from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.hyperparameters import Arithmetic, TrainingSpec, TrialConfig
 from crnn_search.spaces.space import SearchSpace, sample
 from crnn_search.training.footprint import peak_memory_mb
 from crnn_search.training.probe import pace_of
@@ -50,7 +50,8 @@ def middle(space: SearchSpace) -> TrialConfig | None:
             config.model.check(space.shape)
         except ConfigError:
             continue
-        found.append((peak_memory_mb(config.model, space.shape, 1, 1), config))
+        of_one_image = TrialConfig(config.model, TrainingSpec(batch_size=1))
+        found.append((peak_memory_mb(of_one_image, space.shape, longest=1), config))
     found.sort(key=lambda pair: pair[0])
     return found[len(found) // 2][1] if found else None
 

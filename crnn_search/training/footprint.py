@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crnn_search.hyperparameters import ImageShape, ModelSpec
+from crnn_search.hyperparameters import ImageShape, ModelSpec, TrialConfig
 
 FLOAT32_BYTES = 4
 
@@ -28,17 +28,20 @@ def parameter_count(spec: ModelSpec, shape: ImageShape) -> int:
     return count + inputs + 1
 
 
-def peak_memory_mb(spec: ModelSpec, shape: ImageShape, batch_size: int, max_length: int) -> float:
+def peak_memory_mb(config: TrialConfig, shape: ImageShape, longest: int) -> float:
     """A rough upper estimate, in MB, of the memory of a training step on images of `shape`.
 
-    Counts weights four times (themselves, their gradients and two optimizer moments) and every
-    activation twice (itself and its gradient), all in float32, for a batch of sequences of
-    `max_length` images. Code and libraries come on top: about 500 MB on a CPU, a CUDA context on a
-    GPU.
+    Counts weights four times (themselves, their gradients and two optimizer moments), their moving
+    average, if there is one, and every activation twice (itself and its gradient), all in float32,
+    for a batch of the longest training sequences. Code and libraries come on top: about 500 MB on a
+    CPU, a CUDA context on a GPU.
+
+    longest: images of the longest sequence of the data.
 
     Raises:
         ConfigError: a convolution leaves no pixels.
     """
+    spec, training = config.model, config.training
     channels, rows, columns = shape
     per_image = channels * rows * columns
     for width, kernel, pool in spec.layers():
@@ -47,6 +50,8 @@ def peak_memory_mb(spec: ModelSpec, shape: ImageShape, batch_size: int, max_leng
         per_image += width * rows * columns * (2 if spec.batch_norm else 1)
         rows, columns = rows // pool, columns // pool
         per_image += 2 * width * rows * columns
-    per_image += spec.embedding + 4 * sum(spec.gru_sizes)
-    images = batch_size * max_length
-    return FLOAT32_BYTES * (4 * parameter_count(spec, shape) + 2 * images * per_image) / 1e6
+    per_image += spec.embedding
+    images = training.batch_size * min(training.max_sequence_length, longest)
+    activations = images // training.reuse * per_image + images * 4 * sum(spec.gru_sizes)
+    weights = (5 if training.ema else 4) * parameter_count(spec, shape)
+    return FLOAT32_BYTES * (weights + 2 * activations) / 1e6

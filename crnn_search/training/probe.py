@@ -7,7 +7,7 @@ import math
 import torch
 
 from crnn_search.data.task import Task
-from crnn_search.hyperparameters import Arithmetic, TrialConfig
+from crnn_search.hyperparameters import Arithmetic, TrainingSpec, TrialConfig
 from crnn_search.training import engine, memory
 from crnn_search.training.cuda_graphs import WARM_UP_STEPS
 from crnn_search.training.engine import TrainingData
@@ -24,8 +24,7 @@ def peak_of(config: TrialConfig, task: Task, epoch_sequences: int, arithmetic: A
     task: on the device. epoch_sequences: of an epoch of the search.
     """
     device, info = task.images.device, task.info
-    longest = min(config.training.max_sequence_length, info.longest)
-    sequences = shortest_epoch(epoch_sequences, config.training.batch_size, longest)
+    sequences = shortest_epoch(epoch_sequences, config.training, info.longest)
     data = TrainingData(task, task.validation_table(), sequences)
     epochs = 1
     if device.type == "cuda":
@@ -46,10 +45,9 @@ def pace_of(config: TrialConfig, task: Task, epoch_sequences: int, arithmetic: A
     task: on the device. epoch_sequences: of an epoch.
     """
     device, info = task.images.device, task.info
-    longest = min(config.training.max_sequence_length, info.longest)
     sequences, epochs = min(epoch_sequences, PACE_SEQUENCES), 2
     if device.type == "cuda":  # until every shape of batch is captured
-        sequences = shortest_epoch(epoch_sequences, config.training.batch_size, longest)
+        sequences = shortest_epoch(epoch_sequences, config.training, info.longest)
         epochs += WARM_UP_STEPS
     data = TrainingData(task, None, sequences)
     state = engine.start(
@@ -58,13 +56,17 @@ def pace_of(config: TrialConfig, task: Task, epoch_sequences: int, arithmetic: A
     return 1 / [engine.train_epoch(state, data) for _ in range(epochs)][-1].sequences_per_s
 
 
-def shortest_epoch(sequences: int, batch_size: int, longest: int) -> int:
+def shortest_epoch(sequences: int, training: TrainingSpec, longest: int) -> int:
     """The sequences of a short epoch whose batches have all shapes of a longer one, in its order.
 
-    Lengths cycle through 1..`longest`, so shapes repeat; the last batch may be smaller.
+    Lengths cycle through 1 to the longest, those of reused images in each of a batch's partitions,
+    so shapes repeat; the last batch may be smaller.
+
+    longest: images of the longest sequence of the data.
     """
-    full, rest = divmod(sequences, batch_size)
-    cycle = longest // math.gcd(longest, batch_size)
+    full, rest = divmod(sequences, training.batch_size)
+    lengths = min(training.max_sequence_length, longest)
+    cycle = lengths // math.gcd(lengths, training.batch_size // training.reuse)
     if full > cycle:
         full = cycle + full % cycle
-    return full * batch_size + rest
+    return full * training.batch_size + rest
