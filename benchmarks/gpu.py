@@ -37,6 +37,7 @@ from crnn_search.data.digits import (
     training_table,
 )
 from crnn_search.data.mnist_sums import MnistSums
+from crnn_search.data.task import Draw
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.training import cuda_graphs, engine, memory, probe
 from crnn_search.training.engine import TrainingData
@@ -87,9 +88,9 @@ def epoch(task: Task, network: str, graphs: bool) -> dict[str, Any]:
     table = draw_table(split_images(labels)[1], labels, task.sequences // 3, MAX_DIGITS, 0)
     first = engine.train_epoch(state, data)
     last = engine.train_epoch(state, data)
-    predict(state.model, data.task.images, table)
+    predict(state.result, data.task.images, table)
     started = time.perf_counter()
-    predict(state.model, data.task.images, table)
+    predict(state.result, data.task.images, table)
     return {
         "arithmetic": str(arithmetic),
         "first_epoch_s": first.seconds,
@@ -116,7 +117,8 @@ def recipe_rate(task: Task, network: str, workers: int) -> float:
     training = recipe.start(config, seed=0, epochs=2, device=device)
     sequences = max(1, task.sequences // SEQUENCES_PER_RECIPE)
     for number in range(2):
-        table = training_table(pool, digits.labels, sequences, MAX_DIGITS, 0, number)
+        draw = Draw(sequences, MAX_DIGITS, 0, number, config.training.batch_size)
+        table = training_table(pool, digits.labels, draw)
         loader = DataLoader(
             recipe.Sequences(digits, table),
             config.training.batch_size,

@@ -21,6 +21,7 @@ from torch import Tensor
 from crnn_search.data import mnist
 from crnn_search.data.digits import Digits, draw_table, split_images, training_table
 from crnn_search.data.sequences import SequenceTable, derive_seed
+from crnn_search.data.task import Draw
 from crnn_search.hyperparameters import MNIST_CRNN_2016, Arithmetic, TrialConfig
 from crnn_search.training.device import supports_bfloat16
 
@@ -99,9 +100,11 @@ def tables(
 ) -> tuple[Callable[[int], SequenceTable], SequenceTable]:
     """A trial's training sequences by epoch (0, 1, ...), and its validation sequences."""
     pool, _ = split_images(digits.labels)
+    batch_size = work.spec().training.batch_size
 
     def training(epoch: int) -> SequenceTable:
-        return training_table(pool, digits.labels, work.sequences, MAX_DIGITS, seed, epoch)
+        draw = Draw(work.sequences, MAX_DIGITS, seed, epoch, batch_size)
+        return training_table(pool, digits.labels, draw)
 
     return training, validation(digits.labels, work.sequences)
 
