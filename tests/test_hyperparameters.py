@@ -54,6 +54,11 @@ def test_last_kernel_and_pooling_are_repeated() -> None:
         ),
         ({"gru_sizes": [64, 0]}, r"gru_sizes must be a list .* got \[64, 0\]"),
         ({"droput": 0.1}, "unknown name 'droput'; did you mean dropout?"),
+        (
+            {"batch_size": 100, "reuse": 8},
+            "batch_size must be a multiple of reuse, which is 8, got 100",
+        ),
+        ({"batch_size": 0, "reuse": 8}, "batch_size must be a whole number from 1 to 65536, got 0"),
     ],
 )
 def test_bad_value_raises_config_error(values: dict[str, object], message: str) -> None:
@@ -134,14 +139,27 @@ def test_parameter_count_equals_that_of_the_network(
     except ConfigError:
         return
     assert parameter_count(spec, shape) == sum(p.numel() for p in network.parameters())
-    assert peak_memory_mb(spec, shape, 2, 8) > peak_memory_mb(spec, shape, 1, 8) > 0
+    one, two = (TrialConfig(spec, TrainingSpec(batch_size=size)) for size in (1, 2))
+    assert peak_memory_mb(two, shape, 8) > peak_memory_mb(one, shape, 8) > 0
 
 
 def test_memory_grows_with_the_image() -> None:
     sizes = [(1, 28, 28), (3, 28, 28), (3, 28, 56), (3, 56, 56)]
-    estimates = [peak_memory_mb(ModelSpec(), ImageShape(*size), 128, 8) for size in sizes]
+    config = TrialConfig(ModelSpec(), TrainingSpec())
+    estimates = [peak_memory_mb(config, ImageShape(*size), 8) for size in sizes]
     assert estimates == sorted(set(estimates))
     assert estimates[3] / estimates[1] == pytest.approx(4, rel=0.1)
+
+
+def test_memory_depends_on_the_training() -> None:
+    def memory_mb(longest: int = 8, **values: object) -> float:
+        return peak_memory_mb(TrialConfig.from_dict(values), MNIST_SHAPE, longest)
+
+    assert memory_mb(longest=2) == memory_mb(max_sequence_length=2) < memory_mb()
+    weights_mb = 4 * parameter_count(ModelSpec(), MNIST_SHAPE) / 1e6
+    assert memory_mb(ema=0.9) - memory_mb() == pytest.approx(weights_mb)
+    # Of a batch that encodes a quarter of the images only the GRU's part stays.
+    assert 0.25 < memory_mb(reuse=4) / memory_mb() < 0.35
 
 
 def test_readme_has_the_table_of_hyperparameters() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from crnn_search.errors import RunError
-from crnn_search.hyperparameters import ImageShape, ModelSpec, TrialConfig
+from crnn_search.hyperparameters import ImageShape, TrialConfig
 from crnn_search.pipeline.manifest import Manifest
 from crnn_search.spaces.file import load_space
 from crnn_search.storage.run_folder import RunFolder
@@ -57,11 +57,10 @@ def test_check_reads_own_data_and_fits_the_space(
     done = crnn_search("check", str(clips_space), "--samples", "8")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"{clips_space} is valid.\n")
-    spec = ModelSpec(conv_channels=(4,), gru_sizes=(6,))
+    config = TrialConfig.from_dict({"conv_channels": [4], "gru_sizes": [6]})
     shape = ImageShape(1, 8, 8)
-    batch = TrialConfig.from_dict({}).training.batch_size
-    assert f"{parameter_count(spec, shape):,}" in done.out
-    assert f"{peak_memory_mb(spec, shape, batch, 2):,.0f} MB" in done.out
+    assert f"{parameter_count(config.model, shape):,}" in done.out
+    assert f"{peak_memory_mb(config, shape, 2):,.0f} MB" in done.out
 
 
 def test_check_refuses_networks_that_do_not_fit_own_data(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from crnn_search.data import mnist
 from crnn_search.data.digits import Digits
 from crnn_search.data.mnist_sums import MnistSource, MnistSums
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task import Draw, TaskInfo
 from crnn_search.hyperparameters import MNIST_SHAPE
 
 
@@ -26,8 +27,9 @@ def test_sequences_are_pinned() -> None:
     """A change would make figures of earlier runs and of later ones incomparable."""
     labels = (torch.arange(61_000) * 7 % 10).to(torch.uint8)
     task = MnistSums(Digits(torch.zeros(61_000, 1, 1, dtype=torch.uint8), labels), 8)
-    assert digest(task.training_table(500, 8, 3, 1)) == "5361289d47ac4bc2"
-    assert digest(task.training_table(500, 8, 3, 1, everything=True)) == "ac2fcdbe762cfef0"
+    draw = Draw(500, 8, seed=3, epoch=1, batch_size=32)
+    assert digest(task.training_table(draw)) == "5361289d47ac4bc2"
+    assert digest(task.training_table(replace(draw, everything=True))) == "ac2fcdbe762cfef0"
     assert digest(task.validation_table()) == "e776f16e6d2eda89"
     assert digest(task.testing_table()) == "651d055bfcbd8e8d"
 
@@ -55,9 +57,10 @@ def test_source_loads_test_images_on_demand_only(
 
 def test_processes_share_the_memory_of_images(digits: Digits) -> None:
     task = MnistSums(digits, 8)
-    task.training_table(9, 8, 0, 0)
+    draw = Draw(9, 8, 0, 0, 32)
+    task.training_table(draw)
     buffers: list[pickle.PickleBuffer] = []
     content = pickle.dumps(task, protocol=5, buffer_callback=buffers.append)
     again: MnistSums = pickle.loads(content, buffers=buffers)
     assert again.images.data_ptr() == task.images.data_ptr()
-    assert digest(again.training_table(9, 8, 0, 0)) == digest(task.training_table(9, 8, 0, 0))
+    assert digest(again.training_table(draw)) == digest(task.training_table(draw))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from crnn_search.data.arrays import SequenceData
 from crnn_search.data.own import Longer, OwnSource, at_most
 from crnn_search.data.read import read
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task import Draw, TaskInfo
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import ImageShape
 
@@ -100,20 +101,21 @@ def test_other_processes_share_the_images(source: OwnSource) -> None:
 def test_an_epoch_draws_without_replacement(source: OwnSource) -> None:
     task = source.load()
     targets = sorted(task.training.targets.tolist())
-    whole = task.training_table(1000, LONGEST, seed=1, epoch=0)
+    draw = Draw(1000, LONGEST, seed=1, epoch=0, batch_size=32)
+    whole = task.training_table(draw)
     assert sorted(whole.targets.tolist()) == targets
-    part = task.training_table(10, LONGEST, seed=1, epoch=0)
+    part = task.training_table(dataclasses.replace(draw, sequences=10))
     assert part.targets.tolist() == whole.targets[:10].tolist()
-    other = task.training_table(10, LONGEST, seed=1, epoch=1)
+    other = task.training_table(dataclasses.replace(draw, sequences=10, epoch=1))
     assert part.targets.tolist() != other.targets.tolist()
-    both = task.training_table(1000, LONGEST, seed=1, epoch=0, everything=True)
+    both = task.training_table(dataclasses.replace(draw, everything=True))
     assert sorted(both.targets.tolist()) == sorted(targets + task.validation.targets.tolist())
 
 
 def test_too_short_a_limit_is_refused(source: OwnSource) -> None:
     task = source.load()
     with pytest.raises(ConfigError, match="no training sequence has at most 0 images"):
-        task.training_table(10, 0, seed=1, epoch=0)
+        task.training_table(Draw(10, 0, seed=1, epoch=0, batch_size=32))
 
 
 @given(

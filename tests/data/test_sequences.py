@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crnn_search.data import sequences
-from crnn_search.data.digits import draw_table
+from crnn_search.data.digits import draw_table, training_table
 from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.task import Draw
 
 
 @pytest.mark.hypothesis
@@ -38,6 +40,26 @@ def test_packed_batches_contain_every_image_once(
             assert packed.targets[place] == table.targets[row]
         seen += packed.order.tolist()
     assert sorted(seen) == list(range(count))
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 5), st.integers(2, 4))
+def test_reused_images_are_encoded_once(
+    sequences: int, longest: int, parts: int, reuse: int
+) -> None:
+    """The batch is the packed one, but for the images that it encodes."""
+    labels = torch.arange(10, dtype=torch.uint8)
+    draw = Draw(sequences, longest, 0, 0, parts * reuse, reuse=reuse)
+    table = training_table(torch.arange(10), labels, draw)
+    plain = dataclasses.replace(table, reuse=1).batches(draw.batch_size)
+    for packed, batch in zip(plain, table.batches(draw.batch_size), strict=True):
+        assert batch.rows is not None
+        assert torch.equal(batch.images[batch.rows], packed.images)
+        assert (batch.rows.bincount() == reuse).all()
+        assert len(batch.images) * reuse == len(packed.images)
+        assert torch.equal(batch.batch_sizes, packed.batch_sizes)
+        assert torch.equal(batch.targets, packed.targets)
+        assert torch.equal(batch.order, packed.order)
+        assert packed.rows is None
 
 
 def test_some_sequences_are_taken() -> None:

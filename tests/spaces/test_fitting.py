@@ -33,7 +33,8 @@ SMALL_VALUES = (SMALL.shape, SMALL.longest, SMALL.data)
 
 
 def test_what_is_named_stays() -> None:
-    found = fit(space("  max_sequence_length: {int: [4, 20]}", "  pooling: 2"), SMALL, 4).space
+    lines = "  max_sequence_length: {int: [4, 20]}", "  pooling: 2", "  reuse: {choice: [1]}"
+    found = fit(space(*lines), SMALL, 4).space
     assert found["max_sequence_length"] == IntRange(4, 20)
     assert found["pooling"] == Fixed((2,))
 
@@ -58,6 +59,11 @@ def test_default_network_leaves_few_pixels_of_any_image(side: int) -> None:
             "  max_sequence_length: 1", "",
             "space.max_sequence_length must be from 2, the images of the shortest training "
             "sequence, to 20, of the longest one, got 1",
+        ),
+        (
+            "  reuse: {choice: [1, 4]}", "",
+            "space.reuse must be 1, since the targets of newly combined images are known for sums "
+            "of digits only, got 4",
         ),
         (
             "  padding: valid\n  kernel_size: 9", "",

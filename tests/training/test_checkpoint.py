@@ -31,6 +31,7 @@ INFO = {"task": TASK}
     "config",
     [
         changed(SMALL, dropout=0.3, affine=0.3),
+        changed(SMALL, ema=0.95, reuse=2, feature_dropout=0.2, shift=0.3, elastic=0.3),
         changed(
             SMALL, optimizer="rmsprop", weight_decay=0.1, schedule="constant", batch_norm=False
         ),
@@ -51,6 +52,19 @@ def test_resumed_training_equals_an_uninterrupted_one(
         assert rest == expected[done:]
         for name, value in resumed.model.state_dict().items():
             assert torch.equal(value, state.model.state_dict()[name])
+        for name, value in resumed.result.state_dict().items():
+            assert torch.equal(value, state.result.state_dict()[name])
+
+
+def test_a_checkpoint_with_another_average_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "epoch-0001.safetensors"
+    config = changed(SMALL, ema=0.9)
+    checkpoint.save_state(path, engine.start(config, seed=4, epochs=3, device=CPU), TRIAL)
+    for tensor in (None, torch.zeros(2)):
+        rewrite(path, **{"average.output.bias": tensor})
+        message = r"do not fit its configuration: output\.bias must be float32 \[1\]"
+        with pytest.raises(ModelFileError, match=message):
+            checkpoint.load_state(path, CPU)
 
 
 def test_checkpoint_returns_trial_and_history(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import gc
 import weakref
@@ -14,15 +15,27 @@ import torch
 from torch import Tensor
 
 from crnn_search.data.sequences import Batch
+from crnn_search.data.task import Draw
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.training import cuda_graphs, engine, memory
 from crnn_search.training.cuda_graphs import WARM_UP_STEPS, CapturedGraph, GraphedStep
 from crnn_search.training.engine import TrainingData, TrainState
 from tests.training.test_engine import CPU, SMALL, changed, reproducible
 
-CONFIGS = [SMALL, changed(SMALL, optimizer="rmsprop", gru_sizes=[7, 5], dropout=0.3)]
-SHAPE = torch.tensor([2, 1])
-BATCH = (torch.arange(3), torch.ones(2), SHAPE)
+CONFIGS = [
+    SMALL,
+    changed(SMALL, optimizer="rmsprop", gru_sizes=[7, 5], dropout=0.3),
+    changed(SMALL, reuse=4, ema=0.9, feature_dropout=0.2, shift=0.5, elastic=0.5),
+]
+
+
+def make_batch(images: Tensor, *batch_sizes: int, rows: Tensor | None = None) -> Batch:
+    """Of two sequences, or more."""
+    count = batch_sizes[0]
+    return Batch(images, torch.tensor(batch_sizes), torch.ones(count), torch.arange(count), rows)
+
+
+BATCH = make_batch(torch.arange(3), 2, 1)
 
 
 def start(config: TrialConfig) -> TrainState:
@@ -47,18 +60,18 @@ class FakeStep(GraphedStep):
         self.captured: list[tuple[int, ...]] = []
         self.replayed: list[float] = []
 
-    def _warm_up(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-        return self._step(images, targets, batch_sizes)
+    def _warm_up(self, batch: Batch) -> Tensor:
+        return self._step(batch)
 
-    def _capture(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> CapturedGraph:
-        self.captured.append(tuple(batch_sizes.tolist()))
-        images, targets, loss = images.clone(), targets.clone(), torch.zeros(())
+    def _capture(self, batch: Batch) -> CapturedGraph:
+        self.captured.append(tuple(batch.batch_sizes.tolist()))
+        captured, loss = copy.deepcopy(batch), torch.zeros(())
 
         def run() -> None:
-            self.replayed.append(float(images.sum()))
-            loss.copy_(self._step(images, targets, batch_sizes))
+            self.replayed.append(float(captured.images.sum()))
+            loss.copy_(self._step(captured))
 
-        return CapturedGraph(FakeGraph(run), images, targets, loss)  # type: ignore[arg-type]
+        return CapturedGraph(FakeGraph(run), captured, loss)  # type: ignore[arg-type]
 
 
 class FailingStep(FakeStep):
@@ -66,10 +79,10 @@ class FailingStep(FakeStep):
 
     error: RuntimeError
 
-    def _capture(self, images: Tensor, targets: Tensor, batch_sizes: Tensor) -> CapturedGraph:
-        if tuple(batch_sizes.tolist()) == (2, 1):
+    def _capture(self, batch: Batch) -> CapturedGraph:
+        if batch.batch_sizes.tolist() == [2, 1]:
             raise self.error
-        return super()._capture(images, targets, batch_sizes)
+        return super()._capture(batch)
 
 
 def accelerator_error(code: int) -> RuntimeError:
@@ -90,8 +103,8 @@ def followed_by(first: RuntimeError, second: RuntimeError) -> RuntimeError:
     return second
 
 
-def sums(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-    return images.sum() + targets.sum()
+def sums(batch: Batch) -> Tensor:
+    return batch.images.sum() + batch.targets.sum()
 
 
 def test_each_shape_is_captured_after_its_warm_up_up_to_the_limit(
@@ -101,12 +114,35 @@ def test_each_shape_is_captured_after_its_warm_up_up_to_the_limit(
     graphed = FakeStep(sums)
     for number in range(WARM_UP_STEPS + 2):
         for sizes in ([2, 1], [2, 2], [2, 2, 2]):
-            images = torch.full((sum(sizes),), number)
-            loss = graphed(images, torch.ones(2), torch.tensor(sizes))
+            loss = graphed(make_batch(torch.full((sum(sizes),), number), *sizes))
             assert loss == number * sum(sizes) + 2
     assert graphed.captured == [(2, 1), (2, 2)]
     last = WARM_UP_STEPS, WARM_UP_STEPS + 1
     assert graphed.replayed == [number * images for number in last for images in (3, 4)]
+
+
+def test_a_graph_reads_images_targets_and_rows_of_each_batch() -> None:
+    places = torch.tensor([1.0, 10.0, 100.0])
+
+    def step(batch: Batch) -> Tensor:
+        assert batch.rows is not None
+        return (batch.images[batch.rows] * places).sum() + batch.targets[0]
+
+    graphed = FakeStep(step)
+    rows = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 1, 1]])
+    for number in range(WARM_UP_STEPS + 3):
+        batch = make_batch(torch.tensor([number, -number]), 2, 1, rows=rows[number % 3])
+        batch = dataclasses.replace(batch, targets=torch.tensor([number / 2, 0.0]))
+        assert graphed(batch) == step(batch)
+    assert len(graphed.replayed) == 3
+
+
+def test_batches_with_other_numbers_of_images_have_graphs_of_their_own() -> None:
+    graphed = FakeStep(sums)
+    for _ in range(WARM_UP_STEPS + 1):
+        for images in (1, 3):
+            graphed(make_batch(torch.ones(images), 2, 1, rows=torch.zeros(3).long()))
+    assert graphed.captured == [(2, 1), (2, 1)]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -129,12 +165,12 @@ def test_captured_training_is_the_eager_one(
 def test_capture_error_continues_eagerly(error: RuntimeError) -> None:
     graphed = FailingStep(sums)
     graphed.error = error
-    four = torch.arange(4), torch.ones(2), torch.tensor([2, 2])
+    four = make_batch(torch.arange(4), 2, 2)
     for _ in range(WARM_UP_STEPS + 1):
-        assert graphed(*four) == 8
-        assert graphed(*BATCH) == 5
+        assert graphed(four) == 8
+        assert graphed(BATCH) == 5
     replayed = len(graphed.replayed)
-    assert graphed(*four) == 8
+    assert graphed(four) == 8
     assert len(graphed.replayed) == replayed == 1
     assert graphed.note is not None
     assert graphed.note.startswith("steps run without CUDA graphs: CUDA error: operation")
@@ -154,18 +190,18 @@ def test_memory_and_device_errors_of_a_capture_are_raised(error: RuntimeError) -
     graphed = FailingStep(sums)
     graphed.error = error
     for _ in range(WARM_UP_STEPS):
-        graphed(*BATCH)
+        graphed(BATCH)
     with pytest.raises(type(error), match="CUDA"):
-        graphed(*BATCH)
+        graphed(BATCH)
     assert graphed.note is None
 
 
 def test_error_of_a_warm_up_is_raised() -> None:
-    def step(*_: Tensor) -> Tensor:
+    def step(batch: Batch) -> Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        FakeStep(step)(*BATCH)
+        FakeStep(step)(BATCH)
 
 
 class FakeCuda:
@@ -192,7 +228,7 @@ class FakeCuda:
 def test_all_graphs_share_one_pool_and_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, graphed = FakeCuda(monkeypatch), GraphedStep(sums)
     for sizes in ([2, 1], [2, 2], [2, 2, 2]):
-        graphed._capture(torch.arange(sum(sizes)), torch.ones(2), torch.tensor(sizes))
+        graphed._capture(make_batch(torch.arange(sum(sizes)), *sizes))
     assert len(cuda.captures) == 3
     assert len(set(cuda.captures)) == 1
     assert not cuda.renewed
@@ -201,7 +237,7 @@ def test_all_graphs_share_one_pool_and_one_stream(monkeypatch: pytest.MonkeyPatc
 def test_failed_capture_renews_the_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda(monkeypatch, RuntimeError("CUDA error: invalidated"))
     with pytest.raises(RuntimeError, match="invalidated"):
-        GraphedStep(sums)._capture(*BATCH)
+        GraphedStep(sums)._capture(BATCH)
     assert cuda.renewed == [torch.tensor([7])]
 
 
@@ -209,7 +245,7 @@ def test_graphs_are_freed_with_their_training(training_data: TrainingData) -> No
     """Without a garbage collection: an actor captures its next trial at once."""
     state = start(SMALL)
     state.graphed = FakeStep(engine._make_step(state, training_data.task.images))
-    state.graphed(torch.arange(3), torch.ones(2), SHAPE)
+    state.graphed(BATCH)
     alive: list[weakref.ref[Any]] = [weakref.ref(state.graphed), weakref.ref(state.model)]
     gc.collect()
     gc.disable()
@@ -220,10 +256,13 @@ def test_graphs_are_freed_with_their_training(training_data: TrainingData) -> No
         gc.enable()
 
 
-def test_batches_on_a_device_keep_shapes_and_dtypes(training_data: TrainingData) -> None:
+@pytest.mark.parametrize("reuse", [1, 4])
+def test_batches_on_a_device_keep_shapes_and_dtypes(
+    training_data: TrainingData, reuse: int
+) -> None:
     """`meta` is the only other device on every machine; its tensors have no values."""
-    assert training_data.validation is not None
-    expected = list(training_data.validation.batches(32))
+    table = training_data.task.training_table(Draw(100, 8, 0, 0, 32, reuse=reuse))
+    expected = list(table.batches(32))
     found = list(engine._to_device(iter(expected), torch.device("meta")))
     assert [layout(batch) for batch in found] == [layout(batch) for batch in expected]
     assert {batch.images.device.type for batch in found} == {"meta"}
@@ -231,7 +270,8 @@ def test_batches_on_a_device_keep_shapes_and_dtypes(training_data: TrainingData)
 
 
 def layout(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:
-    return [(t.shape, t.dtype) for t in (batch.images, batch.targets, batch.batch_sizes)]
+    tensors = (batch.images, batch.targets, batch.batch_sizes, batch.order, batch.rows)
+    return [(t.shape, t.dtype) for t in tensors if t is not None]
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -251,7 +291,8 @@ def start_on_cuda(config: TrialConfig) -> TrainState:
 def test_graphed_losses_match_eager_losses(
     config: TrialConfig, training_data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, config = on_cuda(training_data), changed(config, dropout=0.0)
+    data = on_cuda(training_data)
+    config = changed(config, dropout=0.0, feature_dropout=0.0, shift=0.0, elastic=0.0)
 
     def losses(max_graphs: int) -> list[float]:
         monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", max_graphs)
@@ -300,8 +341,8 @@ def test_failed_capture_trains_on_eagerly_on_cuda(training_data: TrainingData) -
     assert isinstance(plain, GraphedStep)
     step = plain._step
 
-    def waiting(images: Tensor, targets: Tensor, batch_sizes: Tensor) -> Tensor:
-        loss = step(images, targets, batch_sizes)
+    def waiting(batch: Batch) -> Tensor:
+        loss = step(batch)
         loss.item()
         return loss
 

@@ -5,15 +5,16 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from crnn_search.data.digits import Digits, training_table
 from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.task import Draw
 from crnn_search.hyperparameters import Arithmetic, ImageShape, TrialConfig
 from crnn_search.kernels import native
 from crnn_search.training import engine, optimizers
-from crnn_search.training.engine import TrainingData
+from crnn_search.training.engine import TrainingData, TrainState
 from crnn_search.training.metrics import EpochMetrics
+from crnn_search.training.model import CRNN
 from tests.tasks import FewDigits
 
 CPU = torch.device("cpu")
@@ -82,6 +83,7 @@ def test_training_learns_to_sum(training_data: TrainingData) -> None:
             changed(SMALL, optimizer="rmsprop", schedule="constant", embedding=9, gru_sizes=[8, 8]),
             FLOAT32,
         ),
+        (changed(SMALL, reuse=4, ema=0.99, feature_dropout=0.2, shift=0.5, elastic=0.5), FLOAT32),
         (SMALL, BFLOAT16),
     ],
 )
@@ -112,22 +114,27 @@ def test_images_of_any_shape_are_trained_on(shape: ImageShape, cpu_kernels: bool
 
 
 def reference_losses(
-    config: TrialConfig, digits: Digits, table: SequenceTable, steps: int
-) -> list[float]:
-    """Training steps written out: one sequence after another, PyTorch's own GRU, no packing."""
+    config: TrialConfig, digits: Digits, table: SequenceTable
+) -> tuple[list[float], CRNN]:
+    """Training steps written out: one sequence after another, PyTorch's own GRU, no packing.
+
+    Returns their losses, and the model with the gradients of the last one.
+    """
     state = engine.start(config, seed=0, epochs=1, device=CPU)
     model, spec = state.model, config.training
     total = math.ceil(len(table) / spec.batch_size)
     model.train()
     losses = []
-    for step in range(steps):
-        rows = range(step * spec.batch_size, (step + 1) * spec.batch_size)
-        sequences = [digits.pixels[table.indices[r, : table.lengths[r]].long()] for r in rows]
-        # All images at once, because batch normalisation uses the statistics of the whole batch.
-        features: Tensor = model.encoder(torch.cat(sequences))
+    for step in range(total):
+        rows = range(len(table))[step * spec.batch_size : (step + 1) * spec.batch_size]
+        sequences = [table.indices[r, : table.lengths[r]].tolist() for r in rows]
+        # All images at once, because batch normalisation uses the statistics of the whole batch,
+        # in which an image is as often as it was drawn.
+        drawn = sorted(image for sequence in sequences for image in sequence)[:: spec.reuse]
+        features = dict(zip(drawn, model.encoder(digits.pixels[drawn]), strict=True))
         sums = []
-        for sequence in features.split([len(s) for s in sequences]):
-            states = sequence
+        for sequence in sequences:
+            states = torch.stack([features[image] for image in sequence])
             for gru in model.grus:
                 states = gru(states.unsqueeze(1))[0].squeeze(1)
             sums.append(model.output(states[-1])[0])
@@ -140,7 +147,7 @@ def reference_losses(
         if spec.gradient_clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)
         state.optimizer.step()
-    return losses
+    return losses, model
 
 
 @pytest.mark.parametrize(
@@ -152,34 +159,78 @@ def reference_losses(
         {"padding": "same", "kernel_size": 3, "pooling": 2},
         {"pooling": [1, 4], "batch_norm": False},
         {"gradient_clip": 0.0, "weight_decay": 0.05, "max_sequence_length": 3},
+        {"reuse": 4},
+        {"reuse": 2, "gru_sizes": [7, 5], "max_sequence_length": 5},
+        {"reuse": 32, "batch_norm": False},
     ],
 )
 def test_steps_match_an_unpacked_reference(options: dict[str, object], digits: Digits) -> None:
+    """Eleven batches and a smaller one."""
     config = changed(SMALL, learning_rate=1e-3, **options)
-    steps, longest = 12, min(8, config.training.max_sequence_length)
-    table = training_table(torch.arange(1000), digits.labels, steps * 32, longest, 0, 0)
+    losses, _ = step_losses(config, digits, table := steps_table(config, digits, 11 * 32 + 21))
+    assert len(losses) == (11 if config.training.reuse == 32 else 12)
+    expected, _ = reference_losses(config, digits, table)
+    assert losses == pytest.approx(expected, rel=2e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("sequences", [32, 12])
+@pytest.mark.parametrize("reuse", [1, 2, 4])
+def test_gradients_match_those_of_an_unpacked_reference(
+    reuse: int, sequences: int, digits: Digits
+) -> None:
+    config = changed(SMALL, reuse=reuse, gradient_clip=0.0)
+    losses, state = step_losses(config, digits, table := steps_table(config, digits, sequences))
+    expected, model = reference_losses(config, digits, table)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    for name, parameter in model.named_parameters():
+        found = state.model.get_parameter(name).grad
+        torch.testing.assert_close(found, parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+def steps_table(config: TrialConfig, digits: Digits, sequences: int) -> SequenceTable:
+    spec = config.training
+    longest = min(8, spec.max_sequence_length)
+    draw = Draw(sequences, longest, 0, 0, spec.batch_size, reuse=spec.reuse)
+    return training_table(torch.arange(1000), digits.labels, draw)
+
+
+def step_losses(
+    config: TrialConfig, digits: Digits, table: SequenceTable
+) -> tuple[list[float], TrainState]:
+    """The losses of the engine's steps, and the state after them."""
     state = engine.start(config, seed=0, epochs=1, device=CPU)
     state.model.train()
-    train_step = engine._make_step(state, digits.pixels)
-    losses = []
-    for step, batch in enumerate(table.batches(32)):
+    train_step, losses = engine._make_step(state, digits.pixels), []
+    batches = list(table.batches(config.training.batch_size))
+    for step, batch in enumerate(batches):
         for group in state.optimizer.param_groups:
-            group["lr"] = optimizers.learning_rate_at(config.training, step / steps)
-        losses.append(train_step(batch.images, batch.targets, batch.batch_sizes).item())
-    torch.testing.assert_close(
-        torch.tensor(losses),
-        torch.tensor(reference_losses(config, digits, table, steps)),
-        rtol=2e-3,
-        atol=1e-3,
-    )
+            group["lr"] = optimizers.learning_rate_at(config.training, step / len(batches))
+        losses.append(train_step(batch).item())
+    return losses, state
+
+
+def test_loss_of_an_epoch_is_the_mean_of_its_sequences(
+    training_data: TrainingData, digits: Digits
+) -> None:
+    """Those of the last batch are fewer, and only whole partitions."""
+    data = dataclasses.replace(training_data, epoch_sequences=75)
+    config = changed(SMALL, reuse=4)
+    table = data.task.training_table(Draw(75, 8, 0, 0, 32, reuse=4))
+    assert len(table) == 72
+    expected, _ = reference_losses(config, digits, table)
+    total = 32 * expected[0] + 32 * expected[1] + 8 * expected[2]
+    assert run(config, data, epochs=1)[0].train_loss == pytest.approx(total / 72, rel=1e-3)
 
 
 @pytest.mark.skipif(native.problem() is not None, reason="needs a C compiler")
-def test_compiled_kernels_give_the_same_metrics(training_data: TrainingData) -> None:
+@pytest.mark.parametrize("config", [SMALL, changed(SMALL, reuse=4, ema=0.9)])
+def test_compiled_kernels_give_the_same_metrics(
+    config: TrialConfig, training_data: TrainingData
+) -> None:
     arithmetic = Arithmetic("float32", cpu_kernels=True)
-    state = engine.start(SMALL, seed=0, epochs=2, device=CPU, arithmetic=arithmetic)
+    state = engine.start(config, seed=0, epochs=2, device=CPU, arithmetic=arithmetic)
     assert (state.arithmetic, state.note) == (arithmetic, None)
-    for expected in run(SMALL, training_data):
+    for expected in run(config, training_data):
         found = engine.train_epoch(state, training_data)
         assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-3)
         assert found.validation_rmse == pytest.approx(expected.validation_rmse, rel=1e-3)
@@ -209,7 +260,8 @@ def test_training_leaves_global_random_state_unchanged(training_data: TrainingDa
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    run(changed(SMALL, dropout=0.5, affine=0.5), training_data, epochs=1)
+    distorted = {"affine": 0.5, "shift": 0.5, "elastic": 0.5}
+    run(changed(SMALL, dropout=0.5, feature_dropout=0.5, **distorted), training_data, epochs=1)
     assert torch.equal(torch.rand(3), expected)
 
 

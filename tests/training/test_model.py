@@ -55,11 +55,15 @@ def gru_reference(gru: nn.GRU, features: Tensor) -> Tensor:
 
 def sum_reference(model: CRNN, images: Tensor) -> Tensor:
     """The predicted sum of one sequence, `(T, C, H, W)`."""
-    features: Tensor = model.encoder(images)
+    return decoded(model, model.encoder(images))[0]
+
+
+def decoded(model: CRNN, features: Tensor) -> Tensor:
+    """The predicted sum of one sequence of encoded images, `(T, D)`; of shape `(1,)`."""
     for gru in model.grus:
         assert isinstance(gru, nn.GRU)
         features = gru_reference(gru, features)
-    return model.output(features[-1])[0]  # type: ignore[no-any-return]
+    return model.output(features[-1])  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -128,6 +132,44 @@ def test_packed_gru_matches_pytorch(batch_sizes: list[int]) -> None:
     torch.testing.assert_close(own_inputs.grad, inputs.grad)
     for name, parameter in gru.named_parameters():
         torch.testing.assert_close(own.get_parameter(name).grad, parameter.grad)
+
+
+def test_recurrent_weights_start_orthogonal_and_updates_with_a_bias_of_one() -> None:
+    torch.manual_seed(0)
+    gru = PackedGRU(5, 7)
+    torch.manual_seed(0)
+    plain = nn.GRU(5, 7)
+    gates = gru.get_parameter("weight_hh_l0").detach().chunk(3)
+    for gate in gates:
+        torch.testing.assert_close(gate @ gate.T, torch.eye(7))
+    assert not torch.equal(gates[0], gates[1])
+    assert not torch.equal(gates[1], gates[2])
+    update = torch.tensor([0.0, 1.0, 0.0]).repeat_interleave(7)
+    bias = gru.get_parameter("bias_ih_l0").detach() - plain.get_parameter("bias_ih_l0").detach()
+    torch.testing.assert_close(bias, update)
+    for name in ("weight_ih_l0", "bias_hh_l0"):  # as PyTorch draws them
+        assert torch.equal(gru.get_parameter(name), plain.get_parameter(name))
+
+
+@pytest.mark.parametrize("used_twice", [False, True])
+def test_feature_dropout_masks_what_an_image_gives_to_the_first_gru(used_twice: bool) -> None:
+    """An image has one mask, in however many sequences it is."""
+    model = make_model(ModelSpec((4, 6), gru_sizes=(5, 3), batch_norm=False, feature_dropout=0.4))
+    images, sizes = torch.rand(6, 1, 28, 28), torch.tensor([3, 2, 1])
+    rows = torch.tensor([5, 0, 0, 2, 1, 5]) if used_twice else None
+    order = torch.arange(6) if rows is None else rows
+    with torch.no_grad():
+        torch.manual_seed(1)
+        mask = nn.functional.dropout(torch.ones(6, model.feature_size), 0.4)
+        assert mask.unique().tolist() == pytest.approx([0, 1 / 0.6])
+        features = model.encoder(images)
+        torch.manual_seed(1)
+        found = model.train()(images, sizes, rows)
+        without = model.eval()(images, sizes, rows)
+    for sums, kept in ((found, features * mask), (without, features)):
+        sequences = kept[order[[0, 3, 5]]], kept[order[[1, 4]]], kept[order[[2]]]
+        expected = torch.cat([decoded(model, sequence) for sequence in sequences])
+        torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_last_states_are_those_of_each_sequences_last_step() -> None:

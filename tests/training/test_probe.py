@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from crnn_search.data import digits as digit_tables
 from crnn_search.data.digits import Digits, training_table
 from crnn_search.data.mnist_sums import MnistSums
-from crnn_search.hyperparameters import Arithmetic
+from crnn_search.data.task import Draw
+from crnn_search.hyperparameters import Arithmetic, TrainingSpec
 from crnn_search.training import engine, memory, probe
 from crnn_search.training.cuda_graphs import WARM_UP_STEPS
 from crnn_search.training.engine import TrainingData, TrainState
@@ -16,19 +17,24 @@ from crnn_search.training.metrics import EpochMetrics
 from tests.training.test_engine import SMALL, changed
 
 
-def shapes(count: int, batch_size: int, longest: int) -> list[tuple[int, ...]]:
+def shapes(count: int, training: TrainingSpec, longest: int) -> list[tuple[int, ...]]:
     """The shapes of an epoch's batches, each once, in the order in which they occur."""
     pool, labels = torch.arange(5), torch.zeros(5, dtype=torch.uint8)
-    table = training_table(pool, labels, count, longest, 0, 0)
-    found = [tuple(batch.batch_sizes.tolist()) for batch in table.batches(batch_size)]
+    longest = min(training.max_sequence_length, longest)
+    draw = Draw(count, longest, 0, 0, training.batch_size, reuse=training.reuse)
+    batches = training_table(pool, labels, draw).batches(training.batch_size)
+    found = [(len(batch.images), *batch.batch_sizes.tolist()) for batch in batches]
     return list(dict.fromkeys(found))
 
 
-@given(st.integers(1, 600), st.integers(1, 40), st.integers(1, 12))
-def test_short_epoch_has_all_shapes_of_an_epoch(count: int, batch_size: int, longest: int) -> None:
-    short = probe.shortest_epoch(count, batch_size, longest)
-    assert short <= min(count, 2 * longest * batch_size + batch_size)
-    assert shapes(short, batch_size, longest) == shapes(count, batch_size, longest)
+@given(st.integers(1, 600), st.integers(1, 40), st.integers(1, 12), st.sampled_from([1, 1, 2, 5]))
+def test_short_epoch_has_all_shapes_of_an_epoch(
+    count: int, size: int, longest: int, reuse: int
+) -> None:
+    training = TrainingSpec(batch_size=size * reuse, max_sequence_length=9, reuse=reuse)
+    short = probe.shortest_epoch(count, training, longest)
+    assert short <= min(count, (2 * longest + 1) * training.batch_size)
+    assert shapes(short, training, longest) == shapes(count, training, longest)
 
 
 def test_every_shape_and_a_whole_validation_are_measured(
