@@ -124,7 +124,7 @@ class SearchSpace:
         return [f"{name}: {message}" for name, message in problems(config, self.space)]
 
     def infeasible_share(self) -> float:
-        """The share of sampled networks, 0 to 1, whose convolutions leave no pixels."""
+        """The share of sampled configurations, 0 to 1, that cannot be trained: see `infeasible`."""
         return len(infeasible(self.space, self.shape)) / DRAWS
 
     def sections(self) -> dict[str, dict[str, Any]]:
@@ -178,9 +178,9 @@ def why_infeasible(space: Mapping[str, Domain], shape: ImageShape) -> str | None
 
 
 def infeasible(space: Mapping[str, Domain], shape: ImageShape) -> list[str]:
-    """Of `DRAWS` sampled configurations, the reason of each whose network cannot be built.
+    """Of `DRAWS` sampled configurations, the reason of each that cannot be trained.
 
-    shape: of images.
+    Its convolutions leave no pixels, or its values do not fit each other. shape: of images.
     """
     trial, reasons = RandomSuggester(0), []
     for _ in range(DRAWS):
