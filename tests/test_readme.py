@@ -76,7 +76,7 @@ def test_make_targets_exist(line: str) -> None:
 TARGETS = {
     "search": "crnn-search launch search_spaces/quick.yaml",
     "test": '--dist loadgroup -n 2 -m "not slow',
-    "test-slow": '--dist loadgroup -n 3 -m "(slow',
+    "test-slow": '--dist loadgroup -n 4 -m "(slow',
 }
 """What the targets that README names run."""
 

@@ -132,6 +132,7 @@ def in_threads(
     def part(start: int) -> list[Result | DataError]:
         return [attempt(item) for item in items[start : start + _PART]]
 
+    Image.init()  # Pillow's own loading of its formats is not safe if threads open images meanwhile
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         for start in range(0, len(items), _IN_MEMORY):
             stop = min(start + _IN_MEMORY, len(items))

@@ -133,7 +133,8 @@ def _digest(*parts: object) -> str:
 
 def _npz_state(path: Path) -> str:
     if path.suffix != ".npz":
-        raise DataError(f"data must be a folder with metadata.csv, or an .npz file, got {path}")
+        got = path if path.exists() else f"{path}, which does not exist"
+        raise DataError(f"data must be a folder with metadata.csv, or an .npz file, got {got}")
     try:
         found = path.stat()
     except OSError as error:

@@ -254,7 +254,8 @@ def test_source_is_refused(tmp_path: Path) -> None:
     )
     nowhere = tmp_path / "nowhere"
     assert message(nowhere) == (
-        f"data must be a folder with metadata.csv, or an .npz file, got {nowhere}"
+        f"data must be a folder with metadata.csv, or an .npz file, got {nowhere}, which does not "
+        "exist"
     )
 
 

@@ -176,3 +176,11 @@ def test_threads_keep_the_order_and_return_errors() -> None:
     assert sum(isinstance(value, DataError) for value in found) == 10
     assert steps[-1] == (1000, 1000)
     assert steps == sorted(steps)
+
+
+def test_pillow_is_ready_before_threads_open_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first threads may find no format for an image: see the list that `init` fills."""
+    calls: list[str] = []
+    monkeypatch.setattr(Image, "init", lambda: calls.append("init"))
+    list(in_threads(calls.append, ["image"] * 2, lambda done, total: None))
+    assert calls == ["init", "image", "image"]
