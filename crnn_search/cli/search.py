@@ -228,7 +228,7 @@ def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]
     from crnn_search.hyperparameters import TrialConfig
     from crnn_search.spaces.domains import Fixed
     from crnn_search.spaces.space import sample
-    from crnn_search.training.footprint import parameter_count, peak_memory_mb
+    from crnn_search.training.footprint import check_network, parameter_count, peak_memory_mb
 
     for values in sample(space, space.search.seed, samples):
         shown = "  ".join(
@@ -238,7 +238,7 @@ def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]
         )
         try:
             config = TrialConfig.from_dict(values)
-            config.model.check(space.shape)
+            check_network(config.model, space.shape, space.search.max_parameters)
         except ConfigError as error:
             yield shown or NOTHING, "infeasible", error.problems[0]
             continue

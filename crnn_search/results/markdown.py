@@ -127,7 +127,7 @@ def _data_warnings(report: Report) -> list[str]:
 
 
 def _cut(trials: Mapping[str, Any]) -> str:
-    return f", {trials['cut']} cut by the budget" if trials["cut"] else ""
+    return f", {trials['cut']} cut when the search ended" if trials["cut"] else ""
 
 
 def _baseline(report: Report, name: str) -> str:

@@ -138,7 +138,7 @@ def describe(status: dict[str, Any]) -> str:
     """The status in some lines of plain text."""
     trials = status["trials"]
     ended = sum(trials[word] for word in ledger.ENDED)
-    cut = f", {trials['cut']} cut by the budget" if trials["cut"] else ""
+    cut = f", {trials['cut']} cut when the search ended" if trials["cut"] else ""
     lines = [
         ("trials", f"{ended} of {trials['requested']} ended: {trials['completed']} completed, "
                    f"{trials['stopped']} stopped early{cut}, {trials['failed']} failed"),

@@ -119,7 +119,11 @@ class TaskSpec(Section):
 
 
 class SearchSpec(Section):
-    """How many trials there are, and how long and on how many sequences they train."""
+    """How many trials there are, and how long and on how many sequences they train.
+
+    max_parameters: larger networks are infeasible. target, patience: the search ends once a trial
+    has this validation RMSE at its full budget, or after so many trials without a better one.
+    """
 
     trials: Annotated[int, _whole(1, MAX_TRIALS)] = 64
     max_epochs: _Epochs = 27
@@ -130,6 +134,11 @@ class SearchSpec(Section):
         default="auto", description=f"auto or a whole number from 1 to {MAX_TRIALS}"
     )
     seed: Annotated[int, _whole(0, 2**31)] = 0
+    max_parameters: Annotated[int, _whole(1, 10**9)] | None = None
+    target: float | None = Field(
+        default=None, gt=0, description="a number above 0, a validation RMSE"
+    )
+    patience: Annotated[int, _whole(1, MAX_TRIALS)] | None = None
 
     @field_validator("grace_epochs")
     @classmethod

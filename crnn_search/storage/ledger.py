@@ -106,7 +106,7 @@ def outcomes(ledger: Ledger) -> dict[str, Any]:
 
 
 def is_cut(record: TrialRecord) -> bool:
-    """Whether a trial ended because the budget was used up; early stopping gives no reason."""
+    """Whether a trial ended because the search did; early stopping gives no reason."""
     return record.state == TrialState.PRUNED and record.reason is not None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import ImageShape, ModelSpec, TrialConfig
 
 FLOAT32_BYTES = 4
@@ -26,6 +27,19 @@ def parameter_count(spec: ModelSpec, shape: ImageShape) -> int:
         count += 3 * width * (inputs + width + 2)
         inputs = width
     return count + inputs + 1
+
+
+def check_network(spec: ModelSpec, shape: ImageShape, max_parameters: int | None) -> None:
+    """Check that a network can be built for images of `shape`, and is not too large.
+
+    Raises:
+        ConfigError: a convolution leaves no pixels, or it has more than `max_parameters`.
+    """
+    count = parameter_count(spec, shape)
+    if max_parameters is not None and count > max_parameters:
+        raise ConfigError(
+            [f"it has {count:,} parameters; search.max_parameters is {max_parameters:,}"]
+        )
 
 
 def peak_memory_mb(config: TrialConfig, shape: ImageShape, longest: int) -> float:

@@ -1,4 +1,4 @@
-"""Budgets of a search: how long it may take and what it may use, the retraining included."""
+"""When a search ends early: its budget, the retraining included, and its goals."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from crnn_search.errors import InputError
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.ledger import ranked
-from crnn_search.storage.trial import TrialRecord
-from crnn_search.text import duration, shown
+from crnn_search.storage.trial import TrialRecord, TrialState
+from crnn_search.text import duration, figure, shown
 
 MAX_HOURS = 1_000_000
 
@@ -85,6 +85,9 @@ class Limit:
 
     def reached(self, records: Iterable[TrialRecord]) -> str | None:
         """Why no trial of the search may start or continue, or None."""
+        records = list(records)
+        if reason := self._goal(records):
+            return reason
         if self.budget == Budget():
             return None
         trained = [record for record in records if record.epochs]
@@ -105,6 +108,28 @@ class Limit:
             return (
                 f"{words} of {_text(limit)}: {_text(needed)} of it are reserved for finalists and "
                 "retraining"
+            )
+        return None
+
+    def _goal(self, records: Sequence[TrialRecord]) -> str | None:
+        """Why the search has found enough, or None."""
+        search = self.space.search
+        if search.target is None and search.patience is None:
+            return None
+        whole = [record for record in records if record.state == TrialState.COMPLETE]
+        if not whole:
+            return None
+        best = ranked(whole)[0]
+        if search.target is not None and best.final_rmse <= search.target:
+            return (
+                f"{best.trial.name} has a validation RMSE of {figure(best.final_rmse)}; "
+                f"search.target is {search.target:g}"
+            )
+        later = sum(record.ended and record.trial.number > best.trial.number for record in records)
+        if search.patience is not None and later >= search.patience:
+            return (
+                f"{later} trials after {best.trial.name} have no better validation RMSE; "
+                f"search.patience is {search.patience}"
             )
         return None
 

@@ -23,6 +23,7 @@ from crnn_search.storage.trial import (
     finite,
     trial_name,
 )
+from crnn_search.training.footprint import check_network
 from crnn_search.tuning.epoch_result import EpochResult, ending_state, last_result
 from crnn_search.tuning.sampler import bounded, make_sampler
 from crnn_search.tuning.stage_callback import NoCallback, StageCallback
@@ -146,13 +147,14 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def _new(self) -> tuple[Trial, optuna.Trial]:
         """A new feasible trial; infeasible ones before it are recorded as such."""
+        space = self._search_space
         while self._infeasible_in_a_row < MAX_INFEASIBLE_IN_A_ROW:
             optuna_trial = self._ask()
             number = optuna_trial.number - self._earlier
-            sampled = self._search_space.suggest(optuna_trial)
+            sampled = space.suggest(optuna_trial)
             try:
                 config = TrialConfig.from_dict(sampled)
-                config.model.check(self._search_space.shape)
+                check_network(config.model, space.shape, space.search.max_parameters)
             except ConfigError as error:
                 reason = "; ".join(error.problems)
             else:
@@ -166,7 +168,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._callback.on_trial_infeasible(InfeasibleTrial(number, sampled, reason))
         raise RunError(
             f"{MAX_INFEASIBLE_IN_A_ROW} sampled networks in a row were infeasible, the last "
-            f"because {reason}; make the space's kernels, poolings or depth smaller"
+            f"because {reason}; make the space's kernels, poolings or depth smaller, or "
+            "search.max_parameters larger"
         )
 
     def _ask(self) -> optuna.Trial:

@@ -68,7 +68,7 @@ def test_budget_and_warm_start(
     report = read_json(run.report_json)
     assert report["test"]["rmse"] > 0
     assert (report["trials"]["stopped"], report["trials"]["cut"]) == (0, 1)
-    assert "1 cut by the budget" in run.report_markdown.read_text()
+    assert "1 cut when the search ended" in run.report_markdown.read_text()
     assert report["compute"]["asha_saved_share"] is None
     manifest = read_json(run.manifest)
     assert manifest["warm_start"] == [str(first.root)]

@@ -135,7 +135,7 @@ def test_trials_that_the_budget_cut_are_counted_apart(run: RunFolder) -> None:
     known = read_status(run)
     assert (known["trials"]["stopped"], known["trials"]["cut"]) == (0, 1)
     assert known["compute"]["asha_saved_share"] == 0
-    expected = "2 of 5 ended: 1 completed, 0 stopped early, 1 cut by the budget, 0 failed"
+    expected = "2 of 5 ended: 1 completed, 0 stopped early, 1 cut when the search ended, 0 failed"
     assert expected in describe(known)
     assert plan(known).startswith("resume will start 3 more trials, ")
 

@@ -106,3 +106,33 @@ def test_budget_of_an_extension_counts_from_its_start() -> None:
 
 def test_without_a_budget_there_is_no_limit() -> None:
     assert Limit(Budget(), SPACE, 2, lambda: 1e9).reached([record()]) is None
+
+
+def goal(**options: object) -> Limit:
+    search = SPACE.search.model_copy(update=options)
+    return Limit(Budget(), dataclasses.replace(SPACE, search=search), 1, lambda: 0.0)
+
+
+def ended(number: int, rmse: float, state: TrialState = TrialState.COMPLETE) -> TrialRecord:
+    return dataclasses.replace(examples.record(number, 1.0, 1.0, 1.0, rmse), state=state)
+
+
+def test_a_target_ends_the_search() -> None:
+    limit = goal(target=0.5)
+    assert limit.reached([]) is None
+    assert limit.reached([ended(0, 0.51), ended(1, 0.2, TrialState.PRUNED)]) is None
+    assert limit.reached([ended(0, 0.51), ended(1, 0.5)]) == (
+        "trial-0001 has a validation RMSE of 0.500; search.target is 0.5"
+    )
+
+
+def test_patience_counts_the_trials_after_the_best_one() -> None:
+    limit = goal(patience=3)
+    records = [ended(0, 0.9), ended(1, 0.4), ended(2, 0.5), ended(3, 0.3, TrialState.PRUNED)]
+    assert limit.reached(records) is None
+    assert limit.reached([*records, ended(4, 0.0, TrialState.RUNNING)]) is None
+    assert limit.reached([*records, ended(4, 0.6)]) == (
+        "3 trials after trial-0001 have no better validation RMSE; search.patience is 3"
+    )
+    assert limit.reached([*records, ended(4, 0.3)]) is None, "a better one"
+    assert goal(patience=1).reached([ended(0, 0.4, TrialState.FAIL)]) is None, "none is whole yet"

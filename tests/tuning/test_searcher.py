@@ -13,11 +13,12 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from crnn_search.errors import RunError
-from crnn_search.hyperparameters import Arithmetic
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.spaces.file import parse_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import trial as storage
 from crnn_search.storage.trial import METRIC, InfeasibleTrial, Trial, TrialRecord
+from crnn_search.training.footprint import parameter_count
 from crnn_search.tuning import sampler
 from crnn_search.tuning.epoch_result import ending_state
 from crnn_search.tuning.searcher import StudySearcher
@@ -244,6 +245,21 @@ def test_infeasible_networks_are_recorded_and_never_run() -> None:
     numbers += [trial.number for trial in callback.infeasible]
     assert sorted(numbers) == list(range(len(states)))
     assert searcher.suggest("end") == Searcher.FINISHED
+
+
+def test_too_large_networks_are_drawn_again() -> None:
+    space = parse_space(TEXT.replace("seed: 7", "seed: 7, max_parameters: 300000"))
+    callback = Records()
+    searcher = StudySearcher(space, callback=callback)
+    for number in range(20):
+        config = suggested(searcher, str(number)).config
+        assert parameter_count(config.model, space.shape) <= 300_000
+        searcher.on_trial_complete(str(number), result(4, 1.0))
+    assert callback.infeasible
+    for trial in callback.infeasible:
+        count = parameter_count(TrialConfig.from_dict(trial.config).model, space.shape)
+        assert count > 300_000
+        assert trial.reason == (f"it has {count:,} parameters; search.max_parameters is 300,000")
 
 
 def test_space_of_infeasible_networks_ends(monkeypatch: pytest.MonkeyPatch) -> None:
