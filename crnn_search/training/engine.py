@@ -186,7 +186,7 @@ def _train_table(state: TrainState, images: Tensor, table: SequenceTable) -> flo
             total += loss * len(batch.targets)
             if means:
                 decay = _decay(spec.ema, state.epoch * count + number)
-                get_ema_multi_avg_fn(decay)(means, values, None)  # type: ignore[no-untyped-call]
+                get_ema_multi_avg_fn(decay)(means, values, None)
     return total.item() / len(table)
 
 
@@ -247,5 +247,5 @@ def _to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         yield dataclasses.replace(batch, **{name: parts[number] for name, parts in moved.items()})
 
 
-def _moved(parts: list[Tensor], device: torch.device) -> tuple[Tensor, ...]:
-    return torch.cat(parts).to(device).split([len(part) for part in parts])
+def _moved(parts: list[Tensor], device: torch.device) -> list[Tensor]:
+    return list(torch.cat(parts).to(device).split([len(part) for part in parts]))

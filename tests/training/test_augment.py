@@ -13,8 +13,8 @@ from crnn_search.training.augment import augment
 KINDS = ("affine", "shift", "elastic")
 
 
-def distort(images: Tensor, seed: int = 0, **strengths: float) -> Tensor:
-    torch.manual_seed(seed)
+def distort(images: Tensor, **strengths: float) -> Tensor:
+    torch.manual_seed(0)
     return augment(images, **(dict.fromkeys(KINDS, 0.0) | strengths))
 
 
@@ -36,7 +36,7 @@ def test_affine_alone_is_the_formula_written_out(digits: Digits) -> None:
     """To the last digit, so that figures of trainings that use it alone stay comparable."""
     images = digits.pixels[:64, :, :20]
     rows, columns = images.shape[2:]
-    torch.manual_seed(3)
+    torch.manual_seed(0)
     turn, grow, shear, *move = (torch.rand(5, 64) * 2 - 1) * 0.7
     angle, scale = turn * math.radians(15), 1 + 0.15 * grow
     cos, sin = angle.cos() * scale, angle.sin() * scale
@@ -45,7 +45,7 @@ def test_affine_alone_is_the_formula_written_out(digits: Digits) -> None:
     size = [64, 1, rows, columns]
     grid = F.affine_grid(torch.stack([across, down], 1), size, align_corners=False)
     expected = F.grid_sample(images.float() / 255, grid, align_corners=False)
-    assert torch.equal(distort(images, 3, affine=0.7), expected)
+    assert torch.equal(distort(images, affine=0.7), expected)
 
 
 def test_shifts_are_uniform_up_to_a_seventh() -> None:
