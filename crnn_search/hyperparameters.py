@@ -195,13 +195,36 @@ class ModelSpec(_Spec):
                 )
         return rows, columns
 
-    def check(self, shape: ImageShape) -> None:
-        """Check that the network can be built for images of `shape`.
+    def parameter_count(self, shape: ImageShape) -> int:
+        """Number of trainable parameters for images of `shape`; a GRU has two bias vectors.
 
         Raises:
             ConfigError: a convolution leaves no pixels.
         """
-        self.feature_map_size(shape)
+        count, inputs = 0, shape.channels
+        for width, kernel, _ in self.layers():
+            count += inputs * width * kernel**2 + (2 * width if self.batch_norm else width)
+            inputs = width
+        rows, columns = self.feature_map_size(shape)
+        inputs *= rows * columns
+        if self.embedding:
+            count += (inputs + 1) * self.embedding
+            inputs = self.embedding
+        for width in self.gru_sizes:
+            count += 3 * width * (inputs + width + 2)
+            inputs = width
+        return count + inputs + 1
+
+    def check(self, shape: ImageShape, max_parameters: int | None = None) -> None:
+        """Check that the network can be built for images of `shape`, and is not too large.
+
+        Raises:
+            ConfigError: a convolution leaves no pixels, or it has more than `max_parameters`.
+        """
+        count = self.parameter_count(shape)
+        if max_parameters is not None and count > max_parameters:
+            limit = f"search.max_parameters is {max_parameters:,}"
+            raise ConfigError([f"the network has {count:,} parameters; {limit}"])
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from crnn_search.hyperparameters import (
     TrialConfig,
     markdown_table,
 )
-from crnn_search.training.footprint import parameter_count, peak_memory_mb
+from crnn_search.training.footprint import peak_memory_mb
 from crnn_search.training.model import CRNN
 
 
@@ -111,7 +111,7 @@ def test_other_image_shapes_are_refused(values: object) -> None:
 
 
 def test_parameter_count_of_the_2016_network() -> None:
-    assert parameter_count(MNIST_CRNN_2016.model, MNIST_SHAPE) == 294_171
+    assert MNIST_CRNN_2016.model.parameter_count(MNIST_SHAPE) == 294_171
 
 
 specs: st.SearchStrategy[dict[str, object]] = st.builds(
@@ -138,7 +138,7 @@ def test_parameter_count_equals_that_of_the_network(
         network = CRNN(spec, shape)
     except ConfigError:
         return
-    assert parameter_count(spec, shape) == sum(p.numel() for p in network.parameters())
+    assert spec.parameter_count(shape) == sum(p.numel() for p in network.parameters())
     one, two = (TrialConfig(spec, TrainingSpec(batch_size=size)) for size in (1, 2))
     assert peak_memory_mb(two, shape, 8) > peak_memory_mb(one, shape, 8) > 0
 
@@ -156,7 +156,7 @@ def test_memory_depends_on_the_training() -> None:
         return peak_memory_mb(TrialConfig.from_dict(values), MNIST_SHAPE, longest)
 
     assert memory_mb(longest=2) == memory_mb(max_sequence_length=2) < memory_mb()
-    weights_mb = 4 * parameter_count(ModelSpec(), MNIST_SHAPE) / 1e6
+    weights_mb = 4 * ModelSpec().parameter_count(MNIST_SHAPE) / 1e6
     assert memory_mb(ema=0.9) - memory_mb() == pytest.approx(weights_mb)
     # Of a batch that encodes a quarter of the images only the GRU's part stays.
     assert 0.25 < memory_mb(reuse=4) / memory_mb() < 0.35

@@ -48,7 +48,7 @@ def check(
     terminal.show_table(columns, _sampled(searched, samples), right=2)
     share = searched.infeasible_share()
     if share > 0:
-        terminal.show(f"{share:.0%} of the sampled networks are infeasible and will be skipped.")
+        terminal.show(f"{share:.0%} of the samples are infeasible and will be skipped.")
 
 
 def launch(
@@ -228,7 +228,7 @@ def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]
     from crnn_search.hyperparameters import TrialConfig
     from crnn_search.spaces.domains import Fixed
     from crnn_search.spaces.space import sample
-    from crnn_search.training.footprint import check_network, parameter_count, peak_memory_mb
+    from crnn_search.training.footprint import peak_memory_mb
 
     for values in sample(space, space.search.seed, samples):
         shown = "  ".join(
@@ -238,10 +238,10 @@ def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]
         )
         try:
             config = TrialConfig.from_dict(values)
-            check_network(config.model, space.shape, space.search.max_parameters)
+            config.model.check(space.shape, space.search.max_parameters)
         except ConfigError as error:
             yield shown or NOTHING, "infeasible", error.problems[0]
             continue
         memory_mb = peak_memory_mb(config, space.shape, space.images.longest)
-        parameters = f"{parameter_count(config.model, space.shape):,}"
+        parameters = f"{config.model.parameter_count(space.shape):,}"
         yield shown or NOTHING, parameters, f"{memory_mb:,.0f} MB"

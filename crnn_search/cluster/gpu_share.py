@@ -23,7 +23,7 @@ from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.spaces.space import SearchSpace, sample
 from crnn_search.text import first_line
 from crnn_search.training import memory
-from crnn_search.training.footprint import check_network, peak_memory_mb
+from crnn_search.training.footprint import peak_memory_mb
 from crnn_search.training.probe import peak_of
 
 DRAWS, MEASURED = 200, 3
@@ -140,7 +140,7 @@ def largest(space: SearchSpace) -> tuple[TrialConfig, ...]:
     for values in sample(space, space.search.seed, DRAWS):
         try:
             config = TrialConfig.from_dict(values)
-            check_network(config.model, space.shape, space.search.max_parameters)
+            config.model.check(space.shape, space.search.max_parameters)
         except ConfigError:
             continue
         found.append((peak_memory_mb(config, space.shape, space.images.longest), config))

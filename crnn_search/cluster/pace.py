@@ -15,7 +15,7 @@ from crnn_search.data.task import Task
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import Arithmetic, TrainingSpec, TrialConfig
 from crnn_search.spaces.space import SearchSpace, sample
-from crnn_search.training.footprint import check_network, peak_memory_mb
+from crnn_search.training.footprint import peak_memory_mb
 from crnn_search.training.probe import pace_of
 
 DRAWS = 100
@@ -47,7 +47,7 @@ def middle(space: SearchSpace) -> TrialConfig | None:
     for values in [*space.first[:DRAWS], *sample(space, space.search.seed, DRAWS)]:
         try:
             config = TrialConfig.from_dict(values)
-            check_network(config.model, space.shape, space.search.max_parameters)
+            config.model.check(space.shape, space.search.max_parameters)
         except ConfigError:
             continue
         of_one_image = TrialConfig(config.model, TrainingSpec(batch_size=1))

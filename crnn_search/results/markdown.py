@@ -202,8 +202,8 @@ def _search(report: Report) -> str:
             f"{trials['stopped']} stopped early{_cut(trials)}, {trials['failed']} failed. Early "
             "stopping saved "
             f"{percent(report['compute']['asha_saved_share'])} of the epochs that the completed "
-            "and stopped ones would have trained at their full budget. Sampled networks that "
-            f"cannot be built: {trials['infeasible']}.",
+            "and stopped ones would have trained at their full budget. Infeasible samples, "
+            f"drawn again: {trials['infeasible']}.",
             _failures(trials["failures"]),
             *_different_arithmetics(report["arithmetics"]),
             _compute(report),

@@ -40,7 +40,6 @@ from crnn_search.storage.journal import SEARCH, History, read_history
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import METRIC, TrialRecord
 from crnn_search.training import checkpoint
-from crnn_search.training.footprint import parameter_count
 from crnn_search.training.model import CRNN
 from crnn_search.training.predict import predict
 
@@ -113,7 +112,7 @@ def assemble(
         "best_trial": best["number"],
         "best_validation_rmse": best[METRIC],
         "best_config": config.to_dict(),
-        "best_parameters": parameter_count(config.model, info.shape),
+        "best_parameters": config.model.parameter_count(info.shape),
         "finalists": finalists,
         "trials": ledger.outcomes(search),
         "compute": {

@@ -26,6 +26,7 @@ from crnn_search.spaces.sections import (
     TaskSpec,
 )
 from crnn_search.spaces.space import (
+    BATCHES,
     DRAWS,
     LAYERS,
     Images,
@@ -78,7 +79,7 @@ def parse_space(
     task = _read_task(document, folder)
     images = Images.of(task)
     search = _section(document, "search", SearchSpec)
-    space = _read_space(document, images)
+    space = _read_space(document, images, search.max_parameters)
     result = SearchSpace(
         task=task,
         search=search,
@@ -141,7 +142,9 @@ def _section(
     return spec()
 
 
-def _read_space(document: Document, images: Images) -> dict[str, Domain | None]:
+def _read_space(
+    document: Document, images: Images, max_parameters: int | None
+) -> dict[str, Domain | None]:
     """The domain of each hyperparameter; None, which has all values, if it has a problem."""
     raw = document.values.get("space")
     space: dict[str, Domain | None] = {}
@@ -159,9 +162,9 @@ def _read_space(document: Document, images: Images) -> dict[str, Domain | None]:
         _check_lengths(document, space.get("max_sequence_length"), images.longest)
     if document.has_problem(("space",)):
         return dict.fromkeys(PARAMETERS) | space
-    reasons = infeasible(_known(space), images.shape)
+    reasons = infeasible(_known(space), images.shape, max_parameters)
     if len(reasons) == DRAWS:
-        document.add(("space",), f"no sampled network can be built: {reasons[0]}")
+        document.add(("space",), f"no sample is feasible: {reasons[0]}")
     return space
 
 
@@ -188,7 +191,7 @@ def _read_first(
     if not isinstance(entries, list):
         document.add(("first",), f"must be a list of configurations, got {shown(entries)}")
         return ()
-    checks_networks = None not in space.values()
+    checks_entries = None not in space.values()
     known, reasons = _known(space), dict[Any, str | None]()
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -199,10 +202,10 @@ def _read_first(
             document.add(("first", i, name), message)
         if (
             not found
-            and checks_networks
+            and checks_entries
             and (reason := why_impossible(entry, known, shape, reasons))
         ):
-            document.add(("first", i), f"its network cannot be built: {reason}")
+            document.add(("first", i), f"is infeasible: {reason}")
     if document.has_problem(("first",)):
         return ()
     return tuple({k: to_json(canonical(PARAMETERS[k], v)) for k, v in e.items()} for e in entries)
@@ -214,11 +217,11 @@ def why_impossible(
     shape: ImageShape,
     reasons: dict[Any, str | None],
 ) -> str | None:
-    """Why the network of an entry of `first` cannot be built, whatever else is sampled.
+    """Why an entry of `first` cannot be trained, whatever else is sampled.
 
     reasons: what was found for other entries, by those values that matter.
     """
-    entered = {n: canonical(PARAMETERS[n], entry[n]) for n in LAYERS if n in entry}
+    entered = {n: canonical(PARAMETERS[n], entry[n]) for n in LAYERS + BATCHES if n in entry}
     if not entered:
         return None  # as in the space itself
     key = tuple((n, len(v) if n == "conv_channels" else v) for n, v in entered.items())

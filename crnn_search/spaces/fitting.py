@@ -57,11 +57,11 @@ def _problems(
     if several := [n for n in range(2, int(PARAMETERS["reuse"].high) + 1) if reuse.contains(n)]:
         rule = "1, since the targets of newly combined images are known for sums of digits only"
         yield f"space.reuse must be {rule}, got {several[-1]}"
-    reasons = infeasible(domains, images.shape)
+    reasons = infeasible(domains, images.shape, space.search.max_parameters)
     if len(reasons) == DRAWS:
-        yield f"space: no sampled network can be built: {reasons[0]}"
+        yield f"space: no sample is feasible: {reasons[0]}"
         return
     known: dict[Any, str | None] = {}
     for number, entry in enumerate(space.first):
         if reason := why_impossible(entry, domains, images.shape, known):
-            yield f"first[{number}]: its network cannot be built: {reason}"
+            yield f"first[{number}]: is infeasible: {reason}"

@@ -19,7 +19,6 @@ from crnn_search.hyperparameters import (
     MNIST_SHAPE,
     PARAMETERS,
     ImageShape,
-    ModelSpec,
     TrialConfig,
     unknown_name,
 )
@@ -124,8 +123,8 @@ class SearchSpace:
         return [f"{name}: {message}" for name, message in problems(config, self.space)]
 
     def infeasible_share(self) -> float:
-        """The share of sampled configurations, 0 to 1, that cannot be trained: see `infeasible`."""
-        return len(infeasible(self.space, self.shape)) / DRAWS
+        """The share of sampled configurations, 0 to 1, that are infeasible: see `infeasible`."""
+        return len(infeasible(self.space, self.shape, self.search.max_parameters)) / DRAWS
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """The values of the sections `SECTIONS`, by name of the section."""
@@ -161,15 +160,18 @@ DRAWS = 200
 LAYERS = ("conv_channels", "kernel_size", "pooling", "padding")
 """The hyperparameters that decide whether a network can be built; of the first, its length."""
 
+BATCHES = ("batch_size", "reuse")
+"""The hyperparameters that must fit each other."""
+
 
 def why_infeasible(space: Mapping[str, Domain], shape: ImageShape) -> str | None:
-    """Why no network can be built of any of `DRAWS` samples; None if one can. shape: of images."""
-    layers = {name: space[name] for name in LAYERS if name in space}
+    """Why none of `DRAWS` samples can be trained; None if one can. shape: of images."""
+    decisive = {name: space[name] for name in LAYERS + BATCHES if name in space}
     trial, reason = RandomSuggester(0), None
     for _ in range(DRAWS):
         try:
-            values = {name: domain.suggest(trial, name) for name, domain in layers.items()}
-            ModelSpec(**values).check(shape)
+            values = {name: domain.suggest(trial, name) for name, domain in decisive.items()}
+            TrialConfig.from_dict(values).model.check(shape)
         except ConfigError as error:
             reason = reason or str(error)
         else:
@@ -177,16 +179,19 @@ def why_infeasible(space: Mapping[str, Domain], shape: ImageShape) -> str | None
     return reason
 
 
-def infeasible(space: Mapping[str, Domain], shape: ImageShape) -> list[str]:
-    """Of `DRAWS` sampled configurations, the reason of each that cannot be trained.
+def infeasible(
+    space: Mapping[str, Domain], shape: ImageShape, max_parameters: int | None
+) -> list[str]:
+    """Of `DRAWS` sampled configurations, the reason of each that is infeasible.
 
-    Its convolutions leave no pixels, or its values do not fit each other. shape: of images.
+    Its convolutions leave no pixels of images of `shape`, its network is too large, or its values
+    do not fit each other.
     """
     trial, reasons = RandomSuggester(0), []
     for _ in range(DRAWS):
         try:
             values = {name: domain.suggest(trial, name) for name, domain in space.items()}
-            TrialConfig.from_dict(values).model.check(shape)
+            TrialConfig.from_dict(values).model.check(shape, max_parameters)
         except ConfigError as error:
             reasons.append(str(error))
     return reasons

@@ -13,7 +13,7 @@ sessions left out:
     retry       a trial's process died or its memory ran out, and it will continue: `cause`,
                 `reason`
     ended       a trial ended: `state`, `reason`
-    infeasible  a sampled network cannot be built: `number`, `config`, `reason`
+    infeasible  a sample cannot be trained: `number`, `config`, `reason`
     extension   trials were added to the search: `trials` that it has then, the new `budget`, and
                 the `report` so far, or null
 
@@ -67,7 +67,7 @@ class History:
     """The state of a run, from its journal and ledger.
 
     stages: the records of each stage by trial name, in the order the trials were created.
-    infeasible: sampled configurations of the search that could not be built.
+    infeasible: samples of the search that cannot be trained.
     stage: the last that started; the search if it was extended since.
     extension: the last event of that kind.
     seconds: working time of each stage so far. elapsed_s: of all of them.

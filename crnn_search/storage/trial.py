@@ -48,7 +48,7 @@ _CHECKPOINT = re.compile(r"checkpoints/[\w-]+/\w[\w.-]*")
 
 
 class TrialState(StrEnum):
-    """Optuna's states, and `INFEASIBLE`: a sampled network that cannot be built and never ran."""
+    """Optuna's states, and `INFEASIBLE`: a sample that cannot be trained, and never was."""
 
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
@@ -242,9 +242,9 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class InfeasibleTrial:
-    """A sampled configuration whose network cannot be built: it takes a number, but never runs.
+    """A sampled configuration that cannot be trained: it takes a number, but never runs.
 
-    config: what was sampled, flat. reason: what cannot be built.
+    config: what was sampled, flat. reason: why not.
     """
 
     number: int

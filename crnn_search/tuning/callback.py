@@ -70,7 +70,7 @@ class RunCallback(Callback):  # type: ignore[misc]
         self._log.created(trial)
 
     def on_trial_infeasible(self, trial: InfeasibleTrial) -> None:
-        """A sampled network cannot be built."""
+        """A sample is infeasible."""
         self._log.infeasible(trial)
 
     def may_start(self) -> bool:

@@ -23,7 +23,6 @@ from crnn_search.storage.trial import (
     finite,
     trial_name,
 )
-from crnn_search.training.footprint import check_network
 from crnn_search.tuning.epoch_result import EpochResult, ending_state, last_result
 from crnn_search.tuning.sampler import bounded, make_sampler
 from crnn_search.tuning.stage_callback import NoCallback, StageCallback
@@ -154,7 +153,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             sampled = space.suggest(optuna_trial)
             try:
                 config = TrialConfig.from_dict(sampled)
-                check_network(config.model, space.shape, space.search.max_parameters)
+                config.model.check(space.shape, space.search.max_parameters)
             except ConfigError as error:
                 reason = "; ".join(error.problems)
             else:
@@ -167,7 +166,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._infeasible_in_a_row += 1
             self._callback.on_trial_infeasible(InfeasibleTrial(number, sampled, reason))
         raise RunError(
-            f"{MAX_INFEASIBLE_IN_A_ROW} sampled networks in a row were infeasible, the last "
+            f"{MAX_INFEASIBLE_IN_A_ROW} samples in a row were infeasible, the last "
             f"because {reason}; make the space's kernels, poolings or depth smaller, or "
             "search.max_parameters larger"
         )

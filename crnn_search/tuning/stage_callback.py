@@ -17,7 +17,7 @@ class StageCallback(Protocol):
         """A trial was created and is about to run."""
 
     def on_trial_infeasible(self, trial: InfeasibleTrial) -> None:
-        """A sampled network cannot be built; it takes a number, but never runs."""
+        """A sample is infeasible; it takes a number, but never runs."""
 
     def may_start(self) -> bool:
         """Whether the budget lets another trial start."""

@@ -52,7 +52,7 @@ class StageLog:
         self._write("trial", stage=self._stage, trial=trial.to_dict())
 
     def infeasible(self, trial: InfeasibleTrial) -> None:
-        """A sampled network cannot be built."""
+        """A sample is infeasible."""
         self._write_ended(trial)
         if not self.error:
             self._on_trial_end(self._stage, trial)

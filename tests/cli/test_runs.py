@@ -353,7 +353,7 @@ def test_data_that_the_head_sees_are_not_read_here(
         ("task.data=none.npz", "none.npz cannot be read: No such file or directory"),
         ("task.target=cuont", "has no target column 'cuont'; did you mean count?"),
         ("space.max_sequence_length=9", "the space does not fit the data in"),
-        ("space={conv_channels: [4, 4], pooling: 4}", "no sampled network can be built"),
+        ("space={conv_channels: [4, 4], pooling: 4}", "no sample is feasible"),
     ],
 )
 def test_data_that_are_not_valid_are_not_submitted(

@@ -17,7 +17,7 @@ from crnn_search.hyperparameters import ImageShape, TrialConfig
 from crnn_search.pipeline.manifest import Manifest
 from crnn_search.spaces.file import load_space
 from crnn_search.storage.run_folder import RunFolder
-from crnn_search.training.footprint import parameter_count, peak_memory_mb
+from crnn_search.training.footprint import peak_memory_mb
 from tests.cli.conftest import SPACE, CommandLine
 from tests.data.folders import HEADER, clips, write_metadata
 
@@ -36,7 +36,7 @@ def test_check_shows_infeasible_networks(crnn_search: CommandLine, tmp_path: Pat
     done = crnn_search("check", str(path), "--samples", "9")
     assert done.code == 0
     assert "infeasible" in done.out
-    assert "of the sampled networks are infeasible and will be skipped" in done.out
+    assert "of the samples are infeasible and will be skipped" in done.out
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_check_reads_own_data_and_fits_the_space(
     assert done.out.startswith(f"{clips_space} is valid.\n")
     config = TrialConfig.from_dict({"conv_channels": [4], "gru_sizes": [6]})
     shape = ImageShape(1, 8, 8)
-    assert f"{parameter_count(config.model, shape):,}" in done.out
+    assert f"{config.model.parameter_count(shape):,}" in done.out
     assert f"{peak_memory_mb(config, shape, 2):,.0f} MB" in done.out
 
 
@@ -70,11 +70,11 @@ def test_check_refuses_networks_that_do_not_fit_own_data(
                        "space.conv_channels=[4, 4]")  # fmt: skip
     assert (done.code, done.out) == (2, "")
     assert f"the space does not fit the data in {clips_space.parent}/clips:" in done.err
-    assert "no sampled network can be built" in done.err
+    assert "no sample is feasible" in done.err
     layers = "space.conv_channels={list_of: {int: [4, 5]}, length: [1, 3]}"
     done = crnn_search("check", str(clips_space), "--set", layers, "--set", "space.pooling=3")
     assert done.code == 0, done.err
-    assert " of the sampled networks are infeasible and will be skipped" in done.out
+    assert " of the samples are infeasible and will be skipped" in done.out
 
 
 def test_check_refuses_own_data_with_a_problem(crnn_search: CommandLine, clips_space: Path) -> None:

@@ -60,6 +60,9 @@ def test_sections_other_than_space_have_defaults() -> None:
         "epoch_sequences": 60_000,
         "max_concurrent_trials": "auto",
         "seed": 0,
+        "max_parameters": None,
+        "target": None,
+        "patience": None,
     }
 
 

@@ -131,9 +131,16 @@ def test_errors_of_sections(section: str, problem: str) -> None:
 @pytest.mark.parametrize("length", ["{list_of: 8, length: [4, 6]}", "[8, 8, 8, 8]"])
 def test_error_if_no_network_can_be_built(length: str) -> None:
     assert problems(f"search:\n  seed: 1\nspace:\n  conv_channels: {length}\n  pooling: 4\n") == [
-        "space.yaml:3: space: no sampled network can be built: convolution 3 leaves no pixels: it "
+        "space.yaml:3: space: no sample is feasible: convolution 3 leaves no pixels: it "
         "gets 1×1, its kernel is 3×3 (same padding), its pooling 4; use fewer conv_channels, a "
         "smaller kernel_size, a smaller pooling or padding: same"
+    ]
+
+
+def test_error_if_all_networks_are_too_large() -> None:
+    assert problems("search:\n  max_parameters: 1000\nspace:\n  gru_sizes: [1]\n") == [
+        "space.yaml:3: space: no sample is feasible: the network has 25,147 parameters; "
+        "search.max_parameters is 1,000"
     ]
 
 
@@ -147,14 +154,18 @@ def test_error_if_no_network_can_be_built(length: str) -> None:
         ("{schedule: constant}", "first[1].schedule: must be 'one_cycle', which is fixed by def"),
         (
             "{conv_channels: [8, 8, 8], kernel_size: 9}",
-            "first[1]: its network cannot be built: conv",
+            "first[1]: is infeasible: conv",
+        ),
+        (
+            "{batch_size: 30}",
+            "first[1]: is infeasible: batch_size must be a multiple of reuse, which is 4, got 30",
         ),
     ],
 )
 def test_errors_of_first(entry: str, problem: str) -> None:
     space = (
         "space: {dropout: {float: [0, 0.2]}, padding: valid, kernel_size: {choice: [3, 9]},\n"
-        "  conv_channels: {list_of: 8, length: [1, 3]}}\n"
+        "  conv_channels: {list_of: 8, length: [1, 3]}, reuse: 4, batch_size: {int: [16, 64]}}\n"
     )
     (found,) = problems(f"first:\n  - {{conv_channels: [8, 8, 8]}}\n  - {entry}\n{space}")
     assert found.startswith(f"space.yaml:3: {problem}")

@@ -67,13 +67,13 @@ def test_default_network_leaves_few_pixels_of_any_image(side: int) -> None:
         ),
         (
             "  padding: valid\n  kernel_size: 9", "",
-            "space: no sampled network can be built: convolution 1 leaves no pixels: it gets 8×8, "
+            "space: no sample is feasible: convolution 1 leaves no pixels: it gets 8×8, "
             "its kernel is 9×9",
         ),
         (
             "  padding: {choice: [same, valid]}\n  kernel_size: {choice: [3, 9]}\n"
             "first: [{padding: valid, kernel_size: 9}]", "",
-            "first[0]: its network cannot be built: convolution 1 leaves no pixels",
+            "first[0]: is infeasible: convolution 1 leaves no pixels",
         ),
     ],
 )  # fmt: skip

@@ -19,12 +19,18 @@ from crnn_search.spaces.sections import ResourcesSpec
 from crnn_search.spaces.space import sample, to_yaml
 from tests.spaces.examples import FULL
 
-# So that every network can be built: three layers of 3×3 valid and pooling 2 leave one pixel.
-SMALL = {"conv_channels": {"max_length": 3}, "kernel_size": {"high": 3}, "pooling": {"high": 2}}
+# So that every sample is feasible: three layers of 3×3 valid and pooling 2 leave one pixel, and
+# every batch size is a multiple of 1.
+FEASIBLE = {
+    "conv_channels": {"max_length": 3},
+    "kernel_size": {"high": 3},
+    "pooling": {"high": 2},
+    "reuse": {"high": 1},
+}
 
 
 def limits(name: str) -> Rule:
-    narrow = {"max_sequence_length": {"high": 8}} | SMALL
+    narrow = {"max_sequence_length": {"high": 8}} | FEASIBLE
     return Rule(**(vars(PARAMETERS[name]) | narrow.get(name, {})))
 
 

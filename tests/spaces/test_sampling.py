@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from optuna.trial import FixedTrial
 
 from crnn_search.errors import ConfigError
+from crnn_search.hyperparameters import ModelSpec
 from crnn_search.spaces.file import parse_space
 from crnn_search.spaces.space import sample
 from tests.spaces.examples import FULL, space_of
@@ -174,7 +176,15 @@ def test_values_between_steps_are_not_in_the_space() -> None:
     ]
 
 
+def test_share_of_networks_that_are_too_large() -> None:
+    space = space_of("gru_sizes: {list_of: {int: [1, 199]}, length: 1}")
+    middle = ModelSpec(gru_sizes=(100,)).parameter_count(space.shape)
+    search = space.search.model_copy(update={"max_parameters": middle})
+    assert 0.4 < dataclasses.replace(space, search=search).infeasible_share() < 0.6
+
+
 def test_infeasible_share() -> None:
     depth = "conv_channels: {list_of: 8, length: [1, 4]}"
     assert space_of(depth).infeasible_share() == 0.0
     assert 0.3 < space_of(depth, "pooling: 4").infeasible_share() < 0.7  # 28, 7, 1, none
+    assert 0.2 < space_of("reuse: {choice: [1, 3]}").infeasible_share() < 0.8  # of 128

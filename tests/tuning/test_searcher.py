@@ -18,7 +18,6 @@ from crnn_search.spaces.file import parse_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import trial as storage
 from crnn_search.storage.trial import METRIC, InfeasibleTrial, Trial, TrialRecord
-from crnn_search.training.footprint import parameter_count
 from crnn_search.tuning import sampler
 from crnn_search.tuning.epoch_result import ending_state
 from crnn_search.tuning.searcher import StudySearcher
@@ -253,13 +252,15 @@ def test_too_large_networks_are_drawn_again() -> None:
     searcher = StudySearcher(space, callback=callback)
     for number in range(20):
         config = suggested(searcher, str(number)).config
-        assert parameter_count(config.model, space.shape) <= 300_000
+        assert config.model.parameter_count(space.shape) <= 300_000
         searcher.on_trial_complete(str(number), result(4, 1.0))
     assert callback.infeasible
     for trial in callback.infeasible:
-        count = parameter_count(TrialConfig.from_dict(trial.config).model, space.shape)
+        count = TrialConfig.from_dict(trial.config).model.parameter_count(space.shape)
         assert count > 300_000
-        assert trial.reason == (f"it has {count:,} parameters; search.max_parameters is 300,000")
+        assert trial.reason == (
+            f"the network has {count:,} parameters; search.max_parameters is 300,000"
+        )
 
 
 def test_space_of_infeasible_networks_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +268,7 @@ def test_space_of_infeasible_networks_ends(monkeypatch: pytest.MonkeyPatch) -> N
     space = parse_space(DEEP)
     infeasible = {"conv_channels": [2] * 6, "kernel_size": 3, "padding": "valid"}
     monkeypatch.setattr(SearchSpace, "suggest", lambda self, trial: infeasible)
-    message = "3 sampled networks in a row were infeasible, the last because convolution 4 leaves"
+    message = "3 samples in a row were infeasible, the last because convolution 4 leaves"
     with pytest.raises(RunError, match=message):
         StudySearcher(space).suggest("a")
 
