@@ -26,7 +26,7 @@ from crnn_search.tuning.searcher import StudySearcher
 def run_search(context: Context, limit: Limit) -> list[TrialRecord]:
     """Run the search, or the rest of it; returns the finalists, best first.
 
-    limit: when the budget is used up.
+    limit: when it ends early.
 
     Raises:
         InterruptedRun: the user stopped it.

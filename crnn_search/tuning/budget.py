@@ -71,7 +71,7 @@ Paces = dict[str, float]
 
 @dataclass(frozen=True)
 class Limit:
-    """When the search must stop, so that finalists and retraining end within the budget.
+    """When the search ends early: it has found enough, or finalists and retraining need the rest.
 
     concurrent: trials that run at once. elapsed_s: returns the run's working time so far.
     before: what the run had used when the budget was set.

@@ -74,11 +74,11 @@ class RunCallback(Callback):  # type: ignore[misc]
         self._log.infeasible(trial)
 
     def may_start(self) -> bool:
-        """Whether the budget lets another trial start."""
+        """Whether another trial may start."""
         return self.error is None and not self.limit_reached()
 
     def limit_reached(self) -> str | None:
-        """Why the budget lets no trial start or continue, or None."""
+        """Why no trial may start or continue, or None: see `Limit`."""
         return self._limit.reached(self.records.values()) if self._limit else None
 
     def retry(self, trial_id: str) -> Trial | None:

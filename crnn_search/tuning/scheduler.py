@@ -37,7 +37,7 @@ class Asha(FIFOScheduler):  # type: ignore[misc]
         reduction_factor: float,
         may_continue: Callable[[], bool] = lambda: True,
     ) -> None:
-        """may_continue: asked after each epoch whether the search's budget lets trials run."""
+        """may_continue: asked after each epoch whether the search goes on."""
         super().__init__()
         self.rungs: dict[float, dict[str, float]] = {
             grace_epochs * reduction_factor**rung: {}

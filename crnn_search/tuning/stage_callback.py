@@ -8,7 +8,7 @@ from crnn_search.storage.trial import InfeasibleTrial, Trial
 
 
 class StageCallback(Protocol):
-    """Records the trials of a stage, and decides on retries and the budget.
+    """Records the trials of a stage, and decides on retries and on its end.
 
     `RunCallback` is the one of a run; `NoCallback` serves simulations.
     """
@@ -20,7 +20,7 @@ class StageCallback(Protocol):
         """A sample is infeasible; it takes a number, but never runs."""
 
     def may_start(self) -> bool:
-        """Whether the budget lets another trial start."""
+        """Whether another trial may start."""
 
     def retry(self, trial_id: str) -> Trial | None:
         """The trial to run again after an error or a lack of memory; None if it has failed.
