@@ -190,15 +190,15 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def final_rmse(arguments: argparse.Namespace, variant: Variant) -> list[float]:
-    """RMSE of a variant's networks on the test images, by seed."""
+def final_rmse(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """RMSE of each variant's networks on the test images, by seed."""
     task = MnistSums(mnist.load(arguments.data_dir, test_images=True), MAX_DIGITS)
-    table, found = task.testing_table(), []
-    for seed in range(arguments.seeds):
-        path = arguments.models / variant.model_file(seed, arguments.seconds)
-        found.append(
-            rmse(predict(checkpoint.load_model(path)[0], task.images, table), table.targets)
-        )
+    table, found = task.testing_table(), dict[str, list[float]]()
+    for variant in arguments.variants:
+        for seed in range(arguments.seeds):
+            path = arguments.models / variant.model_file(seed, arguments.seconds)
+            predictions = predict(checkpoint.load_model(path)[0], task.images, table)
+            found.setdefault(variant.name, []).append(rmse(predictions, table.targets))
     return found
 
 
@@ -275,7 +275,7 @@ def main() -> None:
     for variant in arguments.variants:
         found = matching(lines, variant, arguments.seconds)
         rows[variant.name] = [found[seed] for seed in range(arguments.seeds)]
-    test = {v.name: final_rmse(arguments, v) for v in arguments.variants if arguments.test}
+    test = final_rmse(arguments) if arguments.test else {}
     print(f"\n{markdown(rows, test)}\n")
     print(f"n = {arguments.seeds}; one thread a training; {in_words(circumstances())}")
 
