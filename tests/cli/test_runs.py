@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -183,7 +184,8 @@ def test_the_server_of_tensorboard_ends_with_its_process(
 
 def _answers(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
+            page.read()  # to its end: a server that is ended meanwhile prints a traceback
     except OSError:
         return False
     return True

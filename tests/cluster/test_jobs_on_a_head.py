@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from crnn_search.data.digits import Digits
 from crnn_search.storage import jsonl
 from crnn_search.storage.cache import CACHE_VARIABLE
 from tests import held
 from tests.data.folders import clips
-from tests.small_run import PROGRAM, REPOSITORY, SPACE, TIMINGS, wait_for, without, write_mnist
+from tests.small_run import REPOSITORY, TIMINGS, wait_for, without
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]  # one head for all
 
@@ -32,12 +31,20 @@ jobs.PROGRAM = "exec python driver_path"
 from crnn_search.cli.app import main
 main()
 """
-"""The command line, whose jobs use synthetic digits in place of MNIST."""
+"""The command line, whose jobs have a cache of their own and trials that are held."""
+
+SPACE = """
+task: {data: clips, unit: animals}
+search: {trials: 4, max_epochs: 2, grace_epochs: 2, max_concurrent_trials: 1}
+retrain: {epochs: 1, seeds: 1, finalists: 1}
+resources: {cpu_kernels: off}
+space: {conv_channels: [4], gru_sizes: [8], batch_size: 8, dropout: {float: [0.0, 0.5]}}
+"""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster of one node with two cores. root: a folder with a space and data."""
+    """A cluster of one node with two cores. root: a folder with a space and its data."""
 
     root: Path
     address: str
@@ -50,7 +57,9 @@ class Head:
             capture_output=True,
             text=True,
             timeout=200,
-            env=environment() | {"PYTHONPATH": REPOSITORY, "COLUMNS": "200"} | variables,
+            env=environment()
+            | {"PYTHONPATH": REPOSITORY, "COLUMNS": "200", CACHE_VARIABLE: str(self.root / "cache")}
+            | variables,
         )
 
     def run(self, *arguments: str) -> str:
@@ -59,9 +68,9 @@ class Head:
         return done.stdout
 
     def submit(self, *arguments: str) -> str:
-        """The id of a new job."""
-        words = ("submit", *arguments, "--address", self.address, "--data-dir")
-        return self.run(*words, str(self.root / "data")).splitlines()[0].removeprefix("job: ")
+        """The id of a new job, which is submitted from a machine with a cache of its own."""
+        words = ("submit", *arguments, "--address", self.address)
+        return self.run(*words).splitlines()[0].removeprefix("job: ")
 
     def wait_for_end(self, job: str, run: Path) -> str:
         """A job's last status. It is asked for when its run has a model: each command takes 2 s."""
@@ -96,13 +105,13 @@ def answers(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[Head]:
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     root = tmp_path_factory.mktemp("head")
     (root / "space.yaml").write_text(SPACE)
-    write_mnist(root / "data", digits)
+    clips(root / "clips", sequences=30)
     cache = f"import os; os.environ[{CACHE_VARIABLE!r}] = {str(root / 'cache on the head')!r}\n"
-    program = held.PROGRAM + PROGRAM.replace('"data"', repr(str(root / "data")))
-    (root / "driver.py").write_text(cache + program)
+    main = "from crnn_search.cli.app import main\nmain()\n"
+    (root / "driver.py").write_text(cache + held.PROGRAM + main)
     port = free_port()
     # Ray's sockets are in its folder, and the path of a socket has at most 107 bytes.
     rays = tempfile.mkdtemp(prefix="ray-")
@@ -140,14 +149,12 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
 
 @pytest.mark.long
 def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -> None:
+    """Their data are sent with each job; when one is resumed, they are in the head's cache."""
     storage = head.root / "shared"
     folder = ("--storage", str(storage))
-    held_after_1 = (
-        "--trials", "4", "--set", "search.grace_epochs=2",  # ASHA stops none there
-        "--set", "retrain.finalists=1", "--set", "retrain.seeds=1",
-    )  # fmt: skip
-    first = head.submit("space.yaml", "--name", "first", *folder, *held_after_1)
-    second = head.submit("space.yaml", "--name", "second", *folder, *held_after_1)
+    first = head.submit("space.yaml", "--name", "first", *folder)
+    second = head.submit("space.yaml", "--name", "second", *folder)
+    shutil.rmtree(head.root / "clips")
     for name in ("first", "second"):
         wait_for(storage / name, event="epoch", name="trial-0002", epoch=1)  # there it waits
     listed = head.run("list", "--address", head.address)
@@ -171,44 +178,14 @@ def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -
     held.go_file("first", head.root).touch()
     resumed = head.submit("--resume", str(storage / "first"))
     assert head.wait_for_end(resumed, storage / "first") == "succeeded"
+    log = head.run("logs", resumed, "--address", head.address)
+    assert "clips: count" in log
+    assert "decoding" not in log
     ended = head.command("stop", str(storage / "first"), "--address", head.address)
     assert (ended.returncode, ended.stderr) == (
         2,
         f"error: {resumed} has ended already: succeeded\n",
     )
-
-
-OWN_SPACE = """
-task: {data: clips, unit: animals}
-search: {trials: 3, max_epochs: 2, grace_epochs: 2, max_concurrent_trials: 1}
-retrain: {epochs: 1, seeds: 1, finalists: 1}
-resources: {cpu_kernels: off}
-space: {conv_channels: [4], gru_sizes: [8], batch_size: 8, dropout: {float: [0.0, 0.5]}}
-"""
-
-
-@pytest.mark.long
-def test_own_data_are_shipped_with_a_job_and_are_in_the_cache_when_it_is_resumed(
-    head: Head,
-) -> None:
-    clips(head.root / "clips", sequences=30)
-    (head.root / "own.yaml").write_text(OWN_SPACE)
-    words = ("submit", "own.yaml", "--name", "own", "--storage", str(head.root / "shared"))
-    done = head.command(
-        *words, "--address", head.address, **{CACHE_VARIABLE: str(head.root / "cache")}
-    )
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(head.root / "clips")
-    run = head.root / "shared" / "own"
-    wait_for(run, event="epoch", name="trial-0002", epoch=1)  # there it waits
-    head.run("stop", str(run))
-    held.go_file("own", head.root).touch()
-    resumed = head.run("submit", "--resume", str(run), "--address", head.address)
-    job = resumed.splitlines()[0].removeprefix("job: ")
-    assert head.wait_for_end(job, run) == "succeeded"
-    log = head.run("logs", job, "--address", head.address)
-    assert "clips: count" in log
-    assert "decoding" not in log
 
 
 @pytest.mark.parametrize(

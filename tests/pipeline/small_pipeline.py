@@ -145,6 +145,7 @@ def no_cluster(digits: Digits) -> Iterator[None]:
             (search, "_copy_study", mock.MagicMock()),
             (plots, "learning_curves", _plot),
             (plots, "rmse_by_length", _plot),
+            (plots, "predicted", _plot),
         ):
             stack.enter_context(mock.patch.object(thing, name, other))
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,9 @@ def test_trials_start_on_a_node_that_joins_later(tmp_path: Path, digits: Digits)
 
     wait(four_run_or_it_ended, 200, "not four trials run at once")
     held.go_file("demo", tmp_path).touch()
-    assert wait_for_end(process, tmp_path, 200) == 0, (tmp_path / "log").read_text()
+    wait_for(run, process=process, event="stage", stage="retrain")
+    process.send_signal(signal.SIGTERM)
+    assert wait_for_end(process, tmp_path, 60) == 130, (tmp_path / "log").read_text()
     events = jsonl.read(run / "journal.jsonl")
     first_epoch = [event["event"] for event in events].index("epoch")
     before = [event for event in events[:first_epoch] if event["event"] == "trial"]
