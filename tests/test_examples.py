@@ -45,6 +45,13 @@ load = mnist.load
 mnist.load = lambda data_dir=None, **more: load(data_dir or folder, **more)
 """
 
+WITHOUT_RAY = """
+from tests.pipeline.small_pipeline import no_ray
+without_ray = no_ray()
+without_ray.__enter__()
+"""
+"""A program's trials train in its own process."""
+
 
 def run_program(root: Path, program: str, *arguments: str, **variables: str) -> str:
     """Run a program on synthetic digits in a process of its own; returns what it printed."""
@@ -114,7 +121,7 @@ def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
     prepare(
         tmp_path / "x", digits, SPACE.replace("seeds: 2, finalists: 2", "seeds: 1, finalists: 1")
     )
-    printed = run_program(tmp_path / "x", "\n".join(BLOCKS))
+    printed = run_program(tmp_path / "x", "\n".join([WITHOUT_RAY, *BLOCKS]))
     assert len(re.findall(r"^search \d [A-Z]+$", printed, flags=re.MULTILINE)) == 5
     assert len(crnn_search.open_run(tmp_path / "x" / "runs" / "demo").trials()) == 7
     assert "retrain 0 COMPLETE" in printed
