@@ -39,7 +39,7 @@ for program in {programs!r}:
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(25)
 @pytest.mark.slow
 def test_from_a_folder_of_pictures_to_a_model(tmp_path: Path, digits: Digits) -> None:
     write_mnist(tmp_path / "data", digits)

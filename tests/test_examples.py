@@ -115,7 +115,7 @@ def test_script(
     assert "sum of three blank images: [" in printed
 
 
-@pytest.mark.long
+@pytest.mark.long(35)
 @pytest.mark.slow
 def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
     prepare(

@@ -147,7 +147,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         shutil.rmtree(rays, ignore_errors=True)
 
 
-@pytest.mark.long
+@pytest.mark.long(120)
 def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -> None:
     """Their data are sent with each job; when one is resumed, they are in the head's cache."""
     storage = head.root / "shared"

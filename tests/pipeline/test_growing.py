@@ -43,7 +43,7 @@ threading.Thread(target=grow, daemon=True).start()
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(45)
 @pytest.mark.slow
 def test_trials_start_on_a_node_that_joins_later(tmp_path: Path, digits: Digits) -> None:
     prepare(tmp_path, digits, SPACE)

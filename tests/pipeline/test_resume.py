@@ -36,9 +36,9 @@ def root(tmp_path: Path, digits: Digits) -> Path:
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.long(100)
 def test_a_run_that_ends_early_three_times_has_the_same_results(
-    root: Path, finished: FinishedRun
+    root: Path, request: pytest.FixtureRequest
 ) -> None:
     """A full disk, a terminal that closes in the search, SIGKILL in the retraining.
 
@@ -76,6 +76,7 @@ def test_a_run_that_ends_early_three_times_has_the_same_results(
 
     done = command(root, *RESUME)
     assert done.returncode == 0, done.stderr
+    finished: FinishedRun = request.getfixturevalue("finished")  # another test has launched it
     assert results(run) == results(finished.folder)
     assert sum(event["event"] == "session" for event in journal(run)) == 4
     assert "nothing is left to do" in run_here(root, *RESUME).stdout

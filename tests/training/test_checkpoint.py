@@ -53,6 +53,15 @@ def test_resumed_training_equals_an_uninterrupted_one(
             assert torch.equal(value, state.model.state_dict()[name])
 
 
+def test_network_of_a_checkpoint_is_that_of_its_state(trained: Path) -> None:
+    state = checkpoint.load_state(trained, CPU).state
+    network, config = checkpoint.load_network(trained)
+    assert config == state.config
+    assert not network.training
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value)
+
+
 def test_checkpoint_returns_trial_and_history(tmp_path: Path) -> None:
     state = engine.start(SMALL, seed=4, epochs=3, device=CPU)
     state.epoch, history = 1, [{"epoch": 1, "validation_rmse": 2.5}]
@@ -300,8 +309,18 @@ def test_a_model_or_checkpoint_without_a_checksum_is_refused(model_file: Path) -
     path = model_file.with_name("epoch.safetensors")
     checkpoint.save_state(path, engine.start(SMALL, seed=0, epochs=1, device=CPU), TRIAL)
     rewrite(path)
-    with pytest.raises(ModelFileError, match="was altered: its checksum is another"):
-        checkpoint.load_state(path, CPU)
+    for load in (lambda: checkpoint.load_state(path, CPU), lambda: checkpoint.load_network(path)):
+        with pytest.raises(ModelFileError, match="was altered: its checksum is another"):
+            load()
+
+
+@pytest.mark.parametrize("shape", [[28, 28], [2, 28, 28], "MNIST", None])
+def test_network_for_images_of_another_shape_is_refused(trained: Path, shape: Any) -> None:
+    with safe_open(trained, "pt") as file:
+        header = json.loads(file.metadata()["header"])
+    rewrite(trained, header | {"image_shape": shape})
+    with pytest.raises(ModelFileError, match="has an invalid header: image_shape must be 1 or 3"):
+        checkpoint.load_network(trained)
 
 
 @pytest.fixture
