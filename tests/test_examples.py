@@ -46,11 +46,13 @@ mnist.load = lambda data_dir=None, **more: load(data_dir or folder, **more)
 """
 
 WITHOUT_RAY = """
+from crnn_search.data import digits
 from tests.pipeline.small_pipeline import no_ray
+digits.VALIDATION_SEQUENCES = 1000
 without_ray = no_ray()
 without_ray.__enter__()
 """
-"""A program's trials train in its own process."""
+"""A program's trials train in its own process, on few validation sequences."""
 
 
 def run_program(root: Path, program: str, *arguments: str, **variables: str) -> str:
@@ -115,7 +117,7 @@ def test_script(
     assert "sum of three blank images: [" in printed
 
 
-@pytest.mark.long(35)
+@pytest.mark.long(20)
 @pytest.mark.slow
 def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
     prepare(

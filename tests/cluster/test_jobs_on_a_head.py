@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -25,13 +27,25 @@ from tests.small_run import REPOSITORY, TIMINGS, wait_for, without
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]  # one head for all
 
 TOKEN = "a" * 32
-COMMAND = """
+SHELL = """
+import contextlib, io, json, sys
 from crnn_search.cluster import jobs
 jobs.PROGRAM = "exec python driver_path"
 from crnn_search.cli.app import main
-main()
+for line in sys.stdin:
+    sys.argv = ["crnn-search", *json.loads(line)]
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
 """
-"""The command line, whose jobs have a cache of their own and trials that are held."""
+"""The command line, whose jobs have a cache of their own and trials that are held.
+
+It runs one command after another in one process: importing Ray takes longer than most of them.
+"""
 
 SPACE = """
 task: {data: clips, unit: animals}
@@ -48,19 +62,14 @@ class Head:
 
     root: Path
     address: str
+    shell: subprocess.Popen[str]
 
-    def command(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        program = COMMAND.replace("driver_path", str(self.root / "driver.py"))
-        return subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            env=environment()
-            | {"PYTHONPATH": REPOSITORY, "COLUMNS": "200", CACHE_VARIABLE: str(self.root / "cache")}
-            | variables,
-        )
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        assert self.shell.stdin
+        assert self.shell.stdout
+        self.shell.stdin.write(json.dumps(arguments) + "\n")
+        self.shell.stdin.flush()
+        return subprocess.CompletedProcess(arguments, *json.loads(self.shell.stdout.readline()))
 
     def run(self, *arguments: str) -> str:
         done = self.command(*arguments)
@@ -83,7 +92,7 @@ class Head:
             if word not in {"pending", "running"}:
                 return word
             assert time.monotonic() < deadline, f"{job} does not end"
-            time.sleep(1)
+            time.sleep(3)
 
 
 def environment() -> dict[str, str]:
@@ -104,13 +113,29 @@ def answers(port: int) -> bool:
         return not client.connect_ex(("127.0.0.1", port))
 
 
+@contextlib.contextmanager
+def shell(root: Path) -> Iterator[subprocess.Popen[str]]:
+    """`SHELL`, on a machine with a cache of its own."""
+    own = {"PYTHONPATH": REPOSITORY, "COLUMNS": "200", CACHE_VARIABLE: str(root / "cache")}
+    with subprocess.Popen(
+        [sys.executable, "-c", SHELL.replace("driver_path", str(root / "driver.py"))],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment() | own,
+    ) as process:
+        yield process  # it ends when its input does
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     root = tmp_path_factory.mktemp("head")
     (root / "space.yaml").write_text(SPACE)
     clips(root / "clips", sequences=30)
     cache = f"import os; os.environ[{CACHE_VARIABLE!r}] = {str(root / 'cache on the head')!r}\n"
-    main = "from crnn_search.cli.app import main\nmain()\n"
+    main = "import sys\nsys.modules['mlflow'] = None  # see small_run.PROGRAM\n"
+    main += "from crnn_search.cli.app import main\nmain()\n"
     (root / "driver.py").write_text(cache + held.PROGRAM + main)
     port = free_port()
     # Ray's sockets are in its folder, and the path of a socket has at most 107 bytes.
@@ -136,7 +161,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             assert process.poll() is None, (root / "ray.log").read_text()
             assert time.monotonic() < deadline, "the dashboard does not start"
             time.sleep(0.2)
-        yield Head(root, f"http://127.0.0.1:{port}")
+        with shell(root) as commands:
+            yield Head(root, f"http://127.0.0.1:{port}", commands)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -196,6 +222,13 @@ def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -
     ],
 )
 def test_wrong_token_is_refused(head: Head, variables: dict[str, str], reason: str) -> None:
-    done = head.command("list", "--address", head.address, **variables)
+    program = "from crnn_search.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "list", "--address", head.address],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment() | {"PYTHONPATH": REPOSITORY, "COLUMNS": "200"} | variables,
+    )
     assert done.returncode == 2
     assert f"the Ray dashboard at {head.address} rejects the request: {reason}" in done.stderr
