@@ -63,15 +63,6 @@ main()
 """
 """The command line with the synthetic digits of the folder `data` in place of MNIST."""
 
-ONE_CORE = """
-import os
-os.sched_getaffinity = lambda pid: {0}
-"""
-"""Lets a program count one core: its Ray has one trial at a time, and fewer workers to start.
-
-It may use any core. Tests that run at the same time would wait for the one that they are pinned to.
-"""
-
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -106,7 +97,7 @@ def prepare(root: Path, digits: Digits, space: str = SPACE) -> None:
 
 
 def one_core() -> None:
-    """Use one core, also in processes that are started later: see `ONE_CORE`.
+    """Use one core: a local Ray then has one trial at a time, and fewer workers to start.
 
     Linux only: elsewhere a process keeps all its cores.
     """
@@ -120,14 +111,15 @@ def one_core() -> None:
 def command(
     root: Path, *arguments: str, env: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
-    """Run `crnn-search` in `root`, in a process of its own; it counts one core."""
+    """Run `crnn-search` in `root`, in a process of its own, on one core."""
     return subprocess.run(
-        [sys.executable, "-c", ONE_CORE + PROGRAM, *arguments],
+        [sys.executable, "-c", PROGRAM, *arguments],
         cwd=root,
         capture_output=True,
         text=True,
         timeout=300,
         env={**env, "COLUMNS": "200", "PYTHONPATH": REPOSITORY},
+        preexec_fn=one_core,
     )
 
 
@@ -163,16 +155,17 @@ def start(
 
     It ends with its test.
 
-    before: Python that runs first. all_cores: it does not count one core. variables: of the
-    environment, for the workers too.
+    before: Python that runs first. all_cores: not on one core. variables: of the environment, for
+    the workers too.
     """
     with (root / "log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", before + ("" if all_cores else ONE_CORE) + PROGRAM, *arguments],
+            [sys.executable, "-c", before + PROGRAM, *arguments],
             cwd=root,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY, **variables},
+            preexec_fn=None if all_cores else one_core,
             start_new_session=True,
         )
     _STARTED.append(process)

@@ -26,7 +26,7 @@ import crnn_search
 from crnn_search.data.digits import Digits
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import jsonl
-from tests.small_run import HOOKS, REPOSITORY, SPACE, FinishedRun, prepare
+from tests.small_run import HOOKS, REPOSITORY, SPACE, FinishedRun, one_core, prepare
 
 ROOT = Path(REPOSITORY)
 TEXT = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -62,6 +62,7 @@ def run_program(root: Path, program: str, *arguments: str, **variables: str) -> 
         cwd=root,
         capture_output=True,
         text=True,
+        preexec_fn=one_core,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([REPOSITORY, *_inherited()]), **variables},
     )
     assert done.returncode == 0, done.stderr

@@ -22,18 +22,12 @@ def root(tmp_path: Path, digits: Digits) -> Path:
     return tmp_path
 
 
-ONE_NETWORK = """
-from benchmarks import gpu
-del gpu.NETWORKS["2016 network"]
-"""
-
-
 @pytest.mark.long(30)
 @pytest.mark.slow
 def test_gpu_benchmark_needs_pytorch_only(root: Path) -> None:
     words = "--device cpu --sequences 256 --trials 2 --workers 0 --output found.json"
     blocked = ("ray", "pydantic", "optuna", "pyarrow", "obstore", "yaml", "torchvision")
-    done = run(root, "benchmarks.gpu", *words.split(), before=ONE_NETWORK, blocked=blocked)
+    done = run(root, "benchmarks.gpu", *words.split(), blocked=blocked)
     assert done.returncode == 0, done.stderr
     results = json.loads((root / "found.json").read_text())
     found = results["found"]

@@ -23,6 +23,7 @@ from crnn_search.storage.cache import CACHE_VARIABLE
 from tests import held
 from tests.data.folders import clips
 from tests.small_run import REPOSITORY, TIMINGS, wait_for, without
+from tests.waiting import wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]  # one head for all
 
@@ -81,18 +82,16 @@ class Head:
         words = ("submit", *arguments, "--address", self.address)
         return self.run(*words).splitlines()[0].removeprefix("job: ")
 
-    def wait_for_end(self, job: str, run: Path) -> str:
-        """A job's last status. It is asked for when its run has a model: each command takes 2 s."""
-        deadline = time.monotonic() + 200
-        while not (run / "model").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        while True:
-            status = self.run("status", job, "--address", self.address).splitlines()[0]
-            word = status.removeprefix(f"{job}: ")
-            if word not in {"pending", "running"}:
-                return word
-            assert time.monotonic() < deadline, f"{job} does not end"
-            time.sleep(3)
+    def wait_for_end(self, job: str) -> str:
+        """A job's last status."""
+
+        def status() -> str:
+            line = self.run("status", job, "--address", self.address).splitlines()[0]
+            return line.removeprefix(f"{job}: ")
+
+        going = {"pending", "running"}
+        wait(lambda: status() not in going, 200, f"{job} does not end", pause_s=2)
+        return status()
 
 
 def environment() -> dict[str, str]:
@@ -203,7 +202,7 @@ def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -
     assert without(TIMINGS, ledgers[0][:2]) == without(TIMINGS, ledgers[1][:2])
     held.go_file("first", head.root).touch()
     resumed = head.submit("--resume", str(storage / "first"))
-    assert head.wait_for_end(resumed, storage / "first") == "succeeded"
+    assert head.wait_for_end(resumed) == "succeeded"
     log = head.run("logs", resumed, "--address", head.address)
     assert "clips: count" in log
     assert "decoding" not in log

@@ -36,15 +36,8 @@ def _possible() -> None:
         pytest.skip("MNIST is not in the cache")
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"),
-    [
-        (signal.SIGINT, "before there are hosts"),
-        (signal.SIGTERM, "before there are hosts"),
-        (signal.SIGTERM, "while hosts start"),
-        (signal.SIGINT, "while Ray starts"),
-    ],
-)
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_test_with_nothing_left_behind(
     number: signal.Signals, moment: str, tmp_path: Path
 ) -> None:

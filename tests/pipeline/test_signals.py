@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_run import ONE_CORE, PROGRAM, REPOSITORY, RESUME, FinishedRun, run_here
+from tests.small_run import (
+    PROGRAM,
+    REPOSITORY,
+    RESUME,
+    FinishedRun,
+    one_core,
+    run_here,
+)
 
 IGNORED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 """As for a process that a script begins with `&`."""
@@ -34,11 +41,12 @@ def start(root: Path, *arguments: str, before: str) -> subprocess.Popen[bytes]:
     """Start `crnn-search` in `root`, in a session of its own; it prints to the file `log`."""
     with (root / "log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", IGNORED + before + ONE_CORE + PROGRAM, *arguments],
+            [sys.executable, "-c", IGNORED + before + PROGRAM, *arguments],
             cwd=root,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": REPOSITORY},
+            preexec_fn=one_core,
             start_new_session=True,
         )
 
