@@ -13,7 +13,7 @@ test: $(READY)  ## run the fast tests: 3 minutes on two cores
 	$(PYTEST) -n 2 -m "not slow and not gpu" --hypothesis-profile fast
 
 # Processes that start wait for each other: four tests at once keep two cores busy.
-test-slow: .venv/.bench  ## run the slow tests, and the property tests with more examples: 15 minutes
+test-slow: .venv/.bench  ## run the slow tests, and the property tests with more examples: 10 minutes
 	$(PYTEST) -n 4 -m "(slow or hypothesis) and not gpu" --hypothesis-profile ci
 
 test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU

@@ -22,6 +22,7 @@ FAST_LIMIT_S = 10
 SLOW_TIMEOUT_S = 600
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start: threads wait busily for a core
 settings.register_profile("fast", max_examples=15, deadline=None, derandomize=True)
 settings.register_profile("ci", max_examples=150, deadline=None)
 settings.load_profile("fast")
@@ -31,8 +32,7 @@ settings.load_profile("fast")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give slow tests their timeout; run fast tests of the finished run in one process.
 
-    The longest tests come first, so that none of them runs alone at the end, and of those the ones
-    that need no finished run.
+    The longest tests come first, so that none of them runs alone at the end.
     """
     items.sort(key=_place)
     for item in items:
@@ -58,10 +58,9 @@ def pytest_runtest_makereport(
     return report
 
 
-def _place(item: pytest.Item) -> int:
-    if item.get_closest_marker("long") is None:
-        return 2
-    return int("finished" in getattr(item, "fixturenames", ()))
+def _place(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("long")
+    return -marker.args[0] if marker else 0.0
 
 
 def _may_be_slow(item: pytest.Item) -> bool:

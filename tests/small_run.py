@@ -51,7 +51,8 @@ RESUME = ("resume", "runs/demo", "--data-dir", "data")
 REPOSITORY = str(Path(__file__).parents[1])
 
 PROGRAM = """
-import hashlib, pathlib
+import hashlib, pathlib, sys
+sys.modules["mlflow"] = None  # where it is installed, Ray imports it to count callbacks
 from crnn_search.data import mnist
 folder = pathlib.Path("data")
 mnist.FILES = {

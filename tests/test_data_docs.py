@@ -1,4 +1,4 @@
-"""docs/data.md, as printed, on synthetic digits in place of MNIST."""
+"""docs/data.md, as printed, on synthetic digits in place of MNIST; trials train without Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crnn_search.data.digits import Digits
 from crnn_search.spaces.file import load_space
 from crnn_search.storage.cache import CACHE_VARIABLE
 from tests.small_run import REPOSITORY, write_mnist
-from tests.test_examples import run_program
+from tests.test_examples import WITHOUT_RAY, run_program
 
 TEXT = (Path(REPOSITORY) / "docs" / "data.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\$ crnn-search (.*)$", TEXT, flags=re.MULTILINE)
@@ -34,15 +34,14 @@ for program in {programs!r}:
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(25)
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_from_a_folder_of_pictures_to_a_model(tmp_path: Path, digits: Digits) -> None:
     write_mnist(tmp_path / "data", digits)
     for name in ("one", "two", "three"):
         colours = np.random.default_rng(1).integers(0, 256, (40, 30, 3), dtype=np.uint8)
         Image.fromarray(colours).save(tmp_path / f"{name}.png")
-    program = RUN.format(commands=COMMANDS, programs=PROGRAMS)
+    program = WITHOUT_RAY + RUN.format(commands=COMMANDS, programs=PROGRAMS)
     cache = {CACHE_VARIABLE: str(tmp_path / "cache")}
     printed = dict(
         part.split("\n", 1)

@@ -45,6 +45,15 @@ load = mnist.load
 mnist.load = lambda data_dir=None, **more: load(data_dir or folder, **more)
 """
 
+WITHOUT_RAY = """
+from crnn_search.data import digits
+from tests.pipeline.small_pipeline import no_ray
+digits.VALIDATION_SEQUENCES = 1000
+without_ray = no_ray()
+without_ray.__enter__()
+"""
+"""A program's trials train in its own process, on few validation sequences."""
+
 
 def run_program(root: Path, program: str, *arguments: str, **variables: str) -> str:
     """Run a program on synthetic digits in a process of its own; returns what it printed."""
@@ -108,13 +117,13 @@ def test_script(
     assert "sum of three blank images: [" in printed
 
 
-@pytest.mark.long
+@pytest.mark.long(20)
 @pytest.mark.slow
 def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
     prepare(
         tmp_path / "x", digits, SPACE.replace("seeds: 2, finalists: 2", "seeds: 1, finalists: 1")
     )
-    printed = run_program(tmp_path / "x", "\n".join(BLOCKS))
+    printed = run_program(tmp_path / "x", "\n".join([WITHOUT_RAY, *BLOCKS]))
     assert len(re.findall(r"^search \d [A-Z]+$", printed, flags=re.MULTILINE)) == 5
     assert len(crnn_search.open_run(tmp_path / "x" / "runs" / "demo").trials()) == 7
     assert "retrain 0 COMPLETE" in printed

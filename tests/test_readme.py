@@ -212,6 +212,8 @@ def test_tensorboard_opens(line: str, finished: FinishedRun) -> None:
             opened = any("http://127.0.0.1:" in text for text in process.stderr)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
+            # TensorBoard writes that it ends. Where it cannot, it may go on.
+            process.communicate(timeout=60)
     assert opened
 
 

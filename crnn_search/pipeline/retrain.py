@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from crnn_search.data.sequences import derive_seed
 from crnn_search.errors import ConfigError, RunError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
@@ -97,10 +95,10 @@ def _save_model(record: TrialRecord, context: Context) -> dict[str, Any]:
     """Write a model file from a trial's last checkpoint; returns its entry in `retrained.json`."""
     run = context.run
     assert record.checkpoint is not None
-    state = checkpoint.load_state(run.file(record.checkpoint), torch.device("cpu")).state
+    model, config = checkpoint.load_network(run.file(record.checkpoint))
     path = run.retrained_models / f"{record.trial.name}.safetensors"
     task = context.task.info
-    state.result.scale_output(task.center, task.scale)
+    model.scale_output(task.center, task.scale)
     info = {
         "task": task.to_dict(),
         "seed": record.trial.seed,
@@ -108,7 +106,7 @@ def _save_model(record: TrialRecord, context: Context) -> dict[str, Any]:
         "epoch_sequences": record.trial.epoch_sequences,
         "run": run.name,
     }
-    checkpoint.save_model(path, state.result, state.config, info)
+    checkpoint.save_model(path, model, config, info)
     return {
         "seed": record.trial.seed,
         "file": str(path.relative_to(run.root)),

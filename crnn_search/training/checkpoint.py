@@ -131,6 +131,25 @@ def load_state(
     return Checkpoint(state, header["trial"], header["history"])
 
 
+def load_network(path: Path) -> tuple[CRNN, TrialConfig]:
+    """The float32 network that a training gives, on the CPU, and its configuration.
+
+    With a moving average of the weights it is the average. No optimizer is made: for the first one
+    PyTorch imports its compiler, which takes seconds.
+
+    Raises:
+        ModelFileError: the file is missing, truncated or of another format.
+    """
+    header, tensors, intact = _load(path, CHECKPOINT_FORMAT)
+    try:
+        shape = ImageShape.from_json(header["image_shape"])
+    except ALTERED as error:
+        raise _invalid(path, error) from error
+    config = _config(path, header, shape)
+    prefix = "average." if config.training.ema else "model."
+    return _network(path, config, shape, _under(prefix, tensors), intact), config
+
+
 def save_model(path: Path, model: CRNN, config: TrialConfig, info: dict[str, Any]) -> None:
     """Write a trained network with its configuration.
 
@@ -159,13 +178,20 @@ def load_model(path: Path) -> tuple[CRNN, TrialConfig, dict[str, Any]]:
     except ALTERED as error:
         raise _invalid(path, error) from error
     config = _config(path, header, shape)
+    return _network(path, config, shape, tensors, intact), config, header["info"]
+
+
+def _network(
+    path: Path, config: TrialConfig, shape: ImageShape, weights: dict[str, Tensor], intact: bool
+) -> CRNN:
+    """The network of a file, in evaluation mode. intact: whether the file's checksum is right."""
     with torch.device("meta"):
         network = CRNN(config.model, shape)
-    _check_weights(path, network, tensors)
+    _check_weights(path, network, weights)
     _check_intact(path, intact)
     model = CRNN(config.model, shape).to(memory_format=torch.channels_last)
-    model.load_state_dict(tensors)
-    return model.eval(), config, header["info"]
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def _save(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ def root(tmp_path: Path, digits: Digits) -> Path:
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.long(30)
 @pytest.mark.slow
 def test_gpu_benchmark_needs_pytorch_only(root: Path) -> None:
     words = "--device cpu --sequences 256 --trials 2 --workers 0 --output found.json"
@@ -61,7 +61,7 @@ def test_gpu_benchmark_needs_a_gpu(
     assert "there is no CUDA here; --device cpu" in capsys.readouterr().err
 
 
-@pytest.mark.long
+@pytest.mark.long(50)
 @pytest.mark.slow
 def test_bench_measures_every_engine(root: Path) -> None:
     (root / "page.md").write_text("<!-- bench:begin -->\n<!-- bench:end -->\n")
@@ -90,7 +90,7 @@ bench.measure = one_trial
     assert (root / "page.md").read_text().count("| Keras 3 |") == len(measured)
 
 
-@pytest.mark.long
+@pytest.mark.long(50)
 @pytest.mark.slow
 def test_driver_benchmark_measures_both_drivers(root: Path) -> None:
     words = "--trials 4 --every 2 --output found.json"

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +22,7 @@ from crnn_search.spaces.file import load_space
 from crnn_search.storage.run_folder import RunFolder
 from tests.cli.conftest import SPACE, CommandLine, Done
 from tests.data.folders import clips
+from tests.waiting import wait
 
 ADDRESS = "http://127.0.0.1:8265"
 BUCKET = "s3://bucket/my runs/demo?region=eu-central-1"
@@ -173,7 +173,7 @@ def test_the_server_of_tensorboard_ends_with_its_process(
     with subprocess.Popen(
         [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, start_new_session=True
     ) as process:
-        _wait_until(lambda: _answers(port))
+        wait(lambda: _answers(port), 60, "TensorBoard does not answer")
         process.send_signal(ending)
         process.wait(timeout=20)
         assert not _answers(port)
@@ -183,17 +183,11 @@ def test_the_server_of_tensorboard_ends_with_its_process(
 
 def _answers(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
+            page.read()  # to its end: a server that is ended meanwhile prints a traceback
     except OSError:
         return False
     return True
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_log_is_shown_without_colours_and_control_characters(

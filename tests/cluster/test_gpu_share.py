@@ -225,6 +225,7 @@ def test_probe_runs_on_cuda(digits: Digits) -> None:
     assert 1 / gpu_share.MAX_PER_GPU <= answer.share <= 1
 
 
+@pytest.mark.long(20)
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU that answers")
 def test_tasks_on_real_nodes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,42 +18,59 @@ from pathlib import Path
 
 import pytest
 
-from crnn_search.data.digits import Digits
 from crnn_search.storage import jsonl
 from crnn_search.storage.cache import CACHE_VARIABLE
 from tests import held
 from tests.data.folders import clips
-from tests.small_run import PROGRAM, REPOSITORY, SPACE, TIMINGS, wait_for, without, write_mnist
+from tests.small_run import REPOSITORY, TIMINGS, wait_for, without
+from tests.waiting import wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]  # one head for all
 
 TOKEN = "a" * 32
-COMMAND = """
+SHELL = """
+import contextlib, io, json, sys
 from crnn_search.cluster import jobs
 jobs.PROGRAM = "exec python driver_path"
 from crnn_search.cli.app import main
-main()
+for line in sys.stdin:
+    sys.argv = ["crnn-search", *json.loads(line)]
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
 """
-"""The command line, whose jobs use synthetic digits in place of MNIST."""
+"""The command line, whose jobs have a cache of their own and trials that are held.
+
+It runs one command after another in one process: importing Ray takes longer than most of them.
+"""
+
+SPACE = """
+task: {data: clips, unit: animals}
+search: {trials: 4, max_epochs: 2, grace_epochs: 2, max_concurrent_trials: 1}
+retrain: {epochs: 1, seeds: 1, finalists: 1}
+resources: {cpu_kernels: off}
+space: {conv_channels: [4], gru_sizes: [8], batch_size: 8, dropout: {float: [0.0, 0.5]}}
+"""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster of one node with two cores. root: a folder with a space and data."""
+    """A cluster of one node with two cores. root: a folder with a space and its data."""
 
     root: Path
     address: str
+    shell: subprocess.Popen[str]
 
-    def command(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        program = COMMAND.replace("driver_path", str(self.root / "driver.py"))
-        return subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            env=environment() | {"PYTHONPATH": REPOSITORY, "COLUMNS": "200"} | variables,
-        )
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        assert self.shell.stdin
+        assert self.shell.stdout
+        self.shell.stdin.write(json.dumps(arguments) + "\n")
+        self.shell.stdin.flush()
+        return subprocess.CompletedProcess(arguments, *json.loads(self.shell.stdout.readline()))
 
     def run(self, *arguments: str) -> str:
         done = self.command(*arguments)
@@ -59,22 +78,20 @@ class Head:
         return done.stdout
 
     def submit(self, *arguments: str) -> str:
-        """The id of a new job."""
-        words = ("submit", *arguments, "--address", self.address, "--data-dir")
-        return self.run(*words, str(self.root / "data")).splitlines()[0].removeprefix("job: ")
+        """The id of a new job, which is submitted from a machine with a cache of its own."""
+        words = ("submit", *arguments, "--address", self.address)
+        return self.run(*words).splitlines()[0].removeprefix("job: ")
 
-    def wait_for_end(self, job: str, run: Path) -> str:
-        """A job's last status. It is asked for when its run has a model: each command takes 2 s."""
-        deadline = time.monotonic() + 200
-        while not (run / "model").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        while True:
-            status = self.run("status", job, "--address", self.address).splitlines()[0]
-            word = status.removeprefix(f"{job}: ")
-            if word not in {"pending", "running"}:
-                return word
-            assert time.monotonic() < deadline, f"{job} does not end"
-            time.sleep(1)
+    def wait_for_end(self, job: str) -> str:
+        """A job's last status."""
+
+        def status() -> str:
+            line = self.run("status", job, "--address", self.address).splitlines()[0]
+            return line.removeprefix(f"{job}: ")
+
+        going = {"pending", "running"}
+        wait(lambda: status() not in going, 200, f"{job} does not end", pause_s=2)
+        return status()
 
 
 def environment() -> dict[str, str]:
@@ -95,14 +112,30 @@ def answers(port: int) -> bool:
         return not client.connect_ex(("127.0.0.1", port))
 
 
+@contextlib.contextmanager
+def shell(root: Path) -> Iterator[subprocess.Popen[str]]:
+    """`SHELL`, on a machine with a cache of its own."""
+    own = {"PYTHONPATH": REPOSITORY, "COLUMNS": "200", CACHE_VARIABLE: str(root / "cache")}
+    with subprocess.Popen(
+        [sys.executable, "-c", SHELL.replace("driver_path", str(root / "driver.py"))],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment() | own,
+    ) as process:
+        yield process  # it ends when its input does
+
+
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[Head]:
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     root = tmp_path_factory.mktemp("head")
     (root / "space.yaml").write_text(SPACE)
-    write_mnist(root / "data", digits)
+    clips(root / "clips", sequences=30)
     cache = f"import os; os.environ[{CACHE_VARIABLE!r}] = {str(root / 'cache on the head')!r}\n"
-    program = held.PROGRAM + PROGRAM.replace('"data"', repr(str(root / "data")))
-    (root / "driver.py").write_text(cache + program)
+    main = "import sys\nsys.modules['mlflow'] = None  # see small_run.PROGRAM\n"
+    main += "from crnn_search.cli.app import main\nmain()\n"
+    (root / "driver.py").write_text(cache + held.PROGRAM + main)
     port = free_port()
     # Ray's sockets are in its folder, and the path of a socket has at most 107 bytes.
     rays = tempfile.mkdtemp(prefix="ray-")
@@ -127,7 +160,8 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
             assert process.poll() is None, (root / "ray.log").read_text()
             assert time.monotonic() < deadline, "the dashboard does not start"
             time.sleep(0.2)
-        yield Head(root, f"http://127.0.0.1:{port}")
+        with shell(root) as commands:
+            yield Head(root, f"http://127.0.0.1:{port}", commands)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -138,16 +172,14 @@ def head(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[H
         shutil.rmtree(rays, ignore_errors=True)
 
 
-@pytest.mark.long
+@pytest.mark.long(120)
 def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -> None:
+    """Their data are sent with each job; when one is resumed, they are in the head's cache."""
     storage = head.root / "shared"
     folder = ("--storage", str(storage))
-    held_after_1 = (
-        "--trials", "4", "--set", "search.grace_epochs=2",  # ASHA stops none there
-        "--set", "retrain.finalists=1", "--set", "retrain.seeds=1",
-    )  # fmt: skip
-    first = head.submit("space.yaml", "--name", "first", *folder, *held_after_1)
-    second = head.submit("space.yaml", "--name", "second", *folder, *held_after_1)
+    first = head.submit("space.yaml", "--name", "first", *folder)
+    second = head.submit("space.yaml", "--name", "second", *folder)
+    shutil.rmtree(head.root / "clips")
     for name in ("first", "second"):
         wait_for(storage / name, event="epoch", name="trial-0002", epoch=1)  # there it waits
     listed = head.run("list", "--address", head.address)
@@ -170,45 +202,15 @@ def test_two_submitted_searches_share_a_cluster_and_one_is_resumed(head: Head) -
     assert without(TIMINGS, ledgers[0][:2]) == without(TIMINGS, ledgers[1][:2])
     held.go_file("first", head.root).touch()
     resumed = head.submit("--resume", str(storage / "first"))
-    assert head.wait_for_end(resumed, storage / "first") == "succeeded"
+    assert head.wait_for_end(resumed) == "succeeded"
+    log = head.run("logs", resumed, "--address", head.address)
+    assert "clips: count" in log
+    assert "decoding" not in log
     ended = head.command("stop", str(storage / "first"), "--address", head.address)
     assert (ended.returncode, ended.stderr) == (
         2,
         f"error: {resumed} has ended already: succeeded\n",
     )
-
-
-OWN_SPACE = """
-task: {data: clips, unit: animals}
-search: {trials: 3, max_epochs: 2, grace_epochs: 2, max_concurrent_trials: 1}
-retrain: {epochs: 1, seeds: 1, finalists: 1}
-resources: {cpu_kernels: off}
-space: {conv_channels: [4], gru_sizes: [8], batch_size: 8, dropout: {float: [0.0, 0.5]}}
-"""
-
-
-@pytest.mark.long
-def test_own_data_are_shipped_with_a_job_and_are_in_the_cache_when_it_is_resumed(
-    head: Head,
-) -> None:
-    clips(head.root / "clips", sequences=30)
-    (head.root / "own.yaml").write_text(OWN_SPACE)
-    words = ("submit", "own.yaml", "--name", "own", "--storage", str(head.root / "shared"))
-    done = head.command(
-        *words, "--address", head.address, **{CACHE_VARIABLE: str(head.root / "cache")}
-    )
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(head.root / "clips")
-    run = head.root / "shared" / "own"
-    wait_for(run, event="epoch", name="trial-0002", epoch=1)  # there it waits
-    head.run("stop", str(run))
-    held.go_file("own", head.root).touch()
-    resumed = head.run("submit", "--resume", str(run), "--address", head.address)
-    job = resumed.splitlines()[0].removeprefix("job: ")
-    assert head.wait_for_end(job, run) == "succeeded"
-    log = head.run("logs", job, "--address", head.address)
-    assert "clips: count" in log
-    assert "decoding" not in log
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,13 @@ def test_own_data_are_shipped_with_a_job_and_are_in_the_cache_when_it_is_resumed
     ],
 )
 def test_wrong_token_is_refused(head: Head, variables: dict[str, str], reason: str) -> None:
-    done = head.command("list", "--address", head.address, **variables)
+    program = "from crnn_search.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "list", "--address", head.address],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment() | {"PYTHONPATH": REPOSITORY, "COLUMNS": "200"} | variables,
+    )
     assert done.returncode == 2
     assert f"the Ray dashboard at {head.address} rejects the request: {reason}" in done.stderr

@@ -56,7 +56,8 @@ def test_a_signal_ends_the_test_with_nothing_left_behind(
         process.wait(60)
     assert printed(tmp_path).endswith("cluster-test: interrupted\nleft behind: nothing\n")
     assert not folder.exists()
-    wait(lambda: not left_in(namespaces), 10, "processes are left")  # the kernel is ending them
+    # The kernel is ending them, which takes long on a busy machine.
+    wait(lambda: not left_in(namespaces), 60, lambda: f"left: {left_in(namespaces)}")
 
 
 def started_in_the_background(log: Path) -> subprocess.Popen[bytes]:
@@ -75,8 +76,16 @@ def printed(folder: Path) -> str:
     return (folder / "log").read_text()
 
 
-def left_in(namespaces: set[str]) -> set[int]:
-    return {pid for pid in processes() if namespaces_of(pid) & namespaces}
+def left_in(namespaces: set[str]) -> list[str]:
+    """The command lines of processes there."""
+    return [command_of(pid) for pid in processes() if namespaces_of(pid) & namespaces]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return f"{pid} {Path(f'/proc/{pid}/cmdline').read_text()}".replace("\0", " ")
+    except OSError:
+        return f"{pid}, which has ended"
 
 
 def processes() -> list[int]:

@@ -40,6 +40,7 @@ def asan() -> Path:
     return found.resolve()
 
 
+@pytest.mark.long(20)
 @pytest.mark.slow
 def test_kernels_pass_address_and_undefined_behaviour_sanitizers(
     tmp_path: Path, asan: Path

@@ -40,6 +40,7 @@ from crnn_search.tuning.checkpoints import CheckpointFolder
 from crnn_search.tuning.context import Context
 from crnn_search.tuning.epoch_result import EpochResult
 from crnn_search.tuning.progress import Progress
+from crnn_search.tuning.worker import Worker
 from tests.small_run import without
 from tests.tuning.fake_tune import FakeTune
 
@@ -121,9 +122,29 @@ class _Saved(dict[str, int]):
         return [int(path.stem.removeprefix("epoch-")) for path in found]
 
 
+class TrainingTune(FakeTune):
+    """Trials that train as always, but in this process."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(), lambda *_: None)
+
+    def fit(self, context: Context, config: tune.TuneConfig, callback: RunCallback) -> None:
+        context.run.checkpoints.mkdir(exist_ok=True)
+        cpu = torch.device("cpu")
+        self._worker = Worker(context.task, context.run.checkpoint_location, cpu)
+        self._trial: Trial | None = None
+        super().fit(context, config, callback)
+
+    def _step(self, trial: Trial, epoch: int, accident: str | None, restored: bool) -> EpochResult:
+        if trial != self._trial:
+            self._trial = trial
+            self._worker.take(trial)
+        return self._worker.step()
+
+
 @contextlib.contextmanager
-def no_cluster(digits: Digits) -> Iterator[None]:
-    """A pipeline that needs neither Ray nor MNIST, and takes no time for what is not files."""
+def no_ray() -> Iterator[None]:
+    """A pipeline on one core that needs no Ray: starting it takes a while."""
     patches = {
         "crnn_search.pipeline.run.connection.connect": lambda *_, **__: contextlib.nullcontext(),
         "crnn_search.pipeline.run.data_size.check_memory": lambda _: None,
@@ -134,10 +155,19 @@ def no_cluster(digits: Digits) -> Iterator[None]:
         "crnn_search.pipeline.run.storage_check.check_storage": lambda _: None,
         "crnn_search.pipeline.run.allocate": lambda *_, **__: Allocation(1.0, 0.0, 1),
         "crnn_search.pipeline.run.resolve_arithmetic": lambda *_: Arithmetic(),
+        "crnn_search.tuning.tuner._fit": TrainingTune().fit,
     }
     with contextlib.ExitStack() as stack:
         for name, value in patches.items():
             stack.enter_context(mock.patch(name, value))
+        yield
+
+
+@contextlib.contextmanager
+def no_cluster(digits: Digits) -> Iterator[None]:
+    """A pipeline that needs neither Ray nor MNIST, and takes no time for what is not files."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_ray())
         for thing, name, other in (
             (mnist, "load", lambda *_, **__: digits),
             (digit_tables, "TEST_SEQUENCES", 20),
@@ -145,6 +175,7 @@ def no_cluster(digits: Digits) -> Iterator[None]:
             (search, "_copy_study", mock.MagicMock()),
             (plots, "learning_curves", _plot),
             (plots, "rmse_by_length", _plot),
+            (plots, "predicted", _plot),
         ):
             stack.enter_context(mock.patch.object(thing, name, other))
         yield

@@ -175,6 +175,7 @@ def _says_the_same(altered: bytes, content: bytes) -> bool:
         return altered == content
 
 
+@pytest.mark.long(20)
 @pytest.mark.slow
 @MANY
 @given(data=st.data())
@@ -204,6 +205,7 @@ def test_a_finished_run_shows_its_figures_or_an_error(
             assert found[what] == expected[what]
 
 
+@pytest.mark.long(20)
 @pytest.mark.slow
 @MANY
 @given(data=st.data())

@@ -74,7 +74,7 @@ space:
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(45)
 @pytest.mark.slow
 def test_failing_trials_do_not_change_the_others(tmp_path: Path, digits: Digits) -> None:
     prepare(tmp_path, digits, SPACE)

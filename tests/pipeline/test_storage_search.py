@@ -28,10 +28,10 @@ store_lease.HEARTBEAT_S, store_lease.VALID_S, store_lease.STALE_S = 0.5, 1.5, 3.
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(85)
 @pytest.mark.slow
 def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
-    tmp_path: Path, digits: Digits, finished: FinishedRun
+    tmp_path: Path, digits: Digits, request: pytest.FixtureRequest
 ) -> None:
     prepare(tmp_path, digits)
     log = tmp_path / "log"
@@ -60,6 +60,7 @@ def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
             time.sleep(3)  # until others would take the lease for stale
         assert wait_for_end(process, tmp_path, 240) == 0, log.read_text()
         assert join(uri, "report.md") in log.read_text()
+        finished: FinishedRun = request.getfixturevalue("finished")  # another test has launched it
         assert results(open_run(uri).root) == results(finished.folder)
         listed = run_here(tmp_path, "list", "--storage", storage)
         assert "demo finished" in " ".join(listed.stdout.split()), listed.stderr

@@ -125,8 +125,8 @@ def test_of_processes_that_acquire_a_lease_at_once_one_has_it(
         assert won == [store_lease.owner(memory_store())]
 
 
+@pytest.mark.long(35)
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_of_two_processes_one_has_the_lease_1000_times(tmp_path: Path) -> None:
     with serve(tmp_path / "log", threaded=False) as server:
         assert lease_races.race(server.uri, 1000) == [1] * 1000

@@ -67,6 +67,21 @@ def test_a_checkpoint_with_another_average_is_refused(tmp_path: Path) -> None:
             checkpoint.load_state(path, CPU)
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_network_of_a_checkpoint_is_the_result_of_its_state(
+    ema: float, training_data: TrainingData, tmp_path: Path
+) -> None:
+    path = tmp_path / "epoch-0001.safetensors"
+    state = engine.start(changed(SMALL, ema=ema), seed=4, epochs=3, device=CPU)
+    engine.train_epoch(state, training_data)
+    checkpoint.save_state(path, state, TRIAL)
+    network, config = checkpoint.load_network(path)
+    assert config == state.config
+    assert not network.training
+    for name, value in state.result.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value)
+
+
 def test_checkpoint_returns_trial_and_history(tmp_path: Path) -> None:
     state = engine.start(SMALL, seed=4, epochs=3, device=CPU)
     state.epoch, history = 1, [{"epoch": 1, "validation_rmse": 2.5}]
@@ -314,8 +329,18 @@ def test_a_model_or_checkpoint_without_a_checksum_is_refused(model_file: Path) -
     path = model_file.with_name("epoch.safetensors")
     checkpoint.save_state(path, engine.start(SMALL, seed=0, epochs=1, device=CPU), TRIAL)
     rewrite(path)
-    with pytest.raises(ModelFileError, match="was altered: its checksum is another"):
-        checkpoint.load_state(path, CPU)
+    for load in (lambda: checkpoint.load_state(path, CPU), lambda: checkpoint.load_network(path)):
+        with pytest.raises(ModelFileError, match="was altered: its checksum is another"):
+            load()
+
+
+@pytest.mark.parametrize("shape", [[28, 28], [2, 28, 28], "MNIST", None])
+def test_network_for_images_of_another_shape_is_refused(trained: Path, shape: Any) -> None:
+    with safe_open(trained, "pt") as file:
+        header = json.loads(file.metadata()["header"])
+    rewrite(trained, header | {"image_shape": shape})
+    with pytest.raises(ModelFileError, match="has an invalid header: image_shape must be 1 or 3"):
+        checkpoint.load_network(trained)
 
 
 @pytest.fixture
