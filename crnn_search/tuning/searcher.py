@@ -75,6 +75,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._arithmetic = arithmetic
         self._callback = callback or NoCallback()
         self._asked = self._feasible = self._infeasible_in_a_row = 0
+        self._infeasible_because = ""
         self._running: dict[str, tuple[Trial, optuna.Trial]] = {}
         self._waiting: deque[tuple[Trial, optuna.Trial]] = deque()
         self._reported: dict[str, int] = {}
@@ -155,7 +156,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
                 config = TrialConfig.from_dict(sampled)
                 config.model.check(space.shape, space.search.max_parameters)
             except ConfigError as error:
-                reason = "; ".join(error.problems)
+                self._infeasible_because = "; ".join(error.problems)
             else:
                 self._feasible += 1
                 self._infeasible_in_a_row = 0
@@ -164,11 +165,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
                 return trial, optuna_trial
             self._study.tell(optuna_trial, state=_optuna_state(TrialState.FAIL))
             self._infeasible_in_a_row += 1
-            self._callback.on_trial_infeasible(InfeasibleTrial(number, sampled, reason))
+            infeasible = InfeasibleTrial(number, sampled, self._infeasible_because)
+            self._callback.on_trial_infeasible(infeasible)
         raise RunError(
             f"{MAX_INFEASIBLE_IN_A_ROW} samples in a row were infeasible, the last "
-            f"because {reason}; make the space's kernels, poolings or depth smaller, or "
-            "search.max_parameters larger"
+            f"because {self._infeasible_because}; make the space's kernels, poolings or depth "
+            "smaller, or search.max_parameters larger"
         )
 
     def _ask(self) -> optuna.Trial:
@@ -201,6 +203,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._asked += 1
         if isinstance(past, InfeasibleTrial):
             self._infeasible_in_a_row += 1
+            self._infeasible_because = past.reason
             self._add_ended(past.config, TrialState.FAIL)
             return
         self._feasible += 1

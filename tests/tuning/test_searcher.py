@@ -269,8 +269,11 @@ def test_space_of_infeasible_networks_ends(monkeypatch: pytest.MonkeyPatch) -> N
     infeasible = {"conv_channels": [2] * 6, "kernel_size": 3, "padding": "valid"}
     monkeypatch.setattr(SearchSpace, "suggest", lambda self, trial: infeasible)
     message = "3 samples in a row were infeasible, the last because convolution 4 leaves"
+    callback = Records()
     with pytest.raises(RunError, match=message):
-        StudySearcher(space).suggest("a")
+        StudySearcher(space, callback=callback).suggest("a")
+    with pytest.raises(RunError, match=message):
+        StudySearcher(space, past=callback.infeasible).suggest("a")
 
 
 def test_retried_trial_is_the_same_trial_of_the_study(space: SearchSpace) -> None:
