@@ -41,7 +41,10 @@ def check(
     ] = 5,
     overrides: options.Overrides = None,
 ) -> None:
-    """Validate a search space and show sampled configurations."""
+    """Validate a search space and show sampled configurations.
+
+    A search also measures how long a network takes, for search.max_ms_per_sequence; this does not.
+    """
     searched = read_for(api.load_space(space, overrides or []))
     terminal.show(f"{space} is valid.")
     columns = "configuration", "parameters", "peak memory"

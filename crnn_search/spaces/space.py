@@ -123,7 +123,10 @@ class SearchSpace:
         return [f"{name}: {message}" for name, message in problems(config, self.space)]
 
     def infeasible_share(self) -> float:
-        """The share of sampled configurations, 0 to 1, that are infeasible: see `infeasible`."""
+        """The share of sampled configurations, 0 to 1, that are infeasible: see `infeasible`.
+
+        Those that predict too slowly are not among them: that is measured by a search only.
+        """
         return len(infeasible(self.space, self.shape, self.search.max_parameters)) / DRAWS
 
     def sections(self) -> dict[str, dict[str, Any]]:
