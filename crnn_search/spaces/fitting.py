@@ -9,7 +9,7 @@ from typing import Any
 from crnn_search.errors import SpaceError
 from crnn_search.hyperparameters import PARAMETERS, ImageShape
 from crnn_search.spaces.domains import Domain, Fixed
-from crnn_search.spaces.file import why_impossible
+from crnn_search.spaces.entries import EntryCheck
 from crnn_search.spaces.space import DRAWS, Images, SearchSpace, infeasible
 
 DEFAULT_SIDE = 64
@@ -61,7 +61,7 @@ def _problems(
     if len(reasons) == DRAWS:
         yield f"space: no sample is feasible: {reasons[0]}"
         return
-    known: dict[Any, str | None] = {}
+    check = EntryCheck(domains, images.shape, space.search.max_parameters)
     for number, entry in enumerate(space.first):
-        if reason := why_impossible(entry, domains, images.shape, known):
+        if reason := check.why_infeasible(entry):
             yield f"first[{number}]: is infeasible: {reason}"

@@ -157,29 +157,7 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 
 DRAWS = 200
-"""Configurations that `infeasible` samples."""
-
-
-LAYERS = ("conv_channels", "kernel_size", "pooling", "padding")
-"""The hyperparameters that decide whether a network can be built; of the first, its length."""
-
-BATCHES = ("batch_size", "reuse")
-"""The hyperparameters that must fit each other."""
-
-
-def why_infeasible(space: Mapping[str, Domain], shape: ImageShape) -> str | None:
-    """Why none of `DRAWS` samples can be trained; None if one can. shape: of images."""
-    decisive = {name: space[name] for name in LAYERS + BATCHES if name in space}
-    trial, reason = RandomSuggester(0), None
-    for _ in range(DRAWS):
-        try:
-            values = {name: domain.suggest(trial, name) for name, domain in decisive.items()}
-            TrialConfig.from_dict(values).model.check(shape)
-        except ConfigError as error:
-            reason = reason or str(error)
-        else:
-            return None
-    return reason
+"""Configurations that are sampled to find out which are infeasible."""
 
 
 def infeasible(
