@@ -223,13 +223,8 @@ class ModelSpec(_Spec):
         """
         count = self.parameter_count(shape)
         if max_parameters is not None and count > max_parameters:
-            raise ConfigError([too_large(count, max_parameters)])
-
-
-def too_large(count: int, max_parameters: int) -> str:
-    """The message for a network with more parameters than it may have."""
-    limit = f"search.max_parameters is {max_parameters:,}"
-    return f"the network has {count:,} parameters; {limit}"
+            limit = f"search.max_parameters is {max_parameters:,}"
+            raise ConfigError([f"the network has {count:,} parameters; {limit}"])
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import PARAMETERS, ImageShape, ModelSpec, TrialConfig, too_large
+from crnn_search.hyperparameters import PARAMETERS, ImageShape, ModelSpec, TrialConfig
 from crnn_search.spaces.domains import Domain, Fixed, RandomSuggester, canonical
 from crnn_search.spaces.space import DRAWS
 
@@ -35,12 +33,12 @@ class EntryCheck:
         self._shape = shape
         self._max_parameters = max_parameters
         self._misfits: dict[Any, str | None] = {}
-        self._smallest: dict[tuple[str, ...], list[dict[str, Any]]] = {}
 
     def why_infeasible(self, entry: Mapping[str, Any]) -> str | None:
         """Why none of `DRAWS` samples that complete an entry can be trained; None if one can.
 
-        entry: with values that are in the space.
+        entry: with values that are in the space. Whether the network is too large is found if
+        nothing that decides it is sampled.
         """
         names = (*SIZES, *BATCHES)
         values = {n: canonical(PARAMETERS[n], entry[n]) for n in names if n in entry}
@@ -58,32 +56,17 @@ class EntryCheck:
         return self._misfits[key]
 
     def _why_too_large(self, values: Mapping[str, Any]) -> str | None:
-        """Why every network is too large."""
+        """Why the network is too large; None if that depends on what is sampled."""
         entered = {n: values[n] for n in SIZES if n in values}
-        if self._max_parameters is None or not entered:
+        others = {n: self._space[n] for n in SIZES if n in self._space and n not in values}
+        fixed = {n: domain.value for n, domain in others.items() if isinstance(domain, Fixed)}
+        if self._max_parameters is None or not entered or len(fixed) < len(others):
             return None
-        missing = tuple(n for n in SIZES if n in self._space and n not in entered)
-        smallest = math.inf
-        for sampled in self._samples(missing):
-            spec = ModelSpec(**entered, **sampled)
-            try:
-                smallest = min(smallest, spec.parameter_count(self._shape))
-            except ConfigError:
-                continue  # no pixels are left
-            if smallest <= self._max_parameters:
-                return None
-        return None if smallest == math.inf else too_large(int(smallest), self._max_parameters)
-
-    def _samples(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Of `DRAWS` samples those that may have the smallest network, whatever the entry."""
-        if names not in self._smallest:
-            trial, kept = RandomSuggester(0), list[dict[str, Any]]()
-            draws = [{n: self._space[n].suggest(trial, n) for n in names} for _ in range(DRAWS)]
-            for values in sorted(draws, key=_width):
-                if not any(never_larger(other, values) for other in kept):
-                    kept.append(values)
-            self._smallest[names] = kept
-        return self._smallest[names]
+        try:
+            ModelSpec(**fixed, **entered).check(self._shape, self._max_parameters)
+        except ConfigError as error:
+            return error.problems[0]
+        return None
 
 
 def why_misfit(space: Mapping[str, Domain], shape: ImageShape) -> str | None:
@@ -99,28 +82,3 @@ def why_misfit(space: Mapping[str, Domain], shape: ImageShape) -> str | None:
         else:
             return None
     return reason
-
-
-def never_larger(values: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether a network never has more parameters than with `other`, all else being equal.
-
-    The two have the same names, of `SIZES`.
-    """
-    return all(_NEVER_LARGER[n](values[n], other[n]) for n in values)
-
-
-_NEVER_LARGER: dict[str, Callable[[Any, Any], bool]] = {
-    "conv_channels": lambda a, b: len(a) == len(b) and all(map(operator.le, a, b)),
-    "kernel_size": operator.eq,
-    "pooling": operator.eq,
-    "padding": operator.eq,
-    "batch_norm": operator.le,
-    "gru_sizes": lambda a, b: len(a) <= len(b) and all(map(operator.le, a, b)),
-    "embedding": lambda a, b: a == b or 0 < a <= b,  # without one a network may be larger
-}
-
-
-def _width(values: Mapping[str, Any]) -> int:
-    """Less for those that are `never_larger`."""
-    lists = sum(sum(values.get(name, ())) for name in ("conv_channels", "gru_sizes"))
-    return int(lists + values.get("embedding", 0) + values.get("batch_norm", 0))
