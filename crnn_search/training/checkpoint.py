@@ -126,7 +126,7 @@ def load_state(
 def load_network(path: Path) -> tuple[CRNN, TrialConfig]:
     """The float32 network that `save_state` wrote, on the CPU, and its configuration.
 
-    Without an optimizer: for the first one PyTorch imports its compiler, which takes seconds.
+    Without an optimizer.
 
     Raises:
         ModelFileError: the file is missing, truncated or of another format.
