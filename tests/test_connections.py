@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not watching.POSSIBLE, reason="needs Linux and a compiler"),
     pytest.mark.xdist_group("connections"),  # one process for all
+    pytest.mark.long(20),
 ]
 
 PROBE = """
