@@ -26,11 +26,9 @@ from crnn_search.spaces.sections import (
     TaskSpec,
 )
 from crnn_search.spaces.space import (
-    DRAWS,
     LAYERS,
     Images,
     SearchSpace,
-    infeasible,
     problems,
     unknown_parameter,
     why_infeasible,
@@ -159,9 +157,8 @@ def _read_space(document: Document, images: Images) -> dict[str, Domain | None]:
         _check_lengths(document, space.get("max_sequence_length"), images.longest)
     if document.has_problem(("space",)):
         return dict.fromkeys(PARAMETERS) | space
-    reasons = infeasible(_known(space), images.shape)
-    if len(reasons) == DRAWS:
-        document.add(("space",), f"no sampled network can be built: {reasons[0]}")
+    if reason := why_infeasible(_known(space), images.shape):
+        document.add(("space",), f"no sampled network can be built: {reason}")
     return space
 
 
