@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import PARAMETERS, ImageShape, ModelSpec, TrialConfig
-from crnn_search.spaces.domains import Domain, Fixed, RandomSuggester, canonical
-from crnn_search.spaces.space import DRAWS
+from crnn_search.hyperparameters import PARAMETERS, ImageShape, ModelSpec
+from crnn_search.spaces.domains import Domain, Fixed, canonical
+from crnn_search.spaces.space import why_infeasible
 
 LAYERS = ("conv_channels", "kernel_size", "pooling", "padding")
 """The hyperparameters that decide whether a network can be built; of the first, its length."""
@@ -35,7 +35,7 @@ class EntryCheck:
         self._misfits: dict[Any, str | None] = {}
 
     def why_infeasible(self, entry: Mapping[str, Any]) -> str | None:
-        """Why none of `DRAWS` samples that complete an entry can be trained; None if one can.
+        """Why no sample that completes an entry can be trained; None if one can.
 
         entry: with values that are in the space. Whether the network is too large is found if
         nothing that decides it is sampled.
@@ -52,7 +52,8 @@ class EntryCheck:
         key = tuple((n, len(v) if n == "conv_channels" else v) for n, v in entered.items())
         if key not in self._misfits:
             fixed = {n: Fixed(v) for n, v in entered.items()}
-            self._misfits[key] = why_misfit({**self._space, **fixed}, self._shape)
+            decisive = {n: self._space[n] for n in LAYERS + BATCHES if n in self._space} | fixed
+            self._misfits[key] = why_infeasible(decisive, self._shape, None)
         return self._misfits[key]
 
     def _why_too_large(self, values: Mapping[str, Any]) -> str | None:
@@ -67,18 +68,3 @@ class EntryCheck:
         except ConfigError as error:
             return error.problems[0]
         return None
-
-
-def why_misfit(space: Mapping[str, Domain], shape: ImageShape) -> str | None:
-    """Why none of `DRAWS` samples leaves pixels and has a batch that fits; None if one does."""
-    decisive = {name: space[name] for name in LAYERS + BATCHES if name in space}
-    trial, reason = RandomSuggester(0), None
-    for _ in range(DRAWS):
-        try:
-            values = {name: domain.suggest(trial, name) for name, domain in decisive.items()}
-            TrialConfig.from_dict(values).model.check(shape)
-        except ConfigError as error:
-            reason = reason or str(error)
-        else:
-            return None
-    return reason

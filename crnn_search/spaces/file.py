@@ -27,12 +27,11 @@ from crnn_search.spaces.sections import (
     TaskSpec,
 )
 from crnn_search.spaces.space import (
-    DRAWS,
     Images,
     SearchSpace,
-    infeasible,
     problems,
     unknown_parameter,
+    why_infeasible,
 )
 from crnn_search.storage.location import is_uri, local_path
 from crnn_search.storage.regular_file import unreadable
@@ -162,9 +161,8 @@ def _read_space(
         _check_lengths(document, space.get("max_sequence_length"), images.longest)
     if document.has_problem(("space",)):
         return dict.fromkeys(PARAMETERS) | space
-    reasons = infeasible(_known(space), images.shape, max_parameters)
-    if len(reasons) == DRAWS:
-        document.add(("space",), f"no sample is feasible: {reasons[0]}")
+    if reason := why_infeasible(_known(space), images.shape, max_parameters):
+        document.add(("space",), f"no sample is feasible: {reason}")
     return space
 
 
