@@ -10,12 +10,13 @@ all are trained.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,15 +27,16 @@ from unittest import mock
 import numpy as np
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.circumstances import circumstances, in_words
 from benchmarks.work import MAX_DIGITS, best_arithmetic
 from crnn_search.data import mnist
 from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import TrialConfig
+from crnn_search.kernels import accelerate
 from crnn_search.results.scores import T_QUANTILES
-from crnn_search.training import checkpoint, engine
+from crnn_search.training import checkpoint, engine, model
 from crnn_search.training.engine import TrainingData, TrainState
 from crnn_search.training.gru import PackedGRU
 from crnn_search.training.metrics import rmse
@@ -46,6 +48,7 @@ MEASURED = 4096
 """Sequences by which a variant's speed is measured."""
 
 RECIPE, PLAIN_GRU = "recipe", "GRUs start as PyTorch's"
+NO_GRU = "a head for each image and their sum, no GRU"
 F: dict[str, Any] = {
     "conv_channels": [24, 48, 96, 96],
     "kernel_size": [5, 3, 3, 3],
@@ -63,6 +66,27 @@ F: dict[str, Any] = {
 _task: MnistSums
 
 
+class ImageSum(nn.Module):
+    """In place of a GRU: a layer with ReLU for each image, and its sum over the images so far."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, hidden)
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """Inputs `(N, D)` to `(N, H)`."""
+        return torch.relu(self.hidden(inputs))
+
+    def recur(self, values: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums `(N, H)`, and each sequence's whole one, `(B, H)`, as of `PackedGRU`."""
+        sizes = batch_sizes.tolist()
+        sums = list(values.split(sizes))
+        for step, size in enumerate(sizes[1:], start=1):
+            sums[step] = sums[step] + sums[step - 1][:size]
+        ended = [rows[after:] for rows, after in zip(sums, [*sizes[1:], 0], strict=True)]
+        return torch.cat(sums), torch.cat(ended[::-1])
+
+
 @dataclass(frozen=True, eq=False)
 class Variant:
     """What is trained. config: flat, all values named."""
@@ -72,9 +96,8 @@ class Variant:
 
     def start(self, seed: int) -> TrainState:
         """A new training of one epoch."""
-        cpu, first = torch.device("cpu"), PackedGRU.reset_parameters
-        drawn = nn.GRU.reset_parameters if self.name == PLAIN_GRU else first
-        with mock.patch.object(PackedGRU, "reset_parameters", drawn):
+        cpu = torch.device("cpu")
+        with self.built():
             return engine.start(
                 TrialConfig.from_dict(self.config),
                 seed=seed,
@@ -82,6 +105,18 @@ class Variant:
                 device=cpu,
                 arithmetic=best_arithmetic(cpu),
             )
+
+    @contextlib.contextmanager
+    def built(self) -> Iterator[None]:
+        """Networks are built as this variant's meanwhile."""
+        with contextlib.ExitStack() as changes:
+            if self.name == PLAIN_GRU:
+                plain = nn.GRU.reset_parameters
+                changes.enter_context(mock.patch.object(PackedGRU, "reset_parameters", plain))
+            if self.name == NO_GRU:  # which has no compiled kernel
+                changes.enter_context(mock.patch.object(model, "PackedGRU", ImageSum))
+                changes.enter_context(mock.patch.object(accelerate, "KernelGRU", lambda gru: gru))
+            yield
 
     def model_file(self, seed: int, seconds: float) -> str:
         """The name of a trained network's file, another for each training."""
@@ -102,6 +137,7 @@ def variants(recipe: Mapping[str, Any]) -> list[Variant]:
         "elastic beside affine": {"elastic": whole["affine"]},
         PLAIN_GRU: {},
         "without batch norm": {"batch_norm": False},
+        NO_GRU: {"gru_sizes": whole["gru_sizes"][:1]},
     }
     return [Variant(name, whole | change) for name, change in changes.items()]
 
@@ -197,7 +233,9 @@ def final_rmse(arguments: argparse.Namespace) -> dict[str, list[float]]:
     for variant in arguments.variants:
         for seed in range(arguments.seeds):
             path = arguments.models / variant.model_file(seed, arguments.seconds)
-            predictions = predict(checkpoint.load_model(path)[0], task.images, table)
+            with variant.built():
+                network = checkpoint.load_model(path)[0]
+            predictions = predict(network, task.images, table)
             found.setdefault(variant.name, []).append(rmse(predictions, table.targets))
     return found
 

@@ -27,7 +27,8 @@ def test_every_variant_differs_in_one_thing() -> None:
     assert recipe.config == TrialConfig.from_dict(ablations.F).to_dict()
     for other in others:
         changed = {name for name, value in other.config.items() if value != recipe.config[name]}
-        assert (len(changed) > 0) == (other.name != ablations.PLAIN_GRU)
+        in_code = other.name in {ablations.PLAIN_GRU, ablations.NO_GRU}
+        assert (len(changed) > 0) != in_code
         TrialConfig.from_dict(other.config)
     without = next(v.config for v in others if v.name == "without reuse")
     assert (without["reuse"], without["batch_size"]) == (1, 32), "as many images in a batch"
@@ -41,6 +42,35 @@ def test_plain_grus_start_as_pytorchs() -> None:
     }
     torch.testing.assert_close(gate[ablations.RECIPE] @ gate[ablations.RECIPE].T, torch.eye(64))
     assert float(gate[ablations.PLAIN_GRU].abs().max()) <= 1 / 8
+
+
+def test_sum_of_images_is_that_of_each_sequence() -> None:
+    layer = ablations.ImageSum(2, 3)
+    inputs = torch.randn(6, 2)  # lengths 3, 2 and 1, in packed order
+    values = layer.project(inputs)
+    states, last = layer.recur(values, torch.tensor([3, 2, 1]))
+    torch.testing.assert_close(last[0], values[[0, 3, 5]].sum(0))
+    torch.testing.assert_close(last[1], values[[1, 4]].sum(0))
+    torch.testing.assert_close(last[2], values[2])
+    torch.testing.assert_close(states[[5, 4, 2]], last)
+    torch.testing.assert_close(states[3], values[[0, 3]].sum(0))
+
+
+def test_network_without_a_gru_trains_and_predicts() -> None:
+    (variant,) = (
+        v for v in ablations.variants({"conv_channels": [4], "gru_sizes": [8, 5]})
+        if v.name == ablations.NO_GRU
+    )  # fmt: skip
+    model = variant.start(0).model
+    images, sizes = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8), torch.tensor([2, 1])
+    model.eval()
+    sums = model(images, sizes)
+    alone = [model(images[[place]], torch.tensor([1])) for place in range(3)]
+    bias = model.output.bias
+    torch.testing.assert_close(sums[:1], alone[0] + alone[2] - bias)
+    sums.sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    assert [tuple(weight.shape) for weight in model.grus.parameters()][1:] == [(8,)]
 
 
 def test_table_compares_pairs() -> None:
