@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PYTEST := $(BIN)/python -m pytest --dist loadgroup
+# Tests start some 300 Python programs: each would compile the package again without its bytecode.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadgroup
 
 .PHONY: search test test-slow test-gpu check bench cluster-test cluster-test-short help clean
 

@@ -25,7 +25,7 @@ from tests import watching
 from tests.waiting import WaitError, wait
 
 SPACE = """
-search: {trials: 5, max_epochs: 2, grace_epochs: 1, reduction_factor: 2, epoch_sequences: 1024,
+search: {trials: 5, max_epochs: 2, grace_epochs: 1, reduction_factor: 2, epoch_sequences: 256,
          max_concurrent_trials: 1, seed: 3}
 retrain: {epochs: 1, epoch_sequences: 256, seeds: 2, finalists: 2}
 first:

@@ -45,7 +45,11 @@ def check(
     overrides: options.Overrides = None,
     data_dir: options.DataDir = None,
 ) -> None:
-    """Validate a search space, show samples, and forecast a run."""
+    """Validate a search space, show samples, and forecast a run.
+
+    A search also measures how long a network takes, for search.max_ms_per_sequence; without
+    --forecast, this does not.
+    """
     searched = read_for(api.load_space(space, overrides or []), data_dir)
     terminal.show(f"{space} is valid.")
     columns = "configuration", "parameters", "peak memory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from crnn_search.cluster.resources import Allocation
 from crnn_search.data.arrays import SequenceData
 from crnn_search.data.images import Progress
 from crnn_search.data.sequences import derive_seed
-from crnn_search.errors import InputError
+from crnn_search.errors import ConfigError, InputError
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.pipeline.retrain import baseline_of
 from crnn_search.pipeline.source import fit_to, open_source
 from crnn_search.results.forecast import Forecast, Range, StageForecast
 from crnn_search.spaces.space import SearchSpace, feasible, sample
 from crnn_search.tuning.budget import later_stages
+from crnn_search.tuning.feasibility import check_time
 from crnn_search.tuning.replay import Costs, Work, replay_run
 
 MEASURED, DRAWS = 8, 200
@@ -81,14 +83,24 @@ def configurations(space: SearchSpace) -> tuple[list[TrialConfig], list[TrialCon
         InputError: none of many random ones is feasible.
     """
     drawn = sample(space, space.search.seed, DRAWS)
-    sampled = feasible(space, drawn)[:MEASURED]
+    fast = (config for config in feasible(space, drawn) if _fast_enough(space, config))
+    sampled = list(itertools.islice(fast, MEASURED))
     if not sampled:
         raise InputError(
             f"none of {DRAWS} sampled configurations is feasible; make the space's kernels, "
-            "poolings or depth smaller, or search.max_parameters larger"
+            "poolings or depth smaller, or search.max_parameters or search.max_ms_per_sequence "
+            "larger"
         )
     entries = (values | entry for entry in space.first[:1] for values in drawn)
     return feasible(space, entries)[:1], sampled
+
+
+def _fast_enough(space: SearchSpace, config: TrialConfig) -> bool:
+    try:
+        check_time(space, config.model)
+    except ConfigError:
+        return False
+    return True
 
 
 def assemble(space: SearchSpace, measured: Measurement) -> Forecast:

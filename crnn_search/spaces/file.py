@@ -15,7 +15,8 @@ from crnn_search.errors import InputError, SpaceError
 from crnn_search.hyperparameters import PARAMETERS, ImageShape, unknown_name
 from crnn_search.spaces.document import Document
 from crnn_search.spaces.domain_parser import parse_domain
-from crnn_search.spaces.domains import Domain, Fixed, canonical, to_json
+from crnn_search.spaces.domains import Domain, canonical, to_json
+from crnn_search.spaces.entries import EntryCheck
 from crnn_search.spaces.sections import (
     SECTIONS,
     MnistSumsSpec,
@@ -26,12 +27,8 @@ from crnn_search.spaces.sections import (
     TaskSpec,
 )
 from crnn_search.spaces.space import (
-    BATCHES,
-    DRAWS,
-    LAYERS,
     Images,
     SearchSpace,
-    infeasible,
     problems,
     unknown_parameter,
     why_infeasible,
@@ -79,7 +76,9 @@ def parse_space(
     task = _read_task(document, folder)
     images = Images.of(task)
     search = _section(document, "search", SearchSpec)
-    space = _read_space(document, images, search.max_parameters)
+    known_shape = task.data is None and not document.has_problem(("task",))
+    max_parameters = search.max_parameters if known_shape else None
+    space = _read_space(document, images, max_parameters)
     result = SearchSpace(
         task=task,
         search=search,
@@ -87,7 +86,7 @@ def parse_space(
             document, "retrain", RetrainSpec, {"epoch_sequences": search.epoch_sequences}
         ),
         resources=_section(document, "resources", ResourcesSpec),
-        first=_read_first(document, space, images.shape),
+        first=_read_first(document, space, images.shape, max_parameters),
         space=_known(space),
         images=images,
     )
@@ -162,9 +161,8 @@ def _read_space(
         _check_lengths(document, space.get("max_sequence_length"), images.longest)
     if document.has_problem(("space",)):
         return dict.fromkeys(PARAMETERS) | space
-    reasons = infeasible(_known(space), images.shape, max_parameters)
-    if len(reasons) == DRAWS:
-        document.add(("space",), f"no sample is feasible: {reasons[0]}")
+    if reason := why_infeasible(_known(space), images.shape, max_parameters):
+        document.add(("space",), f"no sample is feasible: {reason}")
     return space
 
 
@@ -182,7 +180,10 @@ def _check_lengths(document: Document, domain: Domain | None, longest: int) -> N
 
 
 def _read_first(
-    document: Document, space: Mapping[str, Domain | None], shape: ImageShape
+    document: Document,
+    space: Mapping[str, Domain | None],
+    shape: ImageShape,
+    max_parameters: int | None,
 ) -> tuple[dict[str, Any], ...]:
     """The configurations to try first; their problems are recorded."""
     entries = document.values.get("first")
@@ -191,8 +192,8 @@ def _read_first(
     if not isinstance(entries, list):
         document.add(("first",), f"must be a list of configurations, got {shown(entries)}")
         return ()
-    checks_entries = None not in space.values()
-    known, reasons = _known(space), dict[Any, str | None]()
+    feasible = not document.has_problem(("space",))
+    check = EntryCheck(_known(space), shape, max_parameters)
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
             document.add(("first", i), f"must be a mapping of hyperparameters, got {shown(entry)}")
@@ -200,32 +201,8 @@ def _read_first(
         found = list(problems(entry, space))
         for name, message in found:
             document.add(("first", i, name), message)
-        if (
-            not found
-            and checks_entries
-            and (reason := why_impossible(entry, known, shape, reasons))
-        ):
+        if not found and feasible and (reason := check.why_infeasible(entry)):
             document.add(("first", i), f"is infeasible: {reason}")
     if document.has_problem(("first",)):
         return ()
     return tuple({k: to_json(canonical(PARAMETERS[k], v)) for k, v in e.items()} for e in entries)
-
-
-def why_impossible(
-    entry: Mapping[str, Any],
-    space: Mapping[str, Domain],
-    shape: ImageShape,
-    reasons: dict[Any, str | None],
-) -> str | None:
-    """Why an entry of `first` cannot be trained, whatever else is sampled.
-
-    reasons: what was found for other entries, by those values that matter.
-    """
-    entered = {n: canonical(PARAMETERS[n], entry[n]) for n in LAYERS + BATCHES if n in entry}
-    if not entered:
-        return None  # as in the space itself
-    key = tuple((n, len(v) if n == "conv_channels" else v) for n, v in entered.items())
-    if key not in reasons:
-        fixed = {n: Fixed(v) for n, v in entered.items()}
-        reasons[key] = why_infeasible({**space, **fixed}, shape)
-    return reasons[key]

@@ -9,8 +9,8 @@ from typing import Any
 from crnn_search.errors import SpaceError
 from crnn_search.hyperparameters import PARAMETERS, ImageShape
 from crnn_search.spaces.domains import Domain, Fixed
-from crnn_search.spaces.file import why_impossible
-from crnn_search.spaces.space import DRAWS, Images, SearchSpace, infeasible
+from crnn_search.spaces.entries import EntryCheck
+from crnn_search.spaces.space import Images, SearchSpace, why_infeasible
 
 DEFAULT_SIDE = 64
 """The largest image that the default network is made for: it leaves 8 × 8 pixels of it."""
@@ -57,11 +57,10 @@ def _problems(
     if several := [n for n in range(2, int(PARAMETERS["reuse"].high) + 1) if reuse.contains(n)]:
         rule = "1, since the targets of newly combined images are known for sums of digits only"
         yield f"space.reuse must be {rule}, got {several[-1]}"
-    reasons = infeasible(domains, images.shape, space.search.max_parameters)
-    if len(reasons) == DRAWS:
-        yield f"space: no sample is feasible: {reasons[0]}"
+    if reason := why_infeasible(domains, images.shape, space.search.max_parameters):
+        yield f"space: no sample is feasible: {reason}"
         return
-    known: dict[Any, str | None] = {}
+    check = EntryCheck(domains, images.shape, space.search.max_parameters)
     for number, entry in enumerate(space.first):
-        if reason := why_impossible(entry, domains, images.shape, known):
+        if reason := check.why_infeasible(entry):
             yield f"first[{number}]: is infeasible: {reason}"

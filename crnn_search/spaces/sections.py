@@ -121,8 +121,11 @@ class TaskSpec(Section):
 class SearchSpec(Section):
     """How many trials there are, and how long and on how many sequences they train.
 
-    max_parameters: larger networks are infeasible. target, patience: the search ends once a trial
-    has this validation RMSE at its full budget, or after so many trials without a better one.
+    max_parameters: larger networks are infeasible. max_ms_per_sequence: so are networks that take
+    longer to predict a sequence of the longest length, see `training.prediction_time`; a search
+    measures that once, when it has sampled one.
+    target: the search ends once a trial has this validation RMSE at its full budget. patience: or
+    once so many trials that started after the best of these have ended, however they did.
     """
 
     trials: Annotated[int, _whole(1, MAX_TRIALS)] = 64
@@ -135,6 +138,9 @@ class SearchSpec(Section):
     )
     seed: Annotated[int, _whole(0, 2**31)] = 0
     max_parameters: Annotated[int, _whole(1, 10**9)] | None = None
+    max_ms_per_sequence: float | None = Field(
+        default=None, gt=0, le=1e6, description="a number above 0 and at most 1000000, in ms"
+    )
     target: float | None = Field(
         default=None, gt=0, description="a number above 0, a validation RMSE"
     )

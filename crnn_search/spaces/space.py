@@ -123,8 +123,12 @@ class SearchSpace:
         return [f"{name}: {message}" for name, message in problems(config, self.space)]
 
     def infeasible_share(self) -> float:
-        """The share of sampled configurations, 0 to 1, that are infeasible: see `infeasible`."""
-        return len(infeasible(self.space, self.shape, self.search.max_parameters)) / DRAWS
+        """The share of sampled configurations, 0 to 1, that are infeasible.
+
+        Those that predict too slowly are not among them: that is measured by a search only.
+        """
+        reasons = _reasons(self.space, self.shape, self.search.max_parameters)
+        return sum(reason is not None for reason in reasons) / DRAWS
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """The values of the sections `SECTIONS`, by name of the section."""
@@ -167,47 +171,38 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 
 DRAWS = 200
-"""Configurations that `infeasible` samples."""
+"""Configurations that are sampled to find out which are infeasible."""
 
 
-LAYERS = ("conv_channels", "kernel_size", "pooling", "padding")
-"""The hyperparameters that decide whether a network can be built; of the first, its length."""
-
-BATCHES = ("batch_size", "reuse")
-"""The hyperparameters that must fit each other."""
-
-
-def why_infeasible(space: Mapping[str, Domain], shape: ImageShape) -> str | None:
-    """Why none of `DRAWS` samples can be trained; None if one can. shape: of images."""
-    decisive = {name: space[name] for name in LAYERS + BATCHES if name in space}
-    trial, reason = RandomSuggester(0), None
-    for _ in range(DRAWS):
-        try:
-            values = {name: domain.suggest(trial, name) for name, domain in decisive.items()}
-            TrialConfig.from_dict(values).model.check(shape)
-        except ConfigError as error:
-            reason = reason or str(error)
-        else:
-            return None
-    return reason
-
-
-def infeasible(
+def why_infeasible(
     space: Mapping[str, Domain], shape: ImageShape, max_parameters: int | None
-) -> list[str]:
-    """Of `DRAWS` sampled configurations, the reason of each that is infeasible.
+) -> str | None:
+    """Why none of `DRAWS` sampled configurations can be trained; None if one can."""
+    first = None
+    for reason in _reasons(space, shape, max_parameters):
+        if reason is None:
+            return None
+        first = first or reason
+    return first
+
+
+def _reasons(
+    space: Mapping[str, Domain], shape: ImageShape, max_parameters: int | None
+) -> Iterator[str | None]:
+    """Of each of `DRAWS` sampled configurations why it is infeasible, or None.
 
     Its convolutions leave no pixels of images of `shape`, its network is too large, or its values
     do not fit each other.
     """
-    trial, reasons = RandomSuggester(0), []
+    trial = RandomSuggester(0)
     for _ in range(DRAWS):
+        reason = None
         try:
             values = {name: domain.suggest(trial, name) for name, domain in space.items()}
             TrialConfig.from_dict(values).model.check(shape, max_parameters)
         except ConfigError as error:
-            reasons.append(str(error))
-    return reasons
+            reason = str(error)
+        yield reason
 
 
 def problems(

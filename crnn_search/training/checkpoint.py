@@ -134,8 +134,7 @@ def load_state(
 def load_network(path: Path) -> tuple[CRNN, TrialConfig]:
     """The float32 network that a training gives, on the CPU, and its configuration.
 
-    With a moving average of the weights it is the average. No optimizer is made: for the first one
-    PyTorch imports its compiler, which takes seconds.
+    With a moving average of the weights it is the average. Without an optimizer.
 
     Raises:
         ModelFileError: the file is missing, truncated or of another format.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -15,12 +16,32 @@ WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
 
 
-class RMSpropW(RMSprop):
+class _Uncompiled(Optimizer):
+    """Methods of PyTorch's optimizers without what imports `torch._dynamo` around them.
+
+    That compiler is not used here; it takes each process that trains two seconds and 150 MB.
+    """
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+class _AdamW(_Uncompiled, AdamW):
+    """PyTorch's AdamW."""
+
+    step = torch.no_grad()(inspect.unwrap(AdamW.step))
+
+
+class RMSpropW(_Uncompiled, RMSprop):
     """RMSprop with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
 
     As in AdamW, a step multiplies each weight by `1 - lr * decay` before it applies the gradients;
     PyTorch's RMSprop adds the decay to the gradients, so that its averages scale it.
     """
+
+    _undecayed_step = inspect.unwrap(RMSprop.step)
 
     def __init__(
         self, parameters: Any, lr: float | Tensor, *, decay: float, **options: Any
@@ -28,16 +49,16 @@ class RMSpropW(RMSprop):
         super().__init__(parameters, lr, weight_decay=0.0, **options)
         self._decay = decay
 
+    @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Decay the weights, then apply their gradients."""
         if self._decay:
-            with torch.no_grad():
-                for group in self.param_groups:
-                    factor = 1 - group["lr"] * self._decay
-                    for parameter in group["params"]:
-                        if parameter.grad is not None:
-                            parameter.mul_(factor)
-        return super().step(closure)
+            for group in self.param_groups:
+                factor = 1 - group["lr"] * self._decay
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.mul_(factor)
+        return self._undecayed_step(closure)
 
 
 def make(spec: TrainingSpec, model: nn.Module, device: torch.device) -> Optimizer:
@@ -48,7 +69,7 @@ def make(spec: TrainingSpec, model: nn.Module, device: torch.device) -> Optimize
     on_cuda = device.type == "cuda"
     lr = torch.tensor(spec.learning_rate, device=device) if on_cuda else spec.learning_rate
     if spec.optimizer == "adamw":
-        return AdamW(
+        return _AdamW(
             model.parameters(), lr, weight_decay=spec.weight_decay, fused=True, capturable=on_cuda
         )
     # Keras's defaults, as the demonstration used them: rho 0.9, epsilon 1e-7.

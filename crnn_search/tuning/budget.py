@@ -148,9 +148,10 @@ class Limit:
             )
         later = sum(record.ended and record.trial.number > best.trial.number for record in records)
         if search.patience is not None and later >= search.patience:
+            trials = f"{later} trial{'s' if later > 1 else ''}"
             return (
-                f"{later} trials after {best.trial.name} have no better validation RMSE; "
-                f"search.patience is {search.patience}"
+                f"no better validation RMSE at the full budget in {trials} that started after "
+                f"{best.trial.name}; search.patience is {search.patience}"
             )
         return None
 

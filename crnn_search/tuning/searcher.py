@@ -23,7 +23,9 @@ from crnn_search.storage.trial import (
     finite,
     trial_name,
 )
+from crnn_search.training.prediction_time import ms_per_sequence
 from crnn_search.tuning.epoch_result import EpochResult, ending_state, last_result
+from crnn_search.tuning.feasibility import Measure, check_time
 from crnn_search.tuning.sampler import bounded, make_sampler
 from crnn_search.tuning.stage_callback import NoCallback, StageCallback
 from crnn_search.tuning.tune_trial import tune_config
@@ -54,6 +56,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
       same trial of the study.
 
     An infeasible suggestion never reaches Ray: it is told `FAIL`, and the sampler is asked again.
+    Whether a network predicts fast enough is measured then, and not again for those of the past.
     TPE learns nothing from failures and may propose the same infeasible region for ever, so after
     ten in a row the draws are random until one is feasible.
     """
@@ -75,11 +78,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._arithmetic = arithmetic
         self._callback = callback or NoCallback()
         self._asked = self._feasible = self._infeasible_in_a_row = 0
+        self._infeasible_because = ""
         self._running: dict[str, tuple[Trial, optuna.Trial]] = {}
         self._waiting: deque[tuple[Trial, optuna.Trial]] = deque()
         self._reported: dict[str, int] = {}
         self.finished = False
         self.capacity: Callable[[], int] = lambda: sys.maxsize
+        self.prediction_ms: Measure = ms_per_sequence
         super().__init__(metric=METRIC, mode="min")
         self._study = optuna.create_study()
         self._study.add_trials(earlier)
@@ -154,8 +159,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             try:
                 config = TrialConfig.from_dict(sampled)
                 config.model.check(space.shape, space.search.max_parameters)
+                check_time(space, config.model, self.prediction_ms)
             except ConfigError as error:
-                reason = "; ".join(error.problems)
+                self._infeasible_because = "; ".join(error.problems)
             else:
                 self._feasible += 1
                 self._infeasible_in_a_row = 0
@@ -164,11 +170,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
                 return trial, optuna_trial
             self._study.tell(optuna_trial, state=_optuna_state(TrialState.FAIL))
             self._infeasible_in_a_row += 1
-            self._callback.on_trial_infeasible(InfeasibleTrial(number, sampled, reason))
+            infeasible = InfeasibleTrial(number, sampled, self._infeasible_because)
+            self._callback.on_trial_infeasible(infeasible)
         raise RunError(
             f"{MAX_INFEASIBLE_IN_A_ROW} samples in a row were infeasible, the last "
-            f"because {reason}; make the space's kernels, poolings or depth smaller, or "
-            "search.max_parameters larger"
+            f"because {self._infeasible_because}; make the space's kernels, poolings or depth "
+            "smaller, or search.max_parameters or search.max_ms_per_sequence larger"
         )
 
     def _ask(self) -> optuna.Trial:
@@ -201,6 +208,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._asked += 1
         if isinstance(past, InfeasibleTrial):
             self._infeasible_in_a_row += 1
+            self._infeasible_because = past.reason
             self._add_ended(past.config, TrialState.FAIL)
             return
         self._feasible += 1

@@ -161,7 +161,6 @@ def test_a_port_that_is_taken_is_refused(crnn_search: CommandLine, events: RunFo
     assert f"--port must be one that is free on this machine, got {port}: Address alr" in done.err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
 def test_the_server_of_tensorboard_ends_with_its_process(
     events: RunFolder, ending: signal.Signals

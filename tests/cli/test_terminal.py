@@ -108,6 +108,8 @@ COMMANDS = {
 ALL_CONDITIONS = {"help", "unknown", "check", "status"}
 """Commands that are run under each condition: output and errors of Typer, tables, plain lines."""
 
+SLOW = {"check", "status", "submit", "predict"}
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -173,8 +175,10 @@ def assert_clean(done: subprocess.CompletedProcess[str], what: str) -> None:
     assert done.returncode in {0, 1, 2}, (what, done.returncode, done.stderr)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in COMMANDS],
+)
 def test_a_command_has_no_traceback_whatever_its_output(root: Path, command: str) -> None:
     expected = run(root, COMMANDS[command])
     assert_clean(expected, "a pipe")

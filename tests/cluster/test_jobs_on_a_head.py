@@ -52,7 +52,7 @@ SPACE = """
 task: {data: clips, unit: animals}
 search: {trials: 4, max_epochs: 2, grace_epochs: 2, max_concurrent_trials: 1}
 retrain: {epochs: 1, seeds: 1, finalists: 1}
-resources: {cpu_kernels: off}
+resources: {precision: float32, cpu_kernels: off}
 space: {conv_channels: [4], gru_sizes: [8], batch_size: 8, dropout: {float: [0.0, 0.5]}}
 """
 

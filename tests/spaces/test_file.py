@@ -61,9 +61,17 @@ def test_sections_other_than_space_have_defaults() -> None:
         "max_concurrent_trials": "auto",
         "seed": 0,
         "max_parameters": None,
+        "max_ms_per_sequence": None,
         "target": None,
         "patience": None,
     }
+
+
+@pytest.mark.parametrize(("text", "limit_ms"), [("2", 2.0), ("0.05", 0.05), ("1e6", 1e6)])
+def test_time_that_a_network_may_take(text: str, limit_ms: float) -> None:
+    space = parse_space(f"search: {{max_ms_per_sequence: {text}}}\nspace: {{}}\n")
+    assert space.search.max_ms_per_sequence == limit_ms
+    assert parse_space(to_yaml(space)) == space
 
 
 def test_retraining_has_its_own_epoch_sequences() -> None:

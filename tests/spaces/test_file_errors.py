@@ -57,6 +57,7 @@ def test_errors_of_yaml(text: str, problem: str) -> None:
 
 TRIALS = "must be a whole number from 1 to 1000000"
 CPUS = "must be a number from 0.0001 to 10000"
+MS = "must be a number above 0 and at most 1000000, in ms, got "
 GPUS = "must be auto, 0, a number from 0.0001 to 1 or a whole number from 1 to 10000, since Ray"
 
 
@@ -98,6 +99,10 @@ GPUS = "must be auto, 0, a number from 0.0001 to 1 or a whole number from 1 to 1
         ),
         ("search: {seed: -1}", "search.seed: must be a whole number from 0 to 2147483648, got -1"),
         ("search: {seed: 2147483649}", "search.seed: must be a whole number from 0 to 2147483648"),
+        *(
+            (f"search: {{max_ms_per_sequence: {value}}}", f"search.max_ms_per_sequence: {MS}")
+            for value in (0, -1, 1000001, "1e999", ".nan", "on", "fast")
+        ),
         ("search: {trails: 1}", "search.trails: unknown name 'trails'; did you mean trials?"),
         ("retrain: {finalists: 0}", "retrain.finalists: must be a whole number from 1 to 1000"),
         ("retrain: {finalists: 1001}", "retrain.finalists: must be a whole number from 1 to 1000"),

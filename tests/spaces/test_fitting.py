@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from crnn_search.errors import SpaceError
-from crnn_search.hyperparameters import MAX_SIDE, MIN_SIDE, ImageShape, ModelSpec
+from crnn_search.hyperparameters import LARGEST_SHAPE, MAX_SIDE, MIN_SIDE, ImageShape, ModelSpec
 from crnn_search.spaces.domains import Fixed, IntRange
 from crnn_search.spaces.file import parse_space
 from crnn_search.spaces.fitting import defaults, fit
@@ -83,6 +85,24 @@ def test_data_that_do_not_fit_are_refused(line: str, task: str, problem: str) ->
     assert str(caught.value).startswith("the space does not fit the data in ")
     (found,) = caught.value.problems
     assert found.startswith(problem)
+
+
+def test_the_size_of_networks_depends_on_the_images() -> None:
+    """It is not checked before the data are read."""
+    parameters = ModelSpec().parameter_count(SMALL.shape)
+    assert ModelSpec().parameter_count(LARGEST_SHAPE) > 100 * parameters
+    unread = parse_space(
+        f"task: {{data: clips}}\nsearch: {{max_parameters: {parameters - 1}}}\n"
+        "first: [{gru_sizes: 64}]\nspace: {gru_sizes: {list_of: {int: [8, 64]}, length: 1}}\n"
+    )
+    with pytest.raises(SpaceError) as caught:
+        fit(unread, SMALL, 2)
+    assert caught.value.problems == [
+        f"first[0]: is infeasible: the network has {parameters:,} parameters; "
+        f"search.max_parameters is {parameters - 1:,}"
+    ]
+    search = unread.search.model_copy(update={"max_parameters": parameters})
+    assert fit(replace(unread, search=search), SMALL, 2).first == unread.first
 
 
 def test_shortened_sequences_may_have_one_image() -> None:

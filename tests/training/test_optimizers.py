@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +13,22 @@ from crnn_search.hyperparameters import TrainingSpec
 from crnn_search.training import optimizers
 
 CPU = torch.device("cpu")
+WITHOUT_COMPILER = """
+import sys, torch
+from crnn_search.data.digits import Digits
+from crnn_search.data.mnist_sums import MnistSums
+from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.training import engine
+digits = Digits(torch.zeros(60_000, 28, 28, dtype=torch.uint8), torch.zeros(60_000).byte())
+data = engine.TrainingData(MnistSums(digits, 8), None, 32)
+for name in ("adamw", "rmsprop"):
+    config = TrialConfig(ModelSpec((2,), gru_sizes=(2,)), TrainingSpec(optimizer=name))
+    state = engine.start(config, seed=1, epochs=1, device=torch.device("cpu"))
+    engine.train_epoch(state, data)
+    state.optimizer.load_state_dict(state.optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+
 BOTH = pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 
 
@@ -148,6 +166,13 @@ def test_nan_gradients_propagate(optimizer: str) -> None:
         parameter.grad = torch.full_like(parameter, float("nan"))
     optimizers.step(stepper, spec.gradient_clip)
     assert all(parameter.isnan().all() for parameter in model.parameters())
+
+
+def test_training_does_not_import_pytorchs_compiler() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_tensor_learning_rate_is_set_in_place() -> None:

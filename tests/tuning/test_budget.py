@@ -138,8 +138,17 @@ def test_patience_counts_the_trials_after_the_best_one() -> None:
     records = [ended(0, 0.9), ended(1, 0.4), ended(2, 0.5), ended(3, 0.3, TrialState.PRUNED)]
     assert limit.reached(records) is None
     assert limit.reached([*records, ended(4, 0.0, TrialState.RUNNING)]) is None
+    none_better = "no better validation RMSE at the full budget in {} that started after trial-0001"
     assert limit.reached([*records, ended(4, 0.6)]) == (
-        "3 trials after trial-0001 have no better validation RMSE; search.patience is 3"
+        f"{none_better.format('3 trials')}; search.patience is 3"
     )
     assert limit.reached([*records, ended(4, 0.3)]) is None, "a better one"
+    several = [ended(4, 0.6, TrialState.PRUNED), ended(5, 0.0, TrialState.FAIL)]
+    assert limit.reached([*records, *several]) == (
+        f"{none_better.format('4 trials')}; search.patience is 3"
+    )
+    assert goal(patience=1).reached([*records[:2], ended(2, 0.5)]) == (
+        f"{none_better.format('1 trial')}; search.patience is 1"
+    )
+    assert goal(patience=1).reached(records[:2]) is None, "the other started before"
     assert goal(patience=1).reached([ended(0, 0.4, TrialState.FAIL)]) is None, "none is whole yet"

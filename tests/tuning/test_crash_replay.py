@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ import torch
 from crnn_search.cluster.resources import Allocation
 from crnn_search.data.digits import Digits
 from crnn_search.data.mnist_sums import MnistSums
-from crnn_search.hyperparameters import Arithmetic
+from crnn_search.hyperparameters import Arithmetic, ModelSpec
 from crnn_search.pipeline import finalists, recovery, search
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage import jsonl
@@ -173,6 +174,30 @@ def test_a_crash_at_every_line(
     session, expected = whole
     for line in range(third, len(session.crashes), 3):
         resumed = Session(tmp_path / f"resumed-{line}", session.crashes[line][part])
+        assert resumed.work() == expected, f"line {line + 1} was the last"
+
+
+def test_a_resumed_search_does_not_measure_again(
+    tmp_path: Path, without_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that would now answer otherwise changes no trial of the journal."""
+
+    def slow_if_deep(spec: ModelSpec, *_: Any) -> float:
+        return len(spec.conv_channels)
+
+    measure = "crnn_search.tuning.searcher.ms_per_sequence"
+    limited = SPACE.search.model_copy(update={"max_ms_per_sequence": 2.0})
+    monkeypatch.setitem(globals(), "SPACE", dataclasses.replace(SPACE, search=limited))
+    monkeypatch.setattr(measure, slow_if_deep)
+    session = Session(tmp_path / "whole")
+    expected = session.work()
+    reasons = {trial["reason"] for trial in expected["ledger"] if trial["state"] == "INFEASIBLE"}
+    assert "the network takes 3 ms for a sequence; search.max_ms_per_sequence is 2" in reasons
+    monkeypatch.setattr(measure, lambda *_: pytest.fail("measured again"))
+    journals = [after.files["journal.jsonl"].splitlines() for _, after in session.crashes]
+    created = [sum(json.loads(line)["event"] == "trial" for line in lines) for lines in journals]
+    for line in range(created.index(8), len(created), 7):  # from where all trials are created
+        resumed = Session(tmp_path / f"resumed-{line}", session.crashes[line][1])
         assert resumed.work() == expected, f"line {line + 1} was the last"
 
 

@@ -17,7 +17,7 @@ from crnn_search.tuning.scheduler import Asha
 from crnn_search.tuning.searcher import StudySearcher
 from tests.tuning.examples import result, tune_trial
 from tests.tuning.test_scheduler import asha
-from tests.tuning.test_searcher import DEEP, TEXT, Records
+from tests.tuning.test_searcher import DEEP, TEXT, Records, slow_if_wide
 
 
 def play(
@@ -78,3 +78,24 @@ def test_resumed_search_equals_an_uninterrupted_one(
     assert frozen(again.study.trials) == frozen(searcher.study.trials)
     assert rebuilt.rungs == scheduler.rungs
     assert TrialState.RUNNING not in {trial.state for trial in again.study.trials}
+
+
+def test_what_was_measured_is_not_measured_again() -> None:
+    """Neither for infeasible samples nor for trials, ended or running."""
+    space = parse_space(TEXT.replace("seed: 7", "seed: 7, max_ms_per_sequence: 4"))
+    whole, cut = Records(), Records()
+    searcher = StudySearcher(space, callback=whole)
+    searcher.prediction_ms = slow_if_wide
+    expected = play(searcher, asha(4), whole, 1000)
+    assert whole.infeasible
+    searcher = StudySearcher(space, callback=cut)
+    searcher.prediction_ms = slow_if_wide
+    first = play(searcher, asha(4), cut, len(expected) - 1)  # the last trial is running
+    past: list[TrialRecord | InfeasibleTrial] = [*cut.infeasible, *cut.records.values()]
+    again, rebuilt = StudySearcher(space, callback=cut, past=past), asha(4)
+    again.prediction_ms = lambda *_: pytest.fail("measured again")
+    for record in cut.records.values():
+        rebuilt.replay(record)
+    assert first + play(again, rebuilt, cut, 1000) == expected
+    assert [r.trial for r in cut.records.values()] == [r.trial for r in whole.records.values()]
+    assert cut.infeasible == whole.infeasible
