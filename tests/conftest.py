@@ -24,7 +24,7 @@ SLOW_TIMEOUT_S = 600
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start: threads wait busily for a core
 settings.register_profile("fast", max_examples=15, deadline=None, derandomize=True)
-settings.register_profile("ci", max_examples=150, deadline=None)
+settings.register_profile("ci", max_examples=150, deadline=None, derandomize=True)
 settings.load_profile("fast")
 
 

@@ -105,7 +105,7 @@ def _range(document: Document, path: KeyPath, rule: Rule, raw: Mapping[str, Any]
     return (IntRange if rule.kind == "int" else FloatRange)(*bounds, log, step)
 
 
-_MAX_STEPS = 1_000_000
+MAX_STEPS = 1_000_000
 """With many more, rounding takes a sampled value past the tolerance of `contains`."""
 
 
@@ -126,8 +126,8 @@ def _check_step(
         # In decimals, as in Optuna: 0.3 is three steps of 0.1.
         low, high, size = (Fraction(str(number)) for number in (*bounds, step))
         steps = (high - low) / size
-        if steps.denominator != 1 or steps > _MAX_STEPS:
-            must = f"must lead from {bounds[0]} to {bounds[1]} in 0 to {_MAX_STEPS} whole steps"
+        if steps.denominator != 1 or steps > MAX_STEPS:
+            must = f"must lead from {bounds[0]} to {bounds[1]} in 0 to {MAX_STEPS} whole steps"
             document.add(path, f"{must}, got {step}")
 
 

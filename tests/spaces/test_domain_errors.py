@@ -91,6 +91,10 @@ INT_64 = "must be a whole number from 1 to 65536"
             "dropout: {float: [0, 0.5], step: 0.2}",
             "dropout.step: must lead from 0.0 to 0.5 in 0 to 1000000 whole steps, got 0.2",
         ),
+        (
+            "gradient_clip: {float: [0.01, 10000.02], step: 0.01}",  # one step too many
+            "gradient_clip.step: must lead from 0.01 to 10000.02 in 0 to 1000000 whole steps, got",
+        ),
         ("dropout: {float: [0, 0.5], step: 1e-320}", "dropout.step: must lead from 0.0 to 0.5 in"),
         (
             "batch_size: {choice: 3}",

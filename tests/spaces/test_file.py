@@ -88,6 +88,10 @@ def test_retraining_has_its_own_epoch_sequences() -> None:
         ("dropout: .5", Fixed(0.5)),
         ("dropout: {float: [0, 0.3], step: 0.1}", FloatRange(0.0, 0.3, step=0.1)),
         ("batch_size: 1_024", Fixed(1024)),
+        (
+            "gradient_clip: {float: [0.01, 10000.01], step: 0.01}",
+            FloatRange(0.01, 10000.01, step=0.01),
+        ),
         ("batch_size: {int: [32, 128], step: 32}", IntRange(32, 128, step=32)),
         ("batch_norm: {choice: [yes, off]}", Choice((True, False))),
         ("kernel_size: 3", Fixed((3,))),

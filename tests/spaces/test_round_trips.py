@@ -14,6 +14,7 @@ from optuna.trial import FixedTrial
 
 from crnn_search.errors import SpaceError
 from crnn_search.hyperparameters import PARAMETERS, Rule, TrialConfig
+from crnn_search.spaces.domain_parser import MAX_STEPS
 from crnn_search.spaces.file import parse_space
 from crnn_search.spaces.sections import ResourcesSpec
 from crnn_search.spaces.space import sample, to_yaml
@@ -40,7 +41,7 @@ def int_ranges(draw: DrawFn, rule: Rule) -> dict[str, Any]:
     if draw(st.booleans()):
         first = draw(st.integers(low, high))
         step = draw(st.integers(1, high))
-        count = draw(st.integers(0, (high - first) // step))
+        count = draw(st.integers(0, min((high - first) // step, MAX_STEPS)))
         return {"int": [first, first + count * step], "step": step}
     bounds = sorted(draw(st.tuples(st.integers(low, high), st.integers(low, high))))
     return {"int": bounds, "log": bounds[0] > 0 and draw(st.booleans())}
@@ -51,7 +52,7 @@ def float_ranges(draw: DrawFn, rule: Rule) -> dict[str, Any]:
     if draw(st.booleans()):  # in hundredths, which no float has exactly
         high = int(rule.high * 100)
         first, step = draw(st.integers(1, high)), draw(st.integers(1, high))
-        last = first + step * draw(st.integers(0, (high - first) // step))
+        last = first + step * draw(st.integers(0, min((high - first) // step, MAX_STEPS)))
         return {"float": [first / 100, last / 100], "step": step / 100}
     value = st.floats(rule.low, rule.high, allow_subnormal=False)
     bounds = sorted(draw(st.tuples(value, value)))
