@@ -26,10 +26,12 @@ from crnn_search import errors
 
 if TYPE_CHECKING:
     from crnn_search.api import (
+        Forecast,
         Model,
         Run,
         Session,
         extend,
+        forecast,
         launch,
         load_model,
         load_space,
@@ -58,6 +60,7 @@ __all__ = [
     "ConfigError",
     "CrnnSearchError",
     "DataError",
+    "Forecast",
     "ImageError",
     "InputError",
     "InterruptedRun",
@@ -73,6 +76,7 @@ __all__ = [
     "StorageError",
     "__version__",
     "extend",
+    "forecast",
     "launch",
     "load_model",
     "load_space",

@@ -19,6 +19,7 @@ from crnn_search.cluster import settings
 from crnn_search.errors import InputError, InterruptedRun, RunFolderError, StorageError
 from crnn_search.hyperparameters import PARAMETERS
 from crnn_search.models.model import Model as Model
+from crnn_search.results.forecast import Forecast as Forecast
 from crnn_search.storage import runs
 from crnn_search.storage.location import is_uri, local_path
 from crnn_search.storage.run_folder import RunFolder
@@ -266,6 +267,37 @@ def extend(
     with _session(run.folder, session) as (pipeline, progress, settings):
         pipeline.extend(run.folder, trials, progress, settings, budget)
     return run
+
+
+def forecast(
+    space: SearchSpace | str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    data: SequenceData | None = None,
+    on_note: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Forecast:
+    """Measure a few trials on this machine, and forecast what a run of the space takes here.
+
+    space: as `load_space` gives or takes it. data_dir, data: as for `launch`. on_note: called with
+    messages; by default they are lines of the logger `crnn_search`. on_progress: called with what
+    is done, how many of it, and how many there are.
+
+    Raises:
+        InputError: something that was given is wrong, or a trial cannot be measured.
+    """
+    from crnn_search.pipeline.forecast import forecast_run
+    from crnn_search.pipeline.log_progress import LogProgress
+
+    settings.apply()
+    log = LogProgress()
+    return forecast_run(
+        _space_for(space, data),
+        None if data_dir is None else Path(data_dir),
+        data,
+        on_note or log.note,
+        on_progress or log.reading,
+    )
 
 
 def open_run(place: Run | str | Path) -> Run:

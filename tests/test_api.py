@@ -32,6 +32,9 @@ SIGNATURES = {
     "extend": "(run: 'Run | str | Path', trials: 'int', *, time_budget: 'str | None' = None, "
     "compute_budget: 'str | None' = None, force: 'bool' = False, "
     "**session: 'Unpack[Session]') -> 'Run'",
+    "forecast": "(space: 'SearchSpace | str | Path', *, data_dir: 'str | Path | None' = None, "
+    "data: 'SequenceData | None' = None, on_note: 'Callable[[str], None] | None' = None, "
+    "on_progress: 'Callable[[str, int, int], None] | None' = None) -> 'Forecast'",
     "launch": "(space: 'SearchSpace | str | Path', *, name: 'str | None' = None, "
     "storage: 'str | Path' = 'runs', time_budget: 'str | None' = None, "
     "compute_budget: 'str | None' = None, warm_start: 'Sequence[Run | str | Path]' = (), "
@@ -57,7 +60,7 @@ def test_public_names() -> None:
     tree = [name for name in vars(errors) if inspect.isclass(getattr(errors, name))]
     public = {name for name in tree if not name.startswith("_") and name not in {"Sequence"}}
     assert set(crnn_search.__all__) == {
-        *public, *SIGNATURES, *METHODS, "SequenceData", "Session", "__version__",
+        *public, *SIGNATURES, *METHODS, "Forecast", "SequenceData", "Session", "__version__",
     }  # fmt: skip
     assert crnn_search.__all__ == sorted(crnn_search.__all__)
     assert set(crnn_search.__all__) <= set(dir(crnn_search))

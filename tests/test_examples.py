@@ -76,7 +76,7 @@ def _inherited() -> list[str]:
 def test_every_example_has_a_test() -> None:
     names = sorted(path.name for path in (ROOT / "examples").iterdir() if path.is_file())
     assert names == ["mlflow_callback.py", "search.ipynb", "search.py"]
-    assert len(BLOCKS) == len(READING) + 3
+    assert len(BLOCKS) == len(READING) + 4
     assert len(COMMANDS) == 1
 
 
@@ -127,6 +127,9 @@ def test_all_blocks_in_order(tmp_path: Path, digits: Digits) -> None:
     assert len(re.findall(r"^search \d [A-Z]+$", printed, flags=re.MULTILINE)) == 5
     assert len(crnn_search.open_run(tmp_path / "x" / "runs" / "demo").trials()) == 7
     assert "retrain 0 COMPLETE" in printed
+    assert re.search(
+        r"^1 trials at once, 0\.\d\d to 0\.\d\d core hours$", printed, flags=re.MULTILINE
+    )
 
 
 def test_command_with_a_hook(finished: FinishedRun) -> None:

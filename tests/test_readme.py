@@ -28,6 +28,7 @@ from crnn_search.data.digits import Digits
 from crnn_search.hyperparameters import PARAMETERS, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.cache import CACHE_VARIABLE
+from tests.cli.test_forecast import FORECAST
 from tests.small_run import FinishedRun, run_here
 
 ROOT = Path(__file__).parent.parent
@@ -131,9 +132,12 @@ def test_check_lines_find_valid_spaces(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", shlex.split(line))
+    monkeypatch.setattr("crnn_search.api.forecast", lambda *_, **__: FORECAST)
     with pytest.raises(SystemExit, match=r"^(None|0|)$"):
         app.main()
-    assert "is valid" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "is valid" in printed
+    assert ("simulated runs" in printed) == ("--forecast" in line)
 
 
 def test_lines_on_data(

@@ -103,8 +103,10 @@ def example(
     )
 
 
-def read_for(space: SearchSpace) -> SearchSpace:
+def read_for(space: SearchSpace, data_dir: Path | None = None) -> SearchSpace:
     """Read the data set of a space, with a bar, and fit the space to it; MNIST is not read.
+
+    data_dir: the data set's place, if that is not `task.data`.
 
     Raises:
         DataError: the data set is not valid.
@@ -115,7 +117,7 @@ def read_for(space: SearchSpace) -> SearchSpace:
     from crnn_search.pipeline.source import fit_to, open_source
 
     with progress_bar() as progress:
-        source = open_source(space.task, progress=progress)
+        source = open_source(space.task, data_dir, progress=progress)
     for warning in source.warnings:
         terminal.show(f"warning: {warning}")
     return fit_to(source, space)

@@ -21,7 +21,7 @@ import typer
 
 from crnn_search import api, signals
 from crnn_search.cli import options, terminal
-from crnn_search.cli.data import read_for
+from crnn_search.cli.data import progress_bar, read_for
 from crnn_search.errors import ConfigError, InterruptedRun, StorageError
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import DEFAULT_STORAGE, default_name
@@ -39,19 +39,26 @@ def check(
     samples: Annotated[
         int, typer.Option(min=1, max=10_000, help="Number of configurations to sample.")
     ] = 5,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="Measure a few trials here, and forecast the run.")
+    ] = False,
     overrides: options.Overrides = None,
+    data_dir: options.DataDir = None,
 ) -> None:
-    """Validate a search space and show sampled configurations.
+    """Validate a search space, show samples, and forecast a run.
 
-    A search also measures how long a network takes, for search.max_ms_per_sequence; this does not.
+    A search also measures how long a network takes, for search.max_ms_per_sequence; without
+    --forecast, this does not.
     """
-    searched = read_for(api.load_space(space, overrides or []))
+    searched = read_for(api.load_space(space, overrides or []), data_dir)
     terminal.show(f"{space} is valid.")
     columns = "configuration", "parameters", "peak memory"
     terminal.show_table(columns, _sampled(searched, samples), right=2)
     share = searched.infeasible_share()
     if share > 0:
         terminal.show(f"{share:.0%} of the samples are infeasible and will be skipped.")
+    if forecast:
+        _show_forecast(searched, data_dir)
 
 
 def launch(
@@ -197,11 +204,7 @@ def log_to(run: RunFolder, *, verbose: bool) -> Iterator[None]:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)
     logging.captureWarnings(True)
-    for library in ("optuna", "ray"):  # both have handlers of their own for the terminal
-        importlib.import_module(library)
-        logger = logging.getLogger(library)
-        logger.handlers.clear()
-        logger.propagate = True
+    _quiet("optuna", "ray")
     try:
         yield
     finally:
@@ -224,6 +227,28 @@ class _LogFile(logging.FileHandler, _Log):
     def close(self) -> None:
         with contextlib.suppress(OSError):
             super().close()
+
+
+def _show_forecast(space: SearchSpace, data_dir: Path | None) -> None:
+    """Forecast a run, with a bar while trials are measured, and print it."""
+    from crnn_search.cli.forecast import show_forecast
+
+    _quiet("ray")
+    notes: list[str] = []
+    with progress_bar() as progress:
+        found = api.forecast(space, data_dir=data_dir, on_note=notes.append, on_progress=progress)
+    for note in notes:
+        terminal.show(note)
+    show_forecast(found)
+
+
+def _quiet(*libraries: str) -> None:
+    """Leave what these libraries log to the root logger; they have handlers of their own."""
+    for library in libraries:
+        importlib.import_module(library)
+        logger = logging.getLogger(library)
+        logger.handlers.clear()
+        logger.propagate = True
 
 
 def _sampled(space: SearchSpace, samples: int) -> Iterator[tuple[str, str, str]]:

@@ -16,11 +16,11 @@ import torch
 
 from crnn_search.cluster.arithmetic import PROBE_GPUS, resolve_arithmetic
 from crnn_search.cluster.nodes import Node, NoResult, nodes, run_on_nodes
-from crnn_search.cluster.resources import Allocation, count_fitting
+from crnn_search.cluster.resources import Allocation, allocate, count_fitting
 from crnn_search.data.task import Task
-from crnn_search.errors import ConfigError, InputError
+from crnn_search.errors import InputError
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
-from crnn_search.spaces.space import SearchSpace, sample
+from crnn_search.spaces.space import SearchSpace, feasible, sample
 from crnn_search.text import first_line
 from crnn_search.training import memory
 from crnn_search.training.footprint import peak_memory_mb
@@ -72,6 +72,25 @@ class ProbeWork:
     configs: tuple[TrialConfig, ...]
     epoch_sequences: int
     arithmetic: Arithmetic
+
+
+def allocate_trials(
+    space: SearchSpace, task: Task, on_note: Callable[[str], None], *, may_grow: bool = False
+) -> tuple[Allocation, GpuProbe | None]:
+    """What each trial gets of the cluster, and what was measured of its GPU, if it was.
+
+    on_note: called with what was measured. may_grow: the cluster grows to hold more trials.
+
+    Raises:
+        InputError: no node has what one trial needs; or as `probe_gpu`.
+    """
+    resources = space.resources
+    gpus, probe = resources.gpus_per_trial, None
+    if gpus == "auto" and (probe := probe_gpu(space, task, on_note)):
+        gpus = probe.share
+        on_note(probe.describe())
+    concurrent = space.search.max_concurrent_trials
+    return allocate(resources.cpus_per_trial, gpus, concurrent, may_grow=may_grow), probe
 
 
 def probe_gpu(space: SearchSpace, task: Task, on_note: Callable[[str], None]) -> GpuProbe | None:
@@ -136,17 +155,9 @@ def largest(space: SearchSpace) -> tuple[TrialConfig, ...]:
 
     Empty if all are infeasible.
     """
-    found: list[tuple[float, TrialConfig]] = []
-    for values in sample(space, space.search.seed, DRAWS):
-        try:
-            config = TrialConfig.from_dict(values)
-            config.model.check(space.shape, space.search.max_parameters)
-        except ConfigError:
-            continue
-        found.append((peak_memory_mb(config, space.shape, space.images.longest), config))
-    found.sort(key=lambda pair: pair[0], reverse=True)
-    configs: dict[TrialConfig, None] = {config: None for _, config in found}
-    return tuple(configs)[:MEASURED]
+    drawn = dict.fromkeys(feasible(space, sample(space, space.search.seed, DRAWS)))
+    estimates = {c: peak_memory_mb(c, space.shape, space.images.longest) for c in drawn}
+    return tuple(sorted(estimates, key=estimates.__getitem__, reverse=True))[:MEASURED]
 
 
 def share_of(peak_mb: float, total_mb: float) -> float:

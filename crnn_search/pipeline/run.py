@@ -13,9 +13,8 @@ from crnn_search.cluster import connection, data_size, gpu_share, nodes, storage
 from crnn_search.cluster.arithmetic import resolve_arithmetic
 from crnn_search.cluster.gpu_share import GpuProbe
 from crnn_search.cluster.provenance import JOB_VARIABLE
-from crnn_search.cluster.resources import Allocation, allocate
 from crnn_search.data.arrays import SequenceData
-from crnn_search.data.task import Source, Task
+from crnn_search.data.task import Source
 from crnn_search.errors import InputError, InterruptedRun
 from crnn_search.models.export import export_winner
 from crnn_search.models.folder import FORMATS
@@ -174,7 +173,9 @@ def _finish(
         with connection.connect(options.address, progress.note, verbose=options.verbose):
             data_size.check_memory(task.images.nbytes)
             grows = options.address is not None
-            allocation, probe = _allocate(space, task, progress, may_grow=grows)
+            allocation, probe = gpu_share.allocate_trials(
+                space, task, progress.note, may_grow=grows
+            )
             storage_check.check_storage(run)
             arithmetic = manifest.arithmetic
             if arithmetic is None:
@@ -197,19 +198,6 @@ def _finish(
             _train(context, manifest.budget, first_open)
     journal.write("stage", stage="report")
     return _report(run, progress, work.source)
-
-
-def _allocate(
-    space: SearchSpace, task: Task, progress: Progress, *, may_grow: bool
-) -> tuple[Allocation, GpuProbe | None]:
-    """What each trial gets of the cluster, and what was measured of its GPU, if it was."""
-    resources = space.resources
-    gpus, probe = resources.gpus_per_trial, None
-    if gpus == "auto" and (probe := gpu_share.probe_gpu(space, task, progress.note)):
-        gpus = probe.share
-        progress.note(probe.describe())
-    concurrent = space.search.max_concurrent_trials
-    return allocate(resources.cpus_per_trial, gpus, concurrent, may_grow=may_grow), probe
 
 
 def _hardware(probe: GpuProbe | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ search space files. Only `SearchSpace.distributions` imports Optuna.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +142,19 @@ def sample(space: SearchSpace, seed: int, count: int) -> list[dict[str, Any]]:
     """`count` random configurations, as of `SearchSpace.suggest`; equal seeds give equal ones."""
     trial = RandomSuggester(seed)
     return [space.suggest(trial) for _ in range(count)]
+
+
+def feasible(space: SearchSpace, configurations: Iterable[Mapping[str, Any]]) -> list[TrialConfig]:
+    """Those of some flat configurations that can be trained."""
+    found = []
+    for values in configurations:
+        try:
+            config = TrialConfig.from_dict(values)
+            config.model.check(space.shape, space.search.max_parameters)
+        except ConfigError:
+            continue
+        found.append(config)
+    return found
 
 
 def to_yaml(space: SearchSpace) -> str:

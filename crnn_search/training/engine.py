@@ -21,7 +21,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from crnn_search.data.sequences import Batch, SequenceTable, derive_seed
 from crnn_search.data.task import Draw, Task
-from crnn_search.hyperparameters import MNIST_SHAPE, Arithmetic, ImageShape, TrialConfig
+from crnn_search.hyperparameters import (
+    MNIST_SHAPE,
+    Arithmetic,
+    ImageShape,
+    TrainingSpec,
+    TrialConfig,
+)
 from crnn_search.kernels import native
 from crnn_search.kernels.accelerate import accelerate
 from crnn_search.training import memory, optimizers
@@ -132,16 +138,7 @@ def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
     started = time.perf_counter()
     info, images = data.task.info, data.task.images
     spec = state.config.training
-    draw = Draw(
-        sequences=data.epoch_sequences,
-        longest=min(spec.max_sequence_length, info.longest),
-        seed=state.seed,
-        epoch=state.epoch,
-        batch_size=spec.batch_size,
-        everything=data.validation is None,
-        reuse=spec.reuse,
-    )
-    table = data.task.training_table(draw)
+    table = data.task.training_table(draw_of(spec, data, state.seed, state.epoch))
     targets = ((table.targets - info.center) / info.scale).float()
     loss = _train_table(state, images, dataclasses.replace(table, targets=targets))
     trained = time.perf_counter()
@@ -162,6 +159,19 @@ def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
         learning_rate=float(state.optimizer.param_groups[0]["lr"]),
         peak_memory_mb=memory.peak_mb(images.device),
         seconds=time.perf_counter() - started,
+    )
+
+
+def draw_of(training: TrainingSpec, data: TrainingData, seed: int, epoch: int) -> Draw:
+    """The sequences that an epoch of a training has."""
+    return Draw(
+        sequences=data.epoch_sequences,
+        longest=min(training.max_sequence_length, data.task.info.longest),
+        seed=seed,
+        epoch=epoch,
+        batch_size=training.batch_size,
+        everything=data.validation is None,
+        reuse=training.reuse,
     )
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from crnn_search.errors import InputError
 from crnn_search.spaces.space import SearchSpace
@@ -67,6 +67,27 @@ def _duration(text: str) -> float:
 
 Paces = dict[str, float]
 """Seconds that a trial takes for each of its training sequences, by the names of `Budget`."""
+
+
+class Stage(NamedTuple):
+    """A stage of trials without early stopping. epoch_sequences: of each of a trial's epochs."""
+
+    trials: int
+    epochs: int
+    epoch_sequences: int
+
+
+def later_stages(space: SearchSpace, finalists: int) -> tuple[Stage, Stage]:
+    """What follows a search with so many finalists: their repetitions, and the retrainings.
+
+    A single finalist is not repeated. The winner and a baseline are retrained with each seed.
+    """
+    search, retrain = space.search, space.retrain
+    repetitions = finalists * retrain.seeds if finalists > 1 else 0
+    return (
+        Stage(repetitions, search.max_epochs, search.epoch_sequences),
+        Stage(2 * retrain.seeds, retrain.epochs, retrain.epoch_sequences),
+    )
 
 
 @dataclass(frozen=True)
@@ -159,18 +180,13 @@ class Limit:
 
     def _needed(self, paces: Paces) -> dict[str, float]:
         """What finalists and retraining will take at these paces."""
-        search, retrain = self.space.search, self.space.retrain
-        repeats = retrain.finalists * retrain.seeds if retrain.finalists > 1 else 0
         needed = dict.fromkeys(_WORDS, 0.0)
-        stages = (
-            (repeats, search.max_epochs * search.epoch_sequences),
-            (2 * retrain.seeds, retrain.epochs * retrain.epoch_sequences),
-        )
-        for trials, sequences in stages:
-            waves = math.ceil(trials / self.concurrent)
+        for stage in later_stages(self.space, self.space.retrain.finalists):
+            waves = math.ceil(stage.trials / self.concurrent)
+            sequences = stage.epochs * stage.epoch_sequences
             needed["time_s"] += waves * sequences * paces["time_s"]
             for name in ("core_seconds", "gpu_seconds"):
-                needed[name] += trials * sequences * paces[name]
+                needed[name] += stage.trials * sequences * paces[name]
         return needed
 
     def _too_small(self, name: str, needed: float) -> str:

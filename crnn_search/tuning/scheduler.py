@@ -52,7 +52,7 @@ class Asha(FIFOScheduler):  # type: ignore[misc]
         """STOP or CONTINUE after an epoch."""
         step = EpochResult.from_dict(result)
         rmse = None if step.failed else step.validation_rmse
-        return self._decide(name_of(trial.config), step.epoch, rmse)
+        return self.decide(name_of(trial.config), step.epoch, rmse)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Record the last value of a trial that reached its full budget."""
@@ -68,12 +68,12 @@ class Asha(FIFOScheduler):  # type: ignore[misc]
         for epoch, rmse in enumerate(values, start=1):
             if record.failure is not None and epoch == len(values):
                 rmse = None
-            stop = self._decide(name, epoch, rmse) == TrialScheduler.STOP
+            stop = self.decide(name, epoch, rmse) == TrialScheduler.STOP
         if record.ended and rmse is not None:
             self._record(name, len(values), rmse)
         return stop
 
-    def _decide(self, name: str, epoch: int, rmse: float | None) -> str:
+    def decide(self, name: str, epoch: int, rmse: float | None) -> str:
         """STOP or CONTINUE after an epoch. rmse: finite; None for a trial that failed."""
         if rmse is None:
             return str(TrialScheduler.STOP)

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from crnn_search.data.sequences import derive_seed
 from crnn_search.errors import ConfigError, RunError
-from crnn_search.hyperparameters import Arithmetic, ImageShape, ModelSpec, TrialConfig
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.trial import (
     METRIC,
@@ -23,9 +23,9 @@ from crnn_search.storage.trial import (
     finite,
     trial_name,
 )
-from crnn_search.text import first_line
 from crnn_search.training.prediction_time import ms_per_sequence
 from crnn_search.tuning.epoch_result import EpochResult, ending_state, last_result
+from crnn_search.tuning.feasibility import Measure, check_time
 from crnn_search.tuning.sampler import bounded, make_sampler
 from crnn_search.tuning.stage_callback import NoCallback, StageCallback
 from crnn_search.tuning.tune_trial import tune_config
@@ -84,7 +84,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._reported: dict[str, int] = {}
         self.finished = False
         self.capacity: Callable[[], int] = lambda: sys.maxsize
-        self.prediction_ms: Callable[[ModelSpec, ImageShape, int, float], float] = ms_per_sequence
+        self.prediction_ms: Measure = ms_per_sequence
         super().__init__(metric=METRIC, mode="min")
         self._study = optuna.create_study()
         self._study.add_trials(earlier)
@@ -159,7 +159,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             try:
                 config = TrialConfig.from_dict(sampled)
                 config.model.check(space.shape, space.search.max_parameters)
-                self._check_time(config.model)
+                check_time(space, config.model, self.prediction_ms)
             except ConfigError as error:
                 self._infeasible_because = "; ".join(error.problems)
             else:
@@ -177,21 +177,6 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             f"because {self._infeasible_because}; make the space's kernels, poolings or depth "
             "smaller, or search.max_parameters or search.max_ms_per_sequence larger"
         )
-
-    def _check_time(self, model: ModelSpec) -> None:
-        """Check that a network predicts fast enough on this machine. Raises ConfigError if not."""
-        limit_ms, images = self._search_space.search.max_ms_per_sequence, self._search_space.images
-        if limit_ms is None:
-            return
-        try:
-            measured_ms = self.prediction_ms(model, images.shape, images.longest, limit_ms)
-        except (RuntimeError, MemoryError) as error:  # PyTorch's allocator has none of its own
-            reason = f"the time that the network takes cannot be measured: {first_line(error)}"
-            raise ConfigError([reason]) from error
-        shown_ms = float(f"{measured_ms:.3g}")
-        if shown_ms > limit_ms:
-            limit = f"search.max_ms_per_sequence is {limit_ms:g}"
-            raise ConfigError([f"the network takes {shown_ms:g} ms for a sequence; {limit}"])
 
     def _ask(self) -> optuna.Trial:
         """The study's next trial; its parameters are fixed if a smaller study was asked."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, simulate
+from benchmarks import forecast, gpu, simulate
 from crnn_search.data.digits import Digits
 from tests.benchmarks.synthetic import run
 from tests.small_run import write_mnist
@@ -131,6 +131,20 @@ sampling.TRIALS, sampling.MARKS = 12, (6, 12)
     found = json.loads((root / "found.json").read_text())
     assert found["best_after"]["12"].keys() == {"ours", "stock", "random"}
     assert found["lowest_recorded"] > 0
+
+
+def test_searches_are_compared_with_forecasts() -> None:
+    setting = {"trials": 8, "workers": 2, "factor": 3, "grace": 9}
+    rows = forecast.compare(setting, searches=2, forecasts=2, runs=20)
+    assert rows.keys() == {"searches", "without learning", "with learning"}
+    assert rows["searches"][0] == 8 * 9, "nothing is stopped early"
+    for epochs, seconds, epochs_inside, seconds_inside in (
+        rows["without learning"],
+        rows["with learning"],
+    ):
+        assert (epochs, epochs_inside) == (72, 1)
+        assert 0.3 < seconds / rows["searches"][1] < 3
+        assert 0 <= seconds_inside <= 1
 
 
 def test_simulated_workers_share_a_search() -> None:

@@ -1,8 +1,11 @@
-"""How fast trials train, measured before the first one."""
+"""How fast trials train and what they take, measured before the first one."""
 
 from __future__ import annotations
 
+import json
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from crnn_search.cluster.resources import Allocation
 from crnn_search.data.digits import Digits
 from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.hyperparameters import Arithmetic
+from crnn_search.kernels.processor import cpu_model
 from crnn_search.spaces.file import parse_space
 
 SPACE = parse_space("""
@@ -46,3 +50,50 @@ def test_pace_is_measured_here(
         assert 1e-7 < found < 0.1
     else:
         assert found is None, "no node runs trials"
+
+
+PROGRAM = """
+import json, sys, ray, torch
+from crnn_search.cluster import pace
+from crnn_search.cluster.resources import Allocation
+from crnn_search.data.digits import Digits, TRAINING_IMAGES
+from crnn_search.data.mnist_sums import MnistSums
+from crnn_search.errors import InputError
+from crnn_search.hyperparameters import Arithmetic, ModelSpec, TrainingSpec, TrialConfig
+from crnn_search.spaces.file import parse_space
+ray.init("local", num_cpus=1, include_dashboard=False, configure_logging=False)
+images = torch.zeros(TRAINING_IMAGES, 28, 28, dtype=torch.uint8)
+labels = torch.arange(TRAINING_IMAGES).remainder(10).to(torch.uint8)
+task, done = MnistSums(Digits(images, labels), 2), []
+configs = [
+    TrialConfig(ModelSpec(conv_channels=(width,), gru_sizes=(8,)), TrainingSpec())
+    for width in (64, 4, 32)
+]
+
+def measured(task):
+    return pace.measure_costs(
+        configs, parse_space("space: {}"), task, Allocation(1.0, 0.0, 1), Arithmetic(),
+        lambda *step: done.append(step),
+    )
+
+costs, device = measured(task)
+try:
+    measured(MnistSums(Digits(images[:50], labels[:50]), 2))
+except InputError as error:
+    failure = str(error)
+print(json.dumps([[vars(cost) for cost in costs], device, done, failure]))
+"""
+
+
+@pytest.mark.long(25)
+@pytest.mark.slow
+def test_costs_are_measured_by_processes_of_rays() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wide, narrow, middle), device, steps, failure = json.loads(done.stdout.splitlines()[-1])
+    assert narrow["retrain_epoch_s"] < middle["retrain_epoch_s"] < wide["retrain_epoch_s"]
+    assert narrow["memory_mb"] <= middle["memory_mb"] <= wide["memory_mb"], "the smallest first"
+    assert all(cost["retrain_epoch_s"] < cost["search_epoch_s"] for cost in (wide, narrow, middle))
+    assert device == cpu_model()
+    assert steps == [["measuring", number, 3] for number in (1, 2, 3)]
+    assert failure.startswith("measuring what a trial takes failed: ")

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from unittest import mock
 import torch
 from ray import tune
 
+from crnn_search.cluster.pace import CostProbe
 from crnn_search.cluster.resources import Allocation
 from crnn_search.data import digits as digit_tables
 from crnn_search.data import mnist
 from crnn_search.data.digits import Digits
-from crnn_search.hyperparameters import Arithmetic
+from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.pipeline import run as pipeline
 from crnn_search.pipeline import search
 from crnn_search.results import plots
@@ -32,8 +33,9 @@ from crnn_search.storage import jsonl, stages
 from crnn_search.storage.files import read_json
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
-from crnn_search.training import checkpoint, engine
+from crnn_search.training import checkpoint, engine, probe
 from crnn_search.training.metrics import EpochMetrics
+from crnn_search.training.probe import Cost
 from crnn_search.tuning import stage_log, tuner
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.checkpoints import CheckpointFolder
@@ -142,6 +144,16 @@ class TrainingTune(FakeTune):
         return self._worker.step()
 
 
+def _measure_here(configs: Sequence[TrialConfig], *of: Any) -> tuple[list[Cost], str]:
+    """`measure_costs`, one after another in this process."""
+    *arguments, on_progress = of
+    actor, costs = CostProbe(*arguments), []
+    for config in configs:
+        costs.append(actor.cost(config)[1])
+        on_progress("measuring", len(costs), len(configs))
+    return costs, actor.device()
+
+
 @contextlib.contextmanager
 def no_ray() -> Iterator[None]:
     """A pipeline on one core that needs no Ray: starting it takes a while."""
@@ -153,13 +165,27 @@ def no_ray() -> Iterator[None]:
             {"cpus": 1.0, "gpus": 0.0, "memory_gb": 1.0, "cpu_model": None}
         ],
         "crnn_search.pipeline.run.storage_check.check_storage": lambda _: None,
-        "crnn_search.pipeline.run.allocate": lambda *_, **__: Allocation(1.0, 0.0, 1),
+        "crnn_search.cluster.gpu_share.allocate": lambda *_, **__: Allocation(1.0, 0.0, 1),
         "crnn_search.pipeline.run.resolve_arithmetic": lambda *_: Arithmetic(),
+        "crnn_search.pipeline.forecast.resolve_arithmetic": lambda *_: Arithmetic(),
+        "crnn_search.pipeline.forecast.measure_costs": _measure_here,
         "crnn_search.tuning.tuner._fit": TrainingTune().fit,
     }
     with contextlib.ExitStack() as stack:
         for name, value in patches.items():
             stack.enter_context(mock.patch(name, value))
+        yield
+
+
+@contextlib.contextmanager
+def forecasts_here(digits: Digits) -> Iterator[None]:
+    """Forecasts that need neither Ray nor MNIST, and few sequences."""
+    with (
+        no_ray(),
+        mock.patch.object(mnist, "load", return_value=digits),
+        mock.patch.object(digit_tables, "VALIDATION_SEQUENCES", 100),
+        mock.patch.object(probe, "PACE_SEQUENCES", 64),
+    ):
         yield
 
 

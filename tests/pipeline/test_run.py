@@ -66,7 +66,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[Allocation]:
     monkeypatch.setattr(f"{RUN}.gpu_share.probe_gpu", lambda *_: None)
     monkeypatch.setattr(f"{RUN}.nodes.hardware", lambda: [NODE])
     monkeypatch.setattr(f"{RUN}.storage_check.check_storage", lambda _: None)
-    monkeypatch.setattr(f"{RUN}.allocate", lambda *_, **__: Allocation(1.0, 0.0, 2))
+    monkeypatch.setattr(f"{RUN}.gpu_share.allocate", lambda *_, **__: Allocation(1.0, 0.0, 2))
     monkeypatch.setattr(f"{RUN}.resolve_arithmetic", resolve)
     monkeypatch.setattr("crnn_search.pipeline.budget_check.measure_pace", lambda *_: None)
     monkeypatch.setattr(f"{RUN}.search.run_search", run_search)

@@ -55,6 +55,29 @@ def test_every_shape_and_a_whole_validation_are_measured(
     assert trained == [(13 * 64 + 32, 2_000)]  # 937 batches and a rest: 937 % 7 = 6
 
 
+def test_cost_is_of_the_sequences_that_an_epoch_really_has(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand sequences in a second; a search validates, a retraining does not."""
+    trained: list[int] = []
+
+    def train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
+        trained.append(data.epoch_sequences)
+        return EpochMetrics(1, 1.0, None, None, 1000.0, 0.1, 1.0, 1.0)
+
+    monkeypatch.setattr(engine, "train_epoch", train_epoch)
+    monkeypatch.setattr(digit_tables, "VALIDATION_SEQUENCES", 500)
+    task, config = MnistSums(digits, 8), changed(SMALL, batch_size=6, reuse=3)
+    cost = probe.cost_of(config, task, (2000, 100), Arithmetic())
+    assert trained == [512, 512]
+    assert cost.retrain_epoch_s == pytest.approx(0.099), "33 whole partitions of images"
+    assert 1.998 < cost.search_epoch_s < 12
+    assert cost.memory_mb > 50
+    trained.clear()
+    assert probe.pace_of(changed(SMALL, batch_size=900), task, 60_000, Arithmetic()) == 0.001
+    assert trained == [900, 900], "a whole batch"
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_probe_takes_as_much_as_an_epoch_on_cuda(digits: Digits) -> None:

@@ -7,7 +7,7 @@ import pytest
 from crnn_search.errors import InputError
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.trial import TrialRecord, TrialState
-from crnn_search.tuning.budget import Budget, Limit, parse_budget
+from crnn_search.tuning.budget import Budget, Limit, later_stages, parse_budget
 from tests.tuning import examples
 
 SPACE = parse_space("""
@@ -48,6 +48,13 @@ def record(number: int = 0, seconds: float = 20, rmse: float | None = 0.5) -> Tr
     """Two epochs, of 10 s each by default, on one core."""
     known = examples.record(number, 1.0, rmse)
     return dataclasses.replace(known, seconds=seconds, core_seconds=seconds)
+
+
+def test_what_follows_a_search() -> None:
+    repetitions, retrainings = later_stages(SPACE, 3)
+    assert repetitions == (3 * 2, 4, 100)
+    assert retrainings == (2 * 2, 2, 100), "the winner and a baseline"
+    assert later_stages(SPACE, 1)[0].trials == 0, "a single finalist is not repeated"
 
 
 def test_finalists_and_retraining_are_reserved() -> None:
