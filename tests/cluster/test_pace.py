@@ -91,9 +91,10 @@ def test_costs_are_measured_by_processes_of_rays() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wide, narrow, middle), device, steps, failure = json.loads(done.stdout.splitlines()[-1])
-    assert narrow["retrain_epoch_s"] < middle["retrain_epoch_s"] < wide["retrain_epoch_s"]
-    assert narrow["memory_mb"] <= middle["memory_mb"] <= wide["memory_mb"], "the smallest first"
-    assert all(cost["retrain_epoch_s"] < cost["search_epoch_s"] for cost in (wide, narrow, middle))
+    assert narrow["memory_mb"] < middle["memory_mb"] < wide["memory_mb"], "the smallest first"
+    assert all(
+        0 < cost["retrain_epoch_s"] < cost["search_epoch_s"] for cost in (wide, narrow, middle)
+    )
     assert device == cpu_model()
     assert steps == [["measuring", number, 3] for number in (1, 2, 3)]
     assert failure.startswith("measuring what a trial takes failed: ")
