@@ -1,8 +1,10 @@
 """Record learning curves, so that searches can be replayed: `python -m benchmarks.record_curves`.
 
-Random configurations of `search_spaces/default.yaml` are trained for nine short epochs each, with
-one thread, and validated on a fixed part of the validation images. Each is one JSON line: `number`,
-`config`, and `validation_rmse` and `seconds` by epoch. A recording that was stopped continues.
+Random configurations of `search_spaces/default.yaml` are trained for as many epochs as its trials,
+but short ones, with one thread, and validated on a fixed part of the validation images; every fifth
+a second time, with another seed. Each training is one JSON line: `number`, `seed`, `config`, and by
+epoch `validation_rmse`, of the averaged weights, `raw_rmse`, of the weights themselves, and
+`seconds`, those of `raw_rmse` left out. A recording that was stopped continues.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,19 +21,41 @@ from benchmarks.work import MAX_DIGITS, best_arithmetic
 from crnn_search.data import mnist
 from crnn_search.data.digits import Digits, draw_table, split_images
 from crnn_search.data.mnist_sums import MnistSums
-from crnn_search.errors import ConfigError
-from crnn_search.hyperparameters import MNIST_SHAPE, TrialConfig
+from crnn_search.hyperparameters import TrialConfig
 from crnn_search.spaces.file import load_space
-from crnn_search.spaces.space import sample
+from crnn_search.spaces.space import feasible, sample
 from crnn_search.training import engine
 from crnn_search.training.engine import TrainingData
+from crnn_search.training.metrics import rmse
+from crnn_search.training.predict import predict
 
 SPACE = Path("search_spaces/default.yaml")
-RECORDING = Path(__file__).parent / "recordings" / "default-9x3000.jsonl"
-EPOCHS, SEQUENCES = 9, 3000
+RECORDING = Path(__file__).parent / "recordings" / "default-27x2000.jsonl"
+EPOCHS, SEQUENCES = 27, 2000
+CONFIGURATIONS, SECOND_SEEDS = 300, 60
 VALIDATION_IMAGES, VALIDATION_SEQUENCES = 2000, 5000
 
 _digits: Digits
+
+
+class Training(NamedTuple):
+    """One training to record: the configuration's number, and the number of its seed, 0 or 1."""
+
+    number: int
+    seed: int
+    config: dict[str, Any]
+
+
+def trainings() -> list[Training]:
+    """All trainings; those with a second seed are spread over the others."""
+    space = load_space(SPACE)
+    configs = [c.to_dict() for c in feasible(space, sample(space, 2024, 2 * CONFIGURATIONS))]
+    found = []
+    for number, config in enumerate(configs[:CONFIGURATIONS]):
+        found.append(Training(number, 0, config))
+        if number % (CONFIGURATIONS // SECOND_SEEDS) == 0:
+            found.append(Training(number, 1, config))
+    return found
 
 
 def _load(data_dir: Path | None) -> None:
@@ -40,33 +64,40 @@ def _load(data_dir: Path | None) -> None:
     _digits = mnist.load(data_dir)
 
 
-def record(number: int, config: dict[str, Any]) -> dict[str, Any]:
-    """Train one configuration. A validation RMSE that is not finite is null."""
+def record(training: Training, epochs: int = EPOCHS) -> dict[str, Any]:
+    """Train one configuration. An RMSE that is not finite is null."""
     _, validation = split_images(_digits.labels)
     table = draw_table(
         validation[:VALIDATION_IMAGES], _digits.labels, VALIDATION_SEQUENCES, MAX_DIGITS, 0
     )
     cpu = torch.device("cpu")
     state = engine.start(
-        TrialConfig.from_dict(config),
-        seed=number,
-        epochs=EPOCHS,
+        TrialConfig.from_dict(training.config),
+        seed=2 * training.number + training.seed,
+        epochs=epochs,
         device=cpu,
         arithmetic=best_arithmetic(cpu),
     )
     data = TrainingData(MnistSums(_digits, MAX_DIGITS), table, SEQUENCES)
-    curve, seconds = [], []
-    for _ in range(EPOCHS):
+    info = data.task.info
+    average, raw, seconds = [], [], []
+    for _ in range(epochs):
         metrics = engine.train_epoch(state, data)
-        rmse = metrics.validation_rmse
-        curve.append(round(rmse, 4) if rmse is not None and rmse < 1e6 else None)
-        seconds.append(round(metrics.seconds, 2))
-    return {"number": number, "config": config, "validation_rmse": curve, "seconds": seconds}
+        average.append(_rounded(metrics.validation_rmse))
+        predicted = predict(state.model, data.task.images, table).double() * info.scale
+        raw.append(_rounded(rmse(predicted + info.center, table.targets)))
+        seconds.append(round(metrics.seconds, 3))
+    return training._asdict() | {
+        "validation_rmse": average, "raw_rmse": raw, "seconds": seconds,
+    }  # fmt: skip
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 4) if value is not None and value < 1e6 else None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--output", type=Path, default=RECORDING)
@@ -74,25 +105,16 @@ def main() -> None:
     output: Path = arguments.output
     output.parent.mkdir(exist_ok=True)
     lines = output.read_text().splitlines() if output.exists() else []
-    done = {json.loads(line)["number"] for line in lines}
-    draws = enumerate(sample(load_space(SPACE), 2024, arguments.count))
+    done = {(line["number"], line["seed"]) for line in map(json.loads, lines)}
     with (
         ProcessPoolExecutor(arguments.processes, initializer=_load,
                             initargs=(arguments.data_dir,)) as pool,
         output.open("a") as file,
     ):  # fmt: skip
-        futures = [pool.submit(record, n, c) for n, c in draws if n not in done and _feasible(c)]
-        for future in as_completed(futures):
+        left = [t for t in trainings() if (t.number, t.seed) not in done]
+        for future in as_completed([pool.submit(record, training) for training in left]):
             file.write(json.dumps(future.result()) + "\n")
             file.flush()
-
-
-def _feasible(config: dict[str, Any]) -> bool:
-    try:
-        TrialConfig.from_dict(config).model.check(MNIST_SHAPE)
-    except ConfigError:
-        return False
-    return True
 
 
 if __name__ == "__main__":
