@@ -1,7 +1,7 @@
 """How often is a forecast right? `python -m benchmarks.forecast`.
 
 Searches over `search_spaces/default.yaml` are replayed on recorded learning curves through the real
-searcher and scheduler, as in `benchmarks.sampling`, and forecast as `check --forecast` does from
+searcher and scheduler (`benchmarks.replay`), and forecast as `check --forecast` does from
 eight random configurations. Counted is how often epochs and core seconds of the searches are in the
 forecast's range, with the sampler's learning in it and without. Prints the rows of a table in
 `docs/experiments.md`; takes ten minutes.
@@ -9,7 +9,6 @@ forecast's range, with the sampler's learning in it and without. Prints the rows
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import statistics
 from typing import Any
@@ -17,15 +16,13 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.record_curves import EPOCHS, SPACE
-from benchmarks.sampling import features, quiet, recorded_curves, replay
-from crnn_search.spaces.file import load_space
+from benchmarks.landscape import features, recorded
+from benchmarks.replay import quiet, replay
+from benchmarks.variants import space_of, today
 from crnn_search.spaces.space import SearchSpace, feasible, sample
 from crnn_search.training.probe import Cost
 from crnn_search.tuning import replay as replayed
 from crnn_search.tuning.replay import MAX_LEARNING, Costs, replay_run
-from crnn_search.tuning.scheduler import Asha
-from crnn_search.tuning.searcher import StudySearcher
 
 SETTINGS = (
     {"trials": 16, "workers": 2, "factor": 3, "grace": 1},
@@ -38,30 +35,24 @@ SETTINGS = (
 SEARCHES, FORECASTS, RUNS = 8, 20, 60
 
 
-def space_of(trials: int, factor: int, grace: int, seed: int) -> SearchSpace:
-    """The space of one search."""
-    changes = {
-        "trials": trials, "max_epochs": EPOCHS, "reduction_factor": factor,
-        "grace_epochs": grace, "seed": seed,
-    }  # fmt: skip
-    space = load_space(SPACE, [f"search.{key}={value}" for key, value in changes.items()])
-    return dataclasses.replace(space, first=())
-
-
 def searched(space: SearchSpace, workers: int) -> tuple[float, float]:
     """Epochs and core seconds of a search of the real searcher."""
     spec = space.search
-    asha = Asha(spec.max_epochs, spec.grace_epochs, spec.reduction_factor)
-    steps = list(replay(StudySearcher(space), asha, spec.trials, workers))
+    found = today(space, spec.trials, grace=spec.grace_epochs, factor=spec.reduction_factor)
+    steps = list(replay(found, workers))
     return len(steps), sum(step.seconds for step in steps)
+
+
+def of_setting(trials: int, factor: int, grace: int, seed: int) -> SearchSpace:
+    """The space of one search."""
+    return space_of(seed, trials=trials, reduction_factor=factor, grace_epochs=grace)
 
 
 def forecast(space: SearchSpace, workers: int, runs: int) -> Any:
     """5 %, median and 95 % of the epochs and the core seconds that are forecast, `(3, 2)`."""
     seed = space.search.seed
     configs = feasible(space, sample(space, 1000 + seed, 50))[:8]
-    curves = recorded_curves()
-    seconds = [curves.estimate(np.array(features(config.to_dict())))[1] for config in configs]
+    seconds = [recorded().mean(np.array(features(config.to_dict())))[1] for config in configs]
     costs = Costs((), tuple(Cost(s, s, 0.0) for s in seconds), Cost(1.0, 1.0, 0.0))
     draws = random.Random(seed)
     works = [replay_run(space, costs, workers, draws)[0] for _ in range(runs)]
@@ -78,13 +69,13 @@ def compare(
     """
     trials, workers, factor, grace = setting.values()
     truth = np.array(
-        [searched(space_of(trials, factor, grace, seed), workers) for seed in range(searches)]
+        [searched(of_setting(trials, factor, grace, seed), workers) for seed in range(searches)]
     )
     rows = {"searches": [float(value) for value in np.median(truth, axis=0)]}
     for name, learning in (("without learning", 0.0), ("with learning", MAX_LEARNING)):
         with mock.patch.object(replayed, "MAX_LEARNING", learning):
             found = [
-                forecast(space_of(trials, factor, grace, seed), workers, runs)
+                forecast(of_setting(trials, factor, grace, seed), workers, runs)
                 for seed in range(forecasts)
             ]
         inside = [(bounds[0] <= truth) & (truth <= bounds[2]) for bounds in found]

@@ -3,8 +3,8 @@
 Random configurations of `search_spaces/default.yaml` are trained for as many epochs as its trials,
 but short ones, with one thread, and validated on a fixed part of the validation images; every fifth
 a second time, with another seed. Each training is one JSON line: `number`, `seed`, `config`, and by
-epoch `validation_rmse`, of the averaged weights, `raw_rmse`, of the weights themselves, and
-`seconds`, those of `raw_rmse` left out. A recording that was stopped continues.
+epoch `validation_rmse`, of the averaged weights, and `seconds`; `raw_rmse` has, for the epochs of
+`RAW_EPOCHS`, that of the weights themselves. A recording that was stopped continues.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from crnn_search.training.predict import predict
 SPACE = Path("search_spaces/default.yaml")
 RECORDING = Path(__file__).parent / "recordings" / "default-27x2000.jsonl"
 EPOCHS, SEQUENCES = 27, 2000
+RAW_EPOCHS = (1, 3, 9, 27)
 CONFIGURATIONS, SECOND_SEEDS = 300, 60
 VALIDATION_IMAGES, VALIDATION_SEQUENCES = 2000, 5000
 
@@ -80,13 +81,16 @@ def record(training: Training, epochs: int = EPOCHS) -> dict[str, Any]:
     )
     data = TrainingData(MnistSums(_digits, MAX_DIGITS), table, SEQUENCES)
     info = data.task.info
-    average, raw, seconds = [], [], []
-    for _ in range(epochs):
+    average: list[float | None] = []
+    raw: dict[str, float | None] = {}
+    seconds: list[float] = []
+    for epoch in range(1, epochs + 1):
         metrics = engine.train_epoch(state, data)
         average.append(_rounded(metrics.validation_rmse))
-        predicted = predict(state.model, data.task.images, table).double() * info.scale
-        raw.append(_rounded(rmse(predicted + info.center, table.targets)))
         seconds.append(round(metrics.seconds, 3))
+        if epoch in RAW_EPOCHS:
+            predicted = predict(state.model, data.task.images, table).double() * info.scale
+            raw[str(epoch)] = _rounded(rmse(predicted + info.center, table.targets))
     return training._asdict() | {
         "validation_rmse": average, "raw_rmse": raw, "seconds": seconds,
     }  # fmt: skip

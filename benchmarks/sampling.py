@@ -1,235 +1,179 @@
-"""Do true trial states find better networks? `python -m benchmarks.sampling`.
+"""Which search finds more for its compute? `python -m benchmarks.sampling`.
 
-Searches of 100 trials over `search_spaces/default.yaml`, replayed on recorded learning curves
-(`benchmarks.record_curves`) with four workers and a simulated clock: this project's searcher beside
-stock `OptunaSearch` with the same sampler and beside random search, all under the same ASHA. A
-configuration that was not recorded gets the curve of its nearest recorded neighbours.
+Every search of `benchmarks.variants`, 30 times, on recorded learning curves (`benchmarks.replay`)
+with four workers and the compute that the stock stack needs for 100 trials, and a quarter more. The
+best trial is that with the lowest reading among those that trained longest; what counts is its
+configuration's RMSE without noise. Writes `results/sampling.json` and its table in
+`docs/results.md`.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import heapq
 import json
-import logging
-import math
 import statistics
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from benchmarks.record_curves import EPOCHS, RECORDING, SPACE
-from benchmarks.untrained import epoch_result
-from crnn_search.hyperparameters import PARAMETERS, TrialConfig
-from crnn_search.spaces.file import load_space
-from crnn_search.spaces.space import SearchSpace
-from crnn_search.storage.trial import METRIC
+from benchmarks.landscape import CEILING, recorded
+from benchmarks.replay import quiet, replay
+from benchmarks.table import interval, replace_section
+from benchmarks.variants import REFERENCE, VARIANTS, space_of
 
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
-NEIGHBOURS, WORKERS, TRIALS = 4, 4, 100
-MARKS = (25, 50, 100)
-SETUPS = ("ours", "stock", "random")
-CEILING = 30.0
-"""Replaces an RMSE that is not finite: far above guessing the mean (11.9)."""
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+WORKERS, TRIALS, MORE = 4, 100, 1.25
+GRID = np.linspace(0, MORE, 126)
+"""Shares of the compute of the stock stack."""
 
 
-def features(config: dict[str, Any]) -> list[float]:
-    """A configuration as numbers of about the same scale, 0 to 1."""
-    conv, gru = config["conv_channels"], config["gru_sizes"]
-    kernel = config["kernel_size"]
-    return [
-        (len(conv) - 1) / 3,
-        math.log2(math.prod(conv) ** (1 / len(conv)) / 8) / 3,
-        math.log2(conv[0] / 8) / 3,
-        math.log2(conv[-1] / 8) / 3,
-        float(kernel[0] == 5),
-        float(len(kernel) == 2),
-        (len(gru) - 1) / 2,
-        math.log2(math.prod(gru) ** (1 / len(gru)) / 32) / 3,
-        math.log2(gru[-1] / 32) / 3,
-        config["dropout"] / 0.5,
-        config["affine"] / 0.6,
-        (config["max_sequence_length"] - 2) / 6,
-        math.log(config["learning_rate"] / 1e-4) / math.log(200),
-        math.log2(config["batch_size"] / 64) / 3,
-    ]
+def search(name: str, seed: int, trials: int, core_s: float) -> tuple[list[float], list[float]]:
+    """One search: core seconds spent after each epoch, and the RMSE of the best trial then.
 
-
-class Curves:
-    """Recorded learning curves, and an estimate for every other configuration."""
-
-    def __init__(self, path: Path) -> None:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        self.x = np.array([features(TrialConfig.from_dict(r["config"]).to_dict()) for r in records])
-        curves = [
-            [CEILING if rmse is None else min(rmse, CEILING) for rmse in r["validation_rmse"]]
-            for r in records
-        ]
-        self.y = np.log([curve + [CEILING] * (EPOCHS - len(curve)) for curve in curves])
-        self.seconds = np.array([statistics.fmean(r["seconds"]) for r in records])
-        ranks = [np.argsort(np.argsort(column)) for column in self.x.T]
-        last = np.argsort(np.argsort(self.y[:, -1]))
-        self.weights = np.array([max(0.1, abs(np.corrcoef(r, last)[0, 1])) for r in ranks])
-
-    def estimate(self, x: np.ndarray, without: int | None = None) -> tuple[np.ndarray, float]:
-        """RMSE by epoch and seconds an epoch; nearer neighbours weigh more."""
-        distance = np.sqrt((((self.x - x) * self.weights) ** 2).sum(1))
-        if without is not None:
-            distance[without] = np.inf
-        near = np.argpartition(distance, NEIGHBOURS)[:NEIGHBOURS]
-        share = 1 / (distance[near] + 1e-3)
-        share /= share.sum()
-        return np.exp(share @ self.y[near]), float(share @ self.seconds[near])
-
-    def explained(self) -> float:
-        """R² of the logarithm of the last RMSE, each record estimated from the others."""
-        estimates = [np.log(self.estimate(x, i)[0][-1]) for i, x in enumerate(self.x)]
-        return float(1 - np.var(self.y[:, -1] - estimates) / np.var(self.y[:, -1]))
-
-
-@cache
-def recorded_curves() -> Curves:
-    """The recording in the repository."""
-    return Curves(RECORDING)
-
-
-def _setup(name: str, space: SearchSpace, seed: int) -> tuple[Any, Any]:
-    import optuna
-    from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search.optuna import OptunaSearch
-
-    from crnn_search.tuning.scheduler import Asha
-    from crnn_search.tuning.searcher import StudySearcher
-
-    if name == "ours":
-        searcher: Any = StudySearcher(space)
-    else:
-        tpe = optuna.samplers.TPESampler(
-            multivariate=True, group=True, constant_liar=True, seed=seed
-        )
-        sampler = tpe if name == "stock" else optuna.samplers.RandomSampler(seed=seed)
-        searcher = OptunaSearch(space.suggest, metric=METRIC, mode="min", sampler=sampler)
-    limits = {"grace_period": 1, "reduction_factor": 3}
-    if name == "stock":
-        return searcher, ASHAScheduler("epoch", METRIC, "min", max_t=EPOCHS, **limits)
-    return searcher, Asha(EPOCHS, 1, 3)
-
-
-class Step(NamedTuple):
-    """An epoch that ended at a simulated time, with its seconds and validation RMSE."""
-
-    now: float
-    number: int
-    epoch: int
-    seconds: float
-    validation_rmse: float
-
-
-def replay(searcher: Any, scheduler: Any, trials: int, workers: int) -> Iterator[Step]:
-    """Let a searcher and a scheduler search on recorded curves, with a simulated clock.
-
-    A free worker starts a trial, or its next epoch, at once.
+    It ends after `trials` trials, or after `core_s` core seconds.
     """
-    running: list[tuple[float, int, Any]] = []
-    started, now = 0, 0.0
-    while started < trials or running:
-        while started < trials and len(running) < workers:
-            trial = _start(searcher, str(started))
-            scheduler.on_trial_add(None, trial)
-            heapq.heappush(running, (now + trial.epoch_s, started, trial))
-            started += 1
-        now, number, trial = heapq.heappop(running)
-        trial.epoch += 1
-        rmse = float(trial.curve[trial.epoch - 1])
-        result = epoch_result(trial.epoch, rmse).to_dict() | {"training_iteration": trial.epoch}
-        if scheduler.on_trial_result(None, trial, result) == "CONTINUE":
-            searcher.on_trial_result(trial.trial_id, result)
-            heapq.heappush(running, (now + trial.epoch_s, number, trial))
-        else:
-            scheduler.on_trial_complete(None, trial, result)
-            searcher.on_trial_complete(trial.trial_id, result)
-        yield Step(now, number, trial.epoch, trial.epoch_s, rmse)
+    found = VARIANTS[name](space_of(seed), trials)
+    spent, best, rank = 0.0, CEILING, (0.0, 0.0)
+    times, values = [], []
+    for step in replay(found, WORKERS):
+        spent += step.seconds
+        if (now := (-float(step.epoch), step.validation_rmse)) < rank:
+            rank, best = now, step.truth
+        times.append(spent)
+        values.append(best)
+        if spent >= core_s:
+            break
+    return times, values
 
 
-def _start(searcher: Any, trial_id: str) -> SimpleNamespace:
-    suggested = searcher.suggest(trial_id)
-    config = suggested["trial"]["config"] if "trial" in suggested else suggested
-    name = suggested["trial"]["name"] if "trial" in suggested else trial_id
-    searched = {key: value for key, value in config.items() if key in PARAMETERS}
-    whole = TrialConfig.from_dict(searched).to_dict()  # stock adds Optuna's own names
-    curve, epoch_s = recorded_curves().estimate(np.array(features(whole)))
-    trial = {"trial": {"name": name}}
-    return SimpleNamespace(trial_id=trial_id, config=trial, curve=curve, epoch_s=epoch_s, epoch=0)
+def on_grid(times: list[float], values: list[float], core_s: float) -> np.ndarray:
+    """The RMSE of the best trial at each share of `core_s`."""
+    places = np.searchsorted(times, GRID * core_s, side="right") - 1
+    return np.where(places < 0, CEILING, np.array(values)[places])
 
 
-def quiet() -> None:
-    """Show no warnings of this process: Optuna has one for each search."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+def needed(rmse: np.ndarray, reference: np.ndarray) -> float:
+    """The share of the compute after which the mean RMSE is what the reference has at 1.
+
+    rmse, reference: `(repeats, shares)`. Infinite if it is not reached.
+    """
+    level = reference[:, _at(1.0)].mean()
+    reached = np.flatnonzero(rmse.mean(0) <= level)
+    return float(GRID[reached[0]]) if len(reached) else float("inf")
 
 
-def search(name: str, seed: int) -> list[float]:
-    """One search; the best full-budget RMSE of its first 25, 50 and 100 trials."""
-    changes = {"search.seed": seed, "search.trials": TRIALS, "search.max_epochs": EPOCHS}
-    space = load_space(SPACE, [f"{key}={value}" for key, value in changes.items()])
-    space = dataclasses.replace(space, first=())
-    searcher, scheduler = _setup(name, space, seed)
-    full = {
-        step.number: step.validation_rmse
-        for step in replay(searcher, scheduler, TRIALS, WORKERS)
-        if step.epoch == EPOCHS
+def _at(share: float) -> int:
+    return int(np.argmin(np.abs(GRID - share)))
+
+
+def row(rmse: np.ndarray, reference: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """What is known of one kind of search; resampling takes the same repeats of both."""
+    draws = rng.integers(0, len(rmse), (2000, len(rmse)))
+    shares = [needed(rmse[draw], reference[draw]) for draw in draws]
+    low, high = (float(q) for q in np.quantile(shares, [0.025, 0.975], method="inverted_cdf"))
+    full = rmse[:, _at(1.0)]
+    return {
+        "half": float(rmse[:, _at(0.5)].mean()),
+        "half_interval": interval(rmse[:, _at(0.5)].tolist(), rng),
+        "full": float(full.mean()),
+        "full_interval": interval(full.tolist(), rng),
+        "minus_reference": float((full - reference[:, _at(1.0)]).mean()),
+        "minus_reference_interval": interval((full - reference[:, _at(1.0)]).tolist(), rng),
+        "needed": _finite(needed(rmse, reference)),
+        "needed_interval": [_finite(low), _finite(high)],
     }
-    return [min(rmse for number, rmse in full.items() if number < mark) for mark in MARKS]
 
 
-def interval(values: list[float], rng: np.random.Generator) -> list[float]:
-    """95 % interval of the mean, by bootstrap."""
-    draws = rng.choice(np.array(values), (10_000, len(values))).mean(1)
-    return [float(q) for q in np.quantile(draws, [0.025, 0.975])]
+def _finite(share: float) -> float | None:
+    return share if share <= MORE else None
+
+
+def summarise(curves: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """A row for each kind of search."""
+    rng = np.random.default_rng(0)
+    return {name: row(rmse, curves[REFERENCE], rng) for name, rmse in curves.items()}
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The section of `docs/results.md`."""
+    lines = [
+        f"`python -m benchmarks.sampling` ([figures](../benchmarks/results/sampling.json)): "
+        f"{results['repeats']} seeded searches of each kind on {results['recorded']} recorded "
+        f"configurations, {WORKERS} workers. Neighbours explain "
+        f"{results['explained_by_neighbours']:.0%} of the variance of the last log RMSE.",
+        "",
+        f"Compute 1 is what the stock stack spends on {TRIALS} trials, the mean of its searches; "
+        f"`>{MORE:g}`: not reached with {MORE:g} of it. Means, 95 % intervals.",
+        "",
+        "| search | RMSE at compute 1/2 | RMSE at compute 1 | minus stock "
+        "| compute for stock's RMSE |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, found in sorted(results["searches"].items(), key=lambda item: item[1]["full"]):
+        lines.append(
+            f"| {name} | {_span(found, 'half')} | {_span(found, 'full')} "
+            f"| {_span(found, 'minus_reference')} | {_shares(found)} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _span(found: dict[str, Any], name: str) -> str:
+    low, high = found[f"{name}_interval"]
+    return f"{found[name]:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _shares(found: dict[str, Any]) -> str:
+    low, high = (_share(value) for value in found["needed_interval"])
+    return f"{_share(found['needed'])} ({low} to {high})"
+
+
+def _share(value: float | None) -> str:
+    return f">{MORE:g}" if value is None else f"{value:.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
     arguments = parser.parse_args()
     seeds = range(arguments.repeats)
-    found: dict[str, list[list[float]]] = {}
+    start = time.monotonic()
+    curves: dict[str, np.ndarray] = {}
     with ProcessPoolExecutor(arguments.processes, initializer=quiet) as pool:
-        for name in SETUPS:
-            found[name] = list(pool.map(search, [name] * len(seeds), seeds))
-    rng = np.random.default_rng(0)
-    curves = recorded_curves()
-    results: dict[str, Any] = {
-        "recorded": len(curves.x),
-        "lowest_recorded": float(np.exp(curves.y[:, -1].min())),
-        "explained_by_neighbours": curves.explained(),
-        "repeats": len(seeds),
-        "best_after": {},
-        "stock_minus_ours": {},
-        "random_minus_ours": {},
-    }
-    for index, mark in enumerate(MARKS):
-        column = {name: [row[index] for row in rows] for name, rows in found.items()}
-        results["best_after"][mark] = {
-            name: {"mean": statistics.fmean(values), "interval": interval(values, rng)}
-            for name, values in column.items()
+        first = list(pool.map(search, *_arguments(REFERENCE, seeds, TRIALS, float("inf"))))
+        core_s = statistics.fmean(times[-1] for times, _ in first)
+        print(f"compute 1: {core_s:.0f} core seconds", flush=True)
+        # Their trials are not limited, so that all spend as much.
+        waiting: dict[str, list[Future[tuple[list[float], list[float]]]]] = {
+            name: [pool.submit(search, name, seed, 10 * TRIALS, MORE * core_s) for seed in seeds]
+            for name in dict.fromkeys([REFERENCE, *arguments.only])
         }
-        for other in ("stock", "random"):
-            gaps = [a - b for a, b in zip(column[other], column["ours"], strict=True)]
-            results[f"{other}_minus_ours"][mark] = {
-                "mean": statistics.fmean(gaps), "interval": interval(gaps, rng),
-            }  # fmt: skip
+        for name, futures in waiting.items():
+            found = [future.result() for future in futures]
+            curves[name] = np.array([on_grid(*one, core_s) for one in found])
+            print(f"{time.monotonic() - start:.0f} s: {name}", flush=True)
+    results = {
+        "recorded": len(recorded().x),
+        "explained_by_neighbours": recorded().explained(),
+        "repeats": len(seeds),
+        "core_s": core_s,
+        "took_s": time.monotonic() - start,
+        "searches": summarise(curves),
+    }
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    replace_section(PAGE, "sampling", markdown(results))
+    print(markdown(results))
+
+
+def _arguments(name: str, seeds: range, trials: int, core_s: float) -> list[list[Any]]:
+    count = len(seeds)
+    return [[name] * count, list(seeds), [trials] * count, [core_s] * count]
 
 
 if __name__ == "__main__":

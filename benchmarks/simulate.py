@@ -3,14 +3,13 @@
 Searches over `search_spaces/default.yaml` are replayed on recorded learning curves
 (`benchmarks.record_curves`) through the real searcher and scheduler, with a simulated clock and 1
 to 1,000 workers. A configuration that was not recorded gets the curve and the speed of its nearest
-recorded neighbours (`benchmarks.sampling`). Writes `results/simulate.json`, and its section and
+recorded neighbours (`benchmarks.landscape`). Writes `results/simulate.json`, and its section and
 plot in `docs/cluster.md`.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import statistics
@@ -19,10 +18,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record_curves import EPOCHS, SPACE
-from benchmarks.sampling import NEIGHBOURS, quiet, recorded_curves, replay
+from benchmarks.landscape import NEIGHBOURS, recorded
+from benchmarks.record_curves import EPOCHS, SEQUENCES, SPACE
+from benchmarks.replay import quiet, replay
 from benchmarks.table import replace_section
-from crnn_search.spaces.file import load_space
+from benchmarks.variants import space_of, today
 
 RESULTS = Path(__file__).parent / "results" / "simulate.json"
 PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
@@ -34,12 +34,12 @@ LEVELS = (6.0, 4.5, 3.5)
 ABOUT = """\
 Written by `python -m benchmarks.simulate` ([figures](../benchmarks/results/simulate.json)). The
 real searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come from
-{recorded} learning curves recorded for `{space}` ({epochs} epochs of 3,000 sequences, a core each).
-A configuration that was not recorded gets the weighted mean curve (of logarithms) and the weighted
-mean time of its {neighbours} nearest recorded neighbours. Estimating each recorded configuration
-from the others explains {explained:.0%} of the variance of the last RMSE's logarithm. So this
-landscape is smoother than the true one, no RMSE falls below the lowest recorded, and a
-configuration always gives the same curve.
+{recorded} configurations recorded for `{space}` ({epochs} epochs of {sequences:,} sequences, a core
+each). A configuration gets the weighted mean curve (of logarithms) and the weighted mean time of
+its {neighbours} nearest recorded neighbours, and the noise of one training, as recorded with two
+seeds. Estimating each recorded configuration from the others explains {explained:.0%} of the
+variance of the last RMSE's logarithm. So this landscape is smoother than the true one, and no RMSE
+falls below the lowest recorded but by noise.
 
 Times are in recorded seconds, of epochs of a few seconds: read their ratios. They leave out the
 time to start a worker, to save, and the driver's own time. The last column has the driver's time
@@ -59,14 +59,9 @@ VARIED: dict[str, tuple[int, ...]] = {
 
 def search(trials: int, workers: int, factor: int, grace: int, seed: int) -> dict[str, Any]:
     """One search. Times are of the recorded core: seconds."""
-    from crnn_search.tuning.scheduler import Asha
-    from crnn_search.tuning.searcher import StudySearcher
-
-    changes = {"search.seed": seed, "search.trials": trials, "search.max_epochs": EPOCHS}
-    space = load_space(SPACE, [f"{key}={value}" for key, value in changes.items()])
-    space = dataclasses.replace(space, first=())
     start = time.monotonic()
-    steps = list(replay(StudySearcher(space), Asha(EPOCHS, grace, factor), trials, workers))
+    found = today(space_of(seed), trials, grace=grace, factor=factor)
+    steps = list(replay(found, workers))
     whole, busy = steps[-1].now, sum(step.seconds for step in steps)
     full = [step.validation_rmse for step in steps if step.epoch == EPOCHS]
     return {
@@ -135,11 +130,10 @@ def main() -> None:
             entry = row | mean([future.result() for future in futures])
             found.setdefault(kind, []).append(entry)
             print(kind, row, f"{time.monotonic() - start:.0f} s", flush=True)
-    recorded = recorded_curves()
     results = {
-        "recorded": len(recorded.x),
+        "recorded": len(recorded().x),
         "neighbours": NEIGHBOURS,
-        "explained_by_neighbours": recorded.explained(),
+        "explained_by_neighbours": recorded().explained(),
         "took_s": time.monotonic() - start,
         **found,
     }
@@ -187,6 +181,7 @@ def document(results: dict[str, Any]) -> str:
             explained=results["explained_by_neighbours"],
             space=SPACE,
             epochs=EPOCHS,
+            sequences=SEQUENCES,
         ).splitlines(),
         "",
         "### Workers",

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.circumstances import in_words
-from benchmarks.sampling import interval
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -43,6 +42,12 @@ def summarise(measured: Measured) -> dict[str, dict[str, Any]]:
 def _rmse(measured: dict[str, list[Any]]) -> np.ndarray:
     """The validation RMSE of all trials."""
     return np.array(measured["validation_rmse"]).ravel()
+
+
+def interval(values: list[float], rng: np.random.Generator) -> list[float]:
+    """95 % interval of the mean, by bootstrap."""
+    draws = rng.choice(np.array(values), (10_000, len(values))).mean(1)
+    return [float(q) for q in np.quantile(draws, [0.025, 0.975])]
 
 
 def spread(values: Sequence[float]) -> list[float]:

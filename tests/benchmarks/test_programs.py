@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import forecast, gpu, simulate
+from benchmarks import forecast, gpu, simulate, variants
 from crnn_search.data.digits import Digits
 from tests.benchmarks.synthetic import run
 from tests.small_run import write_mnist
@@ -107,42 +107,49 @@ def test_curves_are_recorded_and_a_recording_continues(root: Path) -> None:
     before = """
 from benchmarks import record_curves
 record_curves.SPACE = record_curves.Path(REPOSITORY, record_curves.SPACE)
-record_curves.EPOCHS, record_curves.SEQUENCES, record_curves.VALIDATION_SEQUENCES = 2, 64, 64
+record_curves.EPOCHS, record_curves.SEQUENCES, record_curves.VALIDATION_SEQUENCES = 3, 256, 64
+record_curves.CONFIGURATIONS, record_curves.SECOND_SEEDS = COUNT, 1
 """.replace("REPOSITORY", repr(str(Path(__file__).parents[2])))
     words = ("--processes", "1", "--data-dir", "data", "--output", str(root / "curves.jsonl"))
-    for count in ("1", "3"):
-        done = run(root, "benchmarks.record_curves", *words, "--count", count, before=before)
+    for count in ("1", "2"):
+        done = run(root, "benchmarks.record_curves", *words, before=before.replace("COUNT", count))
         assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (root / "curves.jsonl").read_text().splitlines()]
-    assert [line["number"] for line in lines] == [0, 1, 2]
-    assert all(len(line["validation_rmse"]) == len(line["seconds"]) == 2 for line in lines)
+    assert sorted((line["number"], line["seed"]) for line in lines) == [(0, 0), (0, 1), (1, 0)]
+    assert all(len(line["validation_rmse"]) == len(line["seconds"]) == 3 for line in lines)
+    assert all(line["raw_rmse"].keys() == {"1", "3"} for line in lines)
 
 
 @pytest.mark.slow
-def test_sampling_compares_three_searchers(root: Path) -> None:
+def test_searches_are_compared(root: Path) -> None:
     before = """
-from benchmarks import sampling
-sampling.SPACE = sampling.Path(REPOSITORY, sampling.SPACE)
+from benchmarks import sampling, variants
+variants.SPACE = sampling.Path(REPOSITORY, variants.SPACE)
 sampling.RESULTS = sampling.Path("found.json")
-sampling.TRIALS, sampling.MARKS = 12, (6, 12)
+sampling.PAGE = sampling.Path("page.md")
+sampling.TRIALS = 8
 """.replace("REPOSITORY", repr(str(Path(__file__).parents[2])))
-    done = run(root, "benchmarks.sampling", "--repeats", "2", before=before)
+    (root / "page.md").write_text("<!-- sampling:begin -->\n<!-- sampling:end -->\n")
+    names = ("random, ASHA", "promotion")
+    done = run(root, "benchmarks.sampling", "--repeats", "2", "--only", *names, before=before)
     assert done.returncode == 0, done.stderr
     found = json.loads((root / "found.json").read_text())
-    assert found["best_after"]["12"].keys() == {"ours", "stock", "random"}
-    assert found["lowest_recorded"] > 0
+    assert found["searches"].keys() == {variants.REFERENCE, *names}
+    assert found["searches"][variants.REFERENCE]["needed"] <= 1
+    assert found["searches"][variants.REFERENCE]["minus_reference"] == 0
+    assert (root / "page.md").read_text().count("| promotion | ") == 1
 
 
 def test_searches_are_compared_with_forecasts() -> None:
-    setting = {"trials": 8, "workers": 2, "factor": 3, "grace": 9}
+    setting = {"trials": 8, "workers": 2, "factor": 3, "grace": 27}
     rows = forecast.compare(setting, searches=2, forecasts=2, runs=20)
     assert rows.keys() == {"searches", "without learning", "with learning"}
-    assert rows["searches"][0] == 8 * 9, "nothing is stopped early"
+    assert rows["searches"][0] == 8 * 27, "nothing is stopped early"
     for epochs, seconds, epochs_inside, seconds_inside in (
         rows["without learning"],
         rows["with learning"],
     ):
-        assert (epochs, epochs_inside) == (72, 1)
+        assert (epochs, epochs_inside) == (8 * 27, 1)
         assert 0.3 < seconds / rows["searches"][1] < 3
         assert 0 <= seconds_inside <= 1
 
