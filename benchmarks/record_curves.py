@@ -65,7 +65,7 @@ def _load(data_dir: Path | None) -> None:
     _digits = mnist.load(data_dir)
 
 
-def record(training: Training, epochs: int = EPOCHS) -> dict[str, Any]:
+def record(training: Training) -> dict[str, Any]:
     """Train one configuration. An RMSE that is not finite is null."""
     _, validation = split_images(_digits.labels)
     table = draw_table(
@@ -75,7 +75,7 @@ def record(training: Training, epochs: int = EPOCHS) -> dict[str, Any]:
     state = engine.start(
         TrialConfig.from_dict(training.config),
         seed=2 * training.number + training.seed,
-        epochs=epochs,
+        epochs=EPOCHS,
         device=cpu,
         arithmetic=best_arithmetic(cpu),
     )
@@ -84,7 +84,7 @@ def record(training: Training, epochs: int = EPOCHS) -> dict[str, Any]:
     average: list[float | None] = []
     raw: dict[str, float | None] = {}
     seconds: list[float] = []
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, EPOCHS + 1):
         metrics = engine.train_epoch(state, data)
         average.append(_rounded(metrics.validation_rmse))
         seconds.append(round(metrics.seconds, 3))

@@ -119,20 +119,22 @@ class _Prefixed:
         return self._trial.suggest_categorical(f"param {name}", choices)
 
 
-def tpe(**options: bool) -> Maker:
-    """Makes TPE with some options."""
+def tpe(*, multivariate: bool = False, group: bool = False) -> Maker:
+    """Makes TPE that treats running trials as bad ones."""
 
     def make(seed: int) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(seed=seed, **options)
+            return TPESampler(
+                multivariate=multivariate, group=group, constant_liar=True, seed=seed
+            )
 
     return make
 
 
-MULTIVARIATE = tpe(multivariate=True, group=True, constant_liar=True)
-UNGROUPED = tpe(multivariate=True, constant_liar=True)
-UNIVARIATE = tpe(constant_liar=True)
+MULTIVARIATE = tpe(multivariate=True, group=True)
+UNGROUPED = tpe(multivariate=True)
+UNIVARIATE = tpe()
 
 
 def random(seed: int) -> BaseSampler:

@@ -121,6 +121,7 @@ class TaskSpec(Section):
 class SearchSpec(Section):
     """How many trials there are, and how long and on how many sequences they train.
 
+    sampler: Optuna's TPE, or random sampling, which TPE is to be compared with.
     max_parameters: larger networks are infeasible. max_ms_per_sequence: so are networks that take
     longer to predict a sequence of the longest length, see `training.prediction_time`; a search
     measures that once, when it has sampled one.
@@ -137,6 +138,7 @@ class SearchSpec(Section):
         default="auto", description=f"auto or a whole number from 1 to {MAX_TRIALS}"
     )
     seed: Annotated[int, _whole(0, 2**31)] = 0
+    sampler: Literal["tpe", "random"] = Field(default="tpe", description="one of tpe, random")
     max_parameters: Annotated[int, _whole(1, 10**9)] | None = None
     max_ms_per_sequence: float | None = Field(
         default=None, gt=0, le=1e6, description="a number above 0 and at most 1000000, in ms"

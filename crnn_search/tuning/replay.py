@@ -68,7 +68,8 @@ def replay_run(
     concurrent: trials that run at once.
     """
     search, seeds = space.search, space.retrain.seeds
-    trials, rmse = _drawn(min(search.trials, MAX_TRIALS), costs, concurrent, draws)
+    learns = search.sampler != "random"
+    trials, rmse = _drawn(min(search.trials, MAX_TRIALS), costs, concurrent, draws, learns=learns)
     asha = Asha(search.max_epochs, search.grace_epochs, search.reduction_factor)
     seconds = [cost.search_epoch_s for cost in trials]
     searched, epochs = replay(asha, search.max_epochs, seconds, rmse, concurrent)
@@ -87,17 +88,17 @@ def replay_run(
 
 
 def _drawn(
-    count: int, costs: Costs, concurrent: int, draws: random.Random
+    count: int, costs: Costs, concurrent: int, draws: random.Random, *, learns: bool
 ) -> tuple[list[Cost], list[float]]:
     """The trials of a search: what each takes, and a random constant RMSE.
 
     That is in part its configuration's: so in some runs large networks are better, and live longer,
-    in others small ones. And the sampler learns, at a random pace: later trials are better, and
-    more of them survive.
+    in others small ones. And a sampler that `learns` does so at a random pace: later trials are
+    better, and more of them survive.
     """
     known = draws.choices(costs.sampled, k=len(costs.sampled))  # as other samples could have been
     merits = [draws.gauss() for _ in known]
-    learning = draws.uniform(0.0, MAX_LEARNING)
+    learning = draws.uniform(0.0, MAX_LEARNING if learns else 0.0)
     trials: list[Cost] = []
     rmse: list[float] = []
     for number in range(count):

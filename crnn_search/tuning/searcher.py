@@ -182,7 +182,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """The study's next trial; its parameters are fixed if a smaller study was asked."""
         first, drawn = self._search_space.first, self._asked
         self._asked += 1
-        random = self._infeasible_in_a_row >= RANDOM_AFTER_INFEASIBLE
+        random = (
+            self._search_space.search.sampler == "random"
+            or self._infeasible_in_a_row >= RANDOM_AFTER_INFEASIBLE
+        )
         seed = derive_seed("sampler", self._search_space.search.seed, drawn) % 2**32
         asked = self._study if random else bounded(self._study)
         asked.sampler = make_sampler(seed, random=random)

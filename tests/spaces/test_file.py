@@ -60,6 +60,7 @@ def test_sections_other_than_space_have_defaults() -> None:
         "epoch_sequences": 60_000,
         "max_concurrent_trials": "auto",
         "seed": 0,
+        "sampler": "tpe",
         "max_parameters": None,
         "max_ms_per_sequence": None,
         "target": None,

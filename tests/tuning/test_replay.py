@@ -131,6 +131,16 @@ def test_learning_lets_more_trials_survive(monkeypatch: pytest.MonkeyPatch) -> N
     assert 1.2 * mean_epochs(0.0) < mean_epochs(1.0) < 300 * 27
 
 
+def test_a_random_sampler_does_not_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = space_of(trials=300, max_epochs=27)
+    sampled = dataclasses.replace(
+        space, search=space.search.model_copy(update={"sampler": "random"})
+    )
+    found = replay_run(sampled, ALIKE, 4, random.Random(1))
+    monkeypatch.setattr(replay_module, "MAX_LEARNING", 0.0)
+    assert found == replay_run(space, ALIKE, 4, random.Random(1))
+
+
 def test_equal_draws_give_equal_runs() -> None:
     space = space_of(trials=20, max_epochs=9)
     other = dataclasses.replace(COST, search_epoch_s=20.0)

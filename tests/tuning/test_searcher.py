@@ -100,13 +100,13 @@ def run_one(
     return trial
 
 
-def play(searcher: StudySearcher, trials: int) -> list[dict[str, Any]]:
+def play(searcher: StudySearcher, trials: int, sign: float = 1.0) -> list[dict[str, Any]]:
     """Run trials one at a time on a simple objective; returns their configurations."""
     configs = []
     for number in range(trials):
         config = suggested(searcher, str(number)).config.to_dict()
         configs.append(config)
-        value = abs(math.log(config["learning_rate"] / 0.003)) + config["dropout"]
+        value = 9 + sign * (abs(math.log(config["learning_rate"] / 0.003)) + config["dropout"])
         epochs = 4 if number % 3 == 0 else 1
         for epoch in range(1, epochs):
             searcher.on_trial_result(str(number), result(epoch, value + 1 / epoch))
@@ -180,6 +180,15 @@ def test_suggestions_depend_on_history_only(space: SearchSpace) -> None:
     searcher = StudySearcher(space)
     optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1)).ask()
     assert play(searcher, 13) == first
+
+
+def test_random_samples_depend_on_no_values() -> None:
+    space = parse_space(TEXT, ["search.sampler=random"])
+    configs = play(StudySearcher(space), 20)
+    assert play(StudySearcher(space), 20, sign=-1.0) == configs
+    assert configs[0]["dropout"] == 0.125, "an entry of first"
+    tpe = parse_space(TEXT)
+    assert play(StudySearcher(tpe), 20) != play(StudySearcher(tpe), 20, sign=-1.0)
 
 
 def test_first_configuration_is_tried_first_and_once(space: SearchSpace) -> None:
