@@ -125,9 +125,7 @@ def tpe(*, multivariate: bool = False, group: bool = False) -> Maker:
     def make(seed: int) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(
-                multivariate=multivariate, group=group, constant_liar=True, seed=seed
-            )
+            return TPESampler(multivariate=multivariate, group=group, constant_liar=True, seed=seed)
 
     return make
 

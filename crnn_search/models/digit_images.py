@@ -5,49 +5,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from crnn_search.errors import ImageError
-from crnn_search.hyperparameters import MNIST_SHAPE
+from crnn_search.models.digit_ink import Pixels, find_ink
+from crnn_search.models.digit_shape import place
 from crnn_search.storage.regular_file import unreadable
 from crnn_search.text import first_line
 
-Pixels = npt.NDArray[np.float64]
-"""`(H, W)`, from 0, black, to 255, white."""
-
-FULL_CONTRAST = 240
-"""Ink that differs from the paper by this much is not stretched."""
-
-LEAST_CONTRAST = 8
-"""Ink that differs by less is noise: the image is empty."""
-
-UNEVEN = 0.1
-"""Paper that differs by more, relative to the ink, is not only noisy."""
-
-STROKE = 9
-"""Pixels of 28: ink is narrower, a shadow is not."""
-
-MARGIN = 3
-"""How many standard deviations of the border's pixels count as paper."""
+SIDE = 28
+"""Rows and columns of MNIST's images."""
 
 
 def read_digit(path: Path, on_warning: Callable[[str], None] = lambda text: None) -> Tensor:
     """An image file of any size and mode as MNIST has them: white on black, uint8 `(28, 28)`.
 
-    The image is turned as its EXIF data say; an image that is not square is squeezed. The outermost
-    pixels show the paper, which may be lit unevenly: what differs from it, on the side that
-    differs more, is the ink, and is stretched to white on black. An image without ink is black.
-    Where pixels are transparent see `_opaque`.
+    The image is turned as its EXIF data say. The outermost pixels show the paper, which may be lit
+    unevenly: what differs from it, on the side that differs more, is the ink. It is placed as
+    MNIST's digits are: see `digit_shape.place`; only an image of 28 × 28 pixels is taken to be
+    placed already. An image without ink is black. Where pixels are transparent see `_opaque`.
 
-    on_warning: called if the image shows nothing, or if its light is so uneven that shadows may
-    have been taken for ink.
+    on_warning: called if the image shows nothing or more than one digit, or if its light is so
+    uneven that shadows may have been taken for ink.
 
     Raises:
         ImageError: the file is missing, not a regular file, or cannot be decoded.
@@ -64,21 +48,38 @@ def read_digit(path: Path, on_warning: Callable[[str], None] = lambda text: None
         raise ImageError(
             f"{path} cannot be decoded: {first_line(error)}; give an image file such as a PNG"
         ) from error
-    ink, problem = _ink(np.asarray(grey, dtype=np.float64))
-    if problem:
+    digit, problems = as_mnist(np.asarray(grey, dtype=np.float64))
+    for problem in problems:
         on_warning(f"{path}: {problem}")
-    return torch.from_numpy(ink)
+    return torch.from_numpy(digit)
+
+
+def as_mnist(grey: Pixels) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """A grey image, `(H, W)`, as MNIST has them, `(28, 28)`, and what is wrong with it."""
+    ink, problem = find_ink(grey)
+    problems = [problem] if problem else []
+    if grey.shape == (SIDE, SIDE) or not ink.any():
+        blank = np.zeros((SIDE, SIDE), np.uint8)
+        return (ink.round().astype(np.uint8) if ink.any() else blank), problems
+    digit, problem = place(ink, SIDE)
+    return digit, problems + ([problem] if problem else [])
 
 
 def _decode(path: Path) -> Image.Image:
-    """The image, upright, in grey, `(28, 28)`."""
+    """The image, upright, in grey, of at most `MOST` pixels a side."""
     with Image.open(path) as image:
         image.load()
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # broken EXIF data say nothing of the image
             upright = image
-        return _greyscale(upright).resize(MNIST_SHAPE[1:], Image.Resampling.LANCZOS)
+        grey = _greyscale(upright)
+        grey.thumbnail((MOST, MOST), Image.Resampling.BOX)
+        return grey
+
+
+MOST = 512
+"""Rows and columns of what is looked at: larger images are reduced."""
 
 
 def _greyscale(image: Image.Image) -> Image.Image:
@@ -114,70 +115,3 @@ def _opaque(grey: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> int:
     if (abs(grey[visible] - rim) > 255 / 4).mean() > 0.02:
         return round(rim)
     return 0 if rim > 255 / 2 else 255
-
-
-def _ink(grey: Pixels) -> tuple[npt.NDArray[np.uint8], str | None]:
-    """How much ink each pixel has, white on black, stretched; and a warning or None."""
-    problem = None
-    difference = grey - _smooth_paper(grey)
-    brighter, darker = _without_noise(difference), _without_noise(-difference)
-    ink, sign = max((brighter, 1), (darker, -1), key=lambda found: _strongest(found[0]))
-    if _has_shadow(abs(difference) > UNEVEN * _strongest(ink)):
-        ink = _without_noise(sign * grey - _local_paper(sign * grey))
-        problem = "its light is uneven, the sum may be wrong; use a picture without shadows"
-    strongest = _strongest(ink)
-    if strongest < LEAST_CONTRAST:
-        ink, problem = np.zeros_like(ink), "there is nothing to read in it, it counts as black"
-    elif strongest < FULL_CONTRAST:
-        ink = np.clip(ink * (255 / strongest), 0, 255)
-    return ink.round().astype(np.uint8), problem
-
-
-def _has_shadow(other: npt.NDArray[np.bool_]) -> bool:
-    """Whether a wide region differs from the paper, and much of the border. other: `(H, W)`."""
-    wide = sliding_window_view(other, (STROKE, STROKE)).all(axis=(2, 3)).any()
-    return bool(wide and _edge(other).mean() > 0.2)
-
-
-def _edge(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The outermost pixels, `(P,)`."""
-    edge = np.ones(values.shape, bool)
-    edge[1:-1, 1:-1] = False
-    return values[edge]
-
-
-def _without_noise(ink: Pixels) -> Pixels:
-    """Ink that is more than the paper's noise, of which the median tells the deviation."""
-    return np.clip(ink - MARGIN * 1.4826 * float(np.median(abs(_edge(ink)))), 0, 255)
-
-
-def _strongest(ink: Pixels) -> float:
-    """The fourth highest value: the highest may be a speck."""
-    return float(np.sort(ink, axis=None)[-4])
-
-
-def _smooth_paper(grey: Pixels) -> Pixels:
-    """The paper's grey at each pixel: a quadratic surface through the outermost pixels.
-
-    Those that differ much from it, where ink reaches the border, are left out.
-    """
-    y, x = np.mgrid[-1 : 1 : grey.shape[0] * 1j, -1 : 1 : grey.shape[1] * 1j]
-    terms = np.stack([np.ones_like(x), x, y, x * y, x**2, y**2], axis=-1)
-    edge = np.maximum(abs(x), abs(y)) == 1
-    known, border = grey[edge], terms[edge]
-    distance = abs(known - np.median(known))
-    for _ in range(10):
-        use = distance <= max(3 * float(np.median(distance)), 2.0)
-        weights = np.linalg.lstsq(border[use], known[use], rcond=None)[0]
-        distance = abs(known - border @ weights)
-    paper: Pixels = np.clip(terms @ weights, 0, 255)
-    return paper
-
-
-def _local_paper(grey: Pixels) -> Pixels:
-    """The paper below brighter ink: each pixel's neighbourhood, but for what is narrower."""
-    size = (STROKE, STROKE)
-    padded = np.pad(grey, STROKE - 1, mode="edge")
-    lowest = sliding_window_view(padded, size).min(axis=(2, 3))
-    paper: Pixels = sliding_window_view(lowest, size).max(axis=(2, 3))
-    return paper

@@ -24,7 +24,11 @@ def preprocessing(task: TaskInfo) -> str:
     """How an image file becomes the pixels that a network takes, for people."""
     if task.sums:
         size = size_text(task.shape[1:])
-        return f"{size} pixels in grey, white on black as in MNIST; divided by 255"
+        return (
+            "turned as the EXIF data say; transparent pixels as paper; ink found by its difference "
+            "to the paper, white on black; cut to the digit, fitted into 20 × 20 pixels, its "
+            f"centre of mass in the centre of {size} pixels, as in MNIST; divided by 255"
+        )
     mode = "grey" if task.shape.channels == 1 else "RGB"
     return (
         "turned as the EXIF data say; 16 bits a channel divided by 257; transparent pixels white; "

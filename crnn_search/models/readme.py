@@ -49,6 +49,10 @@ crnn-search {version} trained it on sequences of {images}.
 - `lengths`: int64 (B,), the number of images of each sequence, 1 to T. Images beyond it are padding
   and have no effect.
 - `sum`: float32 (B,), the predicted sums. Round them for whole numbers.
+
+`crnn-search predict` makes such images of image files like this:
+
+{preprocessing}
 """
 
 _OWN = """# A network that predicts {target}

@@ -18,6 +18,7 @@ from PIL import Image
 from crnn_search.errors import ImageError
 from crnn_search.models.digit_images import read_digit
 from tests.models.altered import altered
+from tests.models.drawn_digits import draw_all, draw_double, draw_empty
 
 
 def a_digit() -> npt.NDArray[np.uint8]:
@@ -201,12 +202,72 @@ def test_more_than_8_bits_are_scaled_and_not_clipped(tmp_path: Path, dtype: str)
     assert torch.equal(read_digit(tmp_path / "digit.tif"), torch.from_numpy(expected))
 
 
-def test_a_large_image_is_resized(tmp_path: Path) -> None:
-    large = np.kron(a_digit(), np.ones((10, 12), np.uint8))
-    Image.fromarray(large).save(tmp_path / "digit.png")
-    image = read_digit(tmp_path / "digit.png")
-    assert image.shape == (28, 28)
-    assert (image.float() - torch.from_numpy(a_digit()).float()).abs().mean() < 8
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_large_image_is_placed_as_mnists_are(tmp_path: Path, corner: tuple[int, int]) -> None:
+    digit = a_digit()[5:20, 8:20]
+    large = np.kron(digit, np.ones((20, 20), np.uint8))
+    room = [(300 * side + 40, 340 - 300 * side) for side in corner]
+    Image.fromarray(255 - np.pad(large, room)).save(tmp_path / "digit.png")
+    told: list[str] = []
+    image = read_digit(tmp_path / "digit.png", told.append).numpy().astype(float)
+    assert told == []
+    rows, columns = (np.flatnonzero(image.max(axis) > 60) for axis in (1, 0))
+    assert (len(rows), len(columns)) == (20, 16), "20 rows, and its proportions"
+    mass = image.sum()
+    centre = [float((image.sum(axis) * np.arange(28)).sum() / mass) for axis in (1, 0)]
+    assert centre == pytest.approx([13.5, 13.5], abs=0.51)
+
+
+DRAWN = 60
+
+
+def test_drawn_digits_are_placed_without_warning(tmp_path: Path) -> None:
+    for path, _ in draw_all(tmp_path, DRAWN):
+        told: list[str] = []
+        image = read_digit(path, told.append).numpy()
+        assert not [text for text in told if "light is uneven" not in text], told
+        rows, columns = (np.flatnonzero(image.max(axis) > 100) for axis in (1, 0))
+        assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 20
+        assert image.max() == 255
+
+
+def test_empty_pictures_are_warned_of(tmp_path: Path) -> None:
+    for path in draw_empty(tmp_path, 40):
+        told: list[str] = []
+        read_digit(path, told.append)
+        assert told, path
+
+
+def test_pictures_of_two_digits_are_warned_of(tmp_path: Path) -> None:
+    seen = 0
+    for path in draw_double(tmp_path, 40):
+        told: list[str] = []
+        read_digit(path, told.append)
+        assert told, path
+        seen += any("more than one digit" in text for text in told)
+    assert seen >= 38
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("above", "more than one digit"),
+        ("joined", "more than one digit"),
+        ("cut", "its digit reaches the border"),
+    ],
+)
+def test_what_is_wrong_with_a_picture(tmp_path: Path, name: str, message: str) -> None:
+    pixels = np.zeros((200, 200), np.uint8)
+    if name == "above":
+        pixels[20:80, 90:100] = pixels[110:180, 90:100] = 255
+    elif name == "joined":
+        pixels[80:130, 20:30] = pixels[80:130, 160:170] = pixels[100:105, 20:170] = 255
+    else:
+        pixels[80:130, 150:160] = pixels[100:106, 150:200] = 255
+    Image.fromarray(255 - pixels).save(tmp_path / "digit.png")
+    told: list[str] = []
+    read_digit(tmp_path / "digit.png", told.append)
+    assert [message in text for text in told] == [True]
 
 
 def test_a_missing_image_is_refused(tmp_path: Path) -> None:

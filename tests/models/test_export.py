@@ -63,7 +63,10 @@ def test_folder_has_models_configuration_and_readme(folder: Path) -> None:
         "README.md", "config.json", "model.onnx", "model.safetensors"
     }  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
-    preprocessing = "28 × 28 pixels in grey, white on black as in MNIST; divided by 255"
+    preprocessing = config["info"]["preprocessing"]
+    assert (
+        "fitted into 20 × 20 pixels, its centre of mass in the centre of 28 × 28" in preprocessing
+    )
     assert config["info"] == INFO | {"preprocessing": preprocessing}
     assert TrialConfig.from_dict(config["config"]).model == SPECS["embedding"]
     text = (folder / "README.md").read_text()
