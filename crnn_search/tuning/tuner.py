@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import signal
@@ -17,6 +18,7 @@ from crnn_search.storage import temporary
 from crnn_search.storage.files import writing
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
+from crnn_search.tuning import epoch_parts
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
 from crnn_search.tuning.node_watch import NodeWatch
@@ -89,13 +91,17 @@ def _run_tune(context: Context, config: tune.TuneConfig, callback: RunCallback) 
     run = context.run
     with writing(run.checkpoints):
         run.checkpoints.mkdir(exist_ok=True)  # trials do not create it: see `storage.retry`
-    trainable = tune.with_parameters(
-        TrialTrainable,
-        task=context.task,
-        checkpoints=run.checkpoint_location,
-    )
+    # After its end Tune reads each trial's results from files, which nobody has written: see
+    # `RunCallback`. What it would warn of is not missed.
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     resources = functools.partial(_resources, context.allocation)
-    with temporary.folder() as folder:
+    with temporary.folder() as folder, _board(context) as board:
+        trainable = tune.with_parameters(
+            TrialTrainable,
+            task=context.task,
+            checkpoints=run.checkpoint_location,
+            board=board,
+        )
         tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=config,
@@ -108,6 +114,14 @@ def _run_tune(context: Context, config: tune.TuneConfig, callback: RunCallback) 
                 verbose=0,
             ),
         ).fit()
+
+
+def _board(context: Context) -> contextlib.AbstractContextManager[Any]:
+    """Where trials tell how far they are within an epoch; None if that is not shown."""
+    progress = context.progress
+    if not progress.shows_parts():
+        return contextlib.nullcontext()
+    return epoch_parts.shown(progress.within)
 
 
 _ALWAYS: dict[str, Any] = {
