@@ -79,9 +79,8 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, right: 
         table.add_column(name, overflow="fold", justify=side)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*map(printable, row))
-    out = console()
     with _written():
-        out.print(table, width=_width(out))
+        _wide_console().print(table)
 
 
 def show_columns(columns: Mapping[str, Sequence[str]], right: Collection[str]) -> list[str]:
@@ -92,11 +91,11 @@ def show_columns(columns: Mapping[str, Sequence[str]], right: Collection[str]) -
     Raises:
         CrnnSearchError: it cannot be written.
     """
-    out = console()
-    table, left, left_out = Table(box=None, pad_edge=False), _width(out), []
+    out = _wide_console()
+    table, left, left_out = Table(box=None, pad_edge=False), out.width, []
     cells = []
     for name, values in columns.items():
-        width = max(map(len, [name, *map(printable, values)])) + bool(cells)
+        width = max(map(len, [name, *map(printable, values)])) + bool(cells)  # a column apart
         if width > left:
             left_out.append(name)
             continue
@@ -106,13 +105,16 @@ def show_columns(columns: Mapping[str, Sequence[str]], right: Collection[str]) -
     for row in zip(*cells, strict=True):
         table.add_row(*row)
     with _written():
-        out.print(table, width=_width(out))
+        out.print(table)
     return left_out
 
 
-def _width(out: Console) -> int:
-    """Where nothing is a terminal, lines are as long as they are: programs read them."""
-    return out.width if out.is_terminal else MAX_WIDTH
+def _wide_console() -> Console:
+    """A console without a width where there is no terminal: programs read the lines."""
+    out = console()
+    if not out.is_terminal:
+        out.width = MAX_WIDTH
+    return out
 
 
 def console(file: IO[str] | None = None) -> Console:

@@ -7,7 +7,8 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 from crnn_search.cli import terminal
 from crnn_search.errors import InputError
@@ -19,20 +20,30 @@ Rows = list[dict[str, Any]]
 RANK = "rank"
 """The order of trials from the best to the worst; it is no column."""
 
-State = Literal["completed", "unfinished", "stopped", "cut", "failed", "infeasible"]
 
-WORDS: dict[str, State] = {
-    "COMPLETE": "completed",
-    "RUNNING": "unfinished",
-    "PRUNED": "stopped",
-    "FAIL": "failed",
-    "INFEASIBLE": "infeasible",
+class State(StrEnum):
+    """A trial's state in a word. CUT: it ended because the search did."""
+
+    COMPLETED = "completed"
+    UNFINISHED = "unfinished"
+    STOPPED = "stopped"
+    CUT = "cut"
+    FAILED = "failed"
+    INFEASIBLE = "infeasible"
+
+
+STATES = {
+    "COMPLETE": State.COMPLETED,
+    "RUNNING": State.UNFINISHED,
+    "PRUNED": State.STOPPED,
+    "FAIL": State.FAILED,
+    "INFEASIBLE": State.INFEASIBLE,
 }
 
 
 def state_of(row: dict[str, Any]) -> State:
-    """A trial's state in a word: `cut` is one that ended because the search did."""
-    return "cut" if row["state"] == "PRUNED" and row["reason"] else WORDS[row["state"]]
+    """The state of a trial."""
+    return State.CUT if row["state"] == "PRUNED" and row["reason"] else STATES[row["state"]]
 
 
 def chosen(rows: Rows, sort: str, states: Sequence[State] | None) -> Rows:
@@ -55,7 +66,7 @@ def chosen(rows: Rows, sort: str, states: Sequence[State] | None) -> Rows:
 
 def _rank(row: dict[str, Any]) -> tuple[int, int, float, int]:
     """Full-budget trials first, then the longest-lived; among equals by RMSE, then by number."""
-    group = list(WORDS).index("PRUNED" if row["state"] == "PRUNED" else row["state"])
+    group = list(STATES).index(row["state"])
     rmse = row["validation_rmse"]
     return group, -(row["epochs"] or 0), math.inf if rmse is None else rmse, row["number"]
 

@@ -72,7 +72,8 @@ class TimeLeft:
         search, budget = self._space.search, self._limit.budget
         draws, count = random.Random(0), SIMULATED_TRIALS // search.trials  # noqa: S311
         runs = range(min(RUNS, max(FEWEST_RUNS, count)))
-        low, *_, high = statistics.quantiles([self._run(stage, epochs, draws) for _ in runs], n=20)
+        found = [self._run(stage, epochs, draws) for _ in runs]
+        low, *_, high = statistics.quantiles(found, n=20, method="inclusive")
         causes = (search.target, search.patience, budget.core_seconds, budget.gpu_seconds)
         at_any_time = stage == SEARCH and causes != (None,) * len(causes)
         return TimeRange(None if at_any_time else low, high)
@@ -91,7 +92,7 @@ class TimeLeft:
         if stage != "retrain":
             # The baseline is measured in its retraining only: it may be small or large.
             baseline = self._drawn(draws).sequence_s * 2 ** draws.uniform(-1, 1)
-            both = [winner.sequence_s, baseline] * retrain.seeds
+            both = [winner.sequence_s] * retrain.seeds + [baseline] * retrain.seeds
             sequences = retrain.epochs * retrain.epoch_sequences
             later_s += self._at_once([sequences * sequence_s for sequence_s in both])
         if stage == SEARCH:

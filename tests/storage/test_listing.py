@@ -82,8 +82,8 @@ def test_a_listing_reads_no_models_and_the_journals_of_unfinished_runs_only(
     assert (started["stage"], started["trials"]["completed"]) == ("search", 1)
     kinds = sorted(name.partition(".d/")[0].rpartition("/")[2] for name in requests)
     assert kinds == [
-        "(list)", "(list)", "journal.jsonl", "space.yaml", "space.yaml", "stages.json",
-        "trials.jsonl", "trials.jsonl",
+        "(list)", "(list)", "journal.jsonl", "manifest.json", "manifest.json", "report.json",
+        "space.yaml", "space.yaml", "stages.json", "trials.jsonl", "trials.jsonl",
     ]  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_status_reads_no_models(s3: str, requests: list[str]) -> None:
     requests.clear()
     assert read_status(open_run(run.location, FILES))["stage"] == "finished"
     assert not [name for name in requests if "model" in name or "safetensors" in name]
-    assert len(requests) == 6
+    assert len(requests) == 8
 
 
 def test_a_listing_shows_heartbeats_and_what_cannot_be_read(s3: str) -> None:
