@@ -157,6 +157,6 @@ def test_the_first_signal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_when_asked", None)
     signals.call_when_asked(told.set)
     with signals.handled():
-        with pytest.raises(KeyboardInterrupt, match="^$"):
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
             signal.raise_signal(signal.SIGINT)
         assert told.wait(5)

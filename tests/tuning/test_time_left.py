@@ -27,6 +27,7 @@ Made = tuple[TimeLeft, Records]
 @pytest.fixture(autouse=True)
 def _no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_left, "EVERY_S", -1.0)
+    monkeypatch.setattr(time_left, "SPEED_SPREAD", 0.0)
 
 
 def made(budget: Budget = Budget(), elapsed_s: float = 0.0, **search: Any) -> Made:  # noqa: B008
@@ -111,15 +112,20 @@ def test_nothing_is_said_before_three_configurations_are_measured() -> None:
 
 def test_coming_trials_take_as_long_as_those_that_were_measured() -> None:
     done, _ = made()
-    more, records = made(trials=11)
+    more, _ = made(trials=11)
     eight_trials_s = 8 * 4 * EPOCH_S / 2
     expected = [value + eight_trials_s for value in of(done("search", {}))]
     assert of(more("search", {})) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_running_trial_takes_the_rest_of_its_epochs() -> None:
+    left, records = made(trials=4)
     record = new(3, 2)
     records["search"][record.trial.name] = record
-    low, _ = of(more("search", {}))
-    assert expected[0] - 6 * EPOCH_S < low < expected[0], "two epochs less for one of two"
-    assert of(more("search", {record.trial.name: 2.5}))[0] <= low
+    early = of(left("search", {}))
+    late = of(left("search", {record.trial.name: 3.5}))
+    expected = [value - 1.5 * EPOCH_S for value in early]
+    assert late == pytest.approx(expected, abs=0.01)
 
 
 def test_early_stopping_is_simulated() -> None:
