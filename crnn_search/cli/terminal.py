@@ -92,8 +92,9 @@ def show_columns(columns: Mapping[str, Sequence[str]], right: Collection[str]) -
         CrnnSearchError: it cannot be written.
     """
     out = _wide_console()
-    table, left, left_out = Table(box=None, pad_edge=False), out.width, []
-    cells = []
+    table, left = Table(box=None, pad_edge=False), out.width
+    cells: list[Iterator[str]] = []
+    left_out: list[str] = []
     for name, values in columns.items():
         width = max(map(len, [name, *map(printable, values)])) + bool(cells)  # a column apart
         if width > left:

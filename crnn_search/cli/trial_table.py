@@ -86,7 +86,7 @@ def csv_text(rows: Rows) -> str:
 
 def show(rows: Rows, searched: Iterable[str]) -> None:
     """Print the trials with the hyperparameters that are searched, as many as fit a terminal."""
-    columns = {
+    columns: dict[str, Sequence[str]] = {
         "trial": [str(row["number"]) for row in rows],
         "state": [state_of(row) for row in rows],
         "epochs": [_text(row["epochs"]) for row in rows],

@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 def status(
     run: options.AnyRunOrJob = None, address: options.Dashboard = None, as_json: Json = False
 ) -> None:
-    """Print the state of a run or a job, by default of the newest run."""
+    """Print the state of a run or a job."""
     if address:
         if as_json:
             raise InputError("--json is for runs: it cannot be combined with --address")
@@ -89,7 +89,7 @@ def trials(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
 ) -> None:
-    """Print the trials of a run's search, by default of the newest run."""
+    """Print the trials of a search."""
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other, got both")
     folder = _opened(run, (JOURNAL, LEDGER))
@@ -111,7 +111,7 @@ def logs(
         bool, typer.Option("--follow", help="Print new output until the run or job ends.")
     ] = False,
 ) -> None:
-    """Print the log of a run or the output of a job, by default of the newest run."""
+    """Print the log of a run or the output of a job."""
     if address:
         from crnn_search.cluster.jobs import Cluster
 

@@ -132,7 +132,8 @@ def extend(
             "extension", **extension.request(run, work.space, work.history, trials, budget)
         )
         manifest, space = extension.apply(run, work.manifest, work.space, event)
-        work = dataclasses.replace(work, manifest=manifest, space=space)
+        history = dataclasses.replace(work.history, extension=event)
+        work = dataclasses.replace(work, manifest=manifest, space=space, history=history)
         return _continue(work, progress, options)
 
 

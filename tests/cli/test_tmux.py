@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,7 +70,6 @@ def terminal() -> Iterator[Terminal]:
 
 @pytest.mark.slow
 @pytest.mark.long(20)
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_the_live_view_in_a_real_terminal(
     terminal: Terminal, tmp_path: Path, digits: Digits
 ) -> None:

@@ -51,7 +51,7 @@ def new(number: int, trained: int, stage: str = "", **changes: Any) -> TrialReco
     config = TrialConfig.from_dict(SMALL.to_dict() | {"dropout": number / 10})
     own = trial(number, config=config, epoch_sequences=100, **changes)
     own = dataclasses.replace(own, name=own.name + stage)
-    rmse = [] if own.all_images else [3.0 + number] * trained
+    rmse: list[float | None] = [] if own.all_images else [3.0 + number] * trained
     return TrialRecord(own, rmse, [1.0] * trained)
 
 
