@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -41,7 +41,7 @@ class _Tracker:
     def stage(self, stage: Stage) -> None:
         self.current = stage
         self._running, self._epochs = set(), {}
-        self._started, self._trained_before = time.monotonic(), self._trained(stage)
+        self._started, self._trained_before = time.monotonic(), _trained(self._rows(stage))
 
     def started(self, name: str) -> None:
         self._running.add(name)
@@ -99,10 +99,6 @@ class _Tracker:
         left = stage.time_left(self._epochs)
         return f"whole run: {time_range(*left)} left" if left else ""
 
-    def _trained(self, stage: Stage) -> float:
-        """Epochs of a stage, with the parts of those that are not done."""
-        return sum(row.epochs for row in self._rows(stage))
-
 
 class LiveProgress(_Tracker):
     """A view that is redrawn in place and uses the height that there is; it vanishes at the end."""
@@ -142,8 +138,8 @@ class LiveProgress(_Tracker):
         self._doing = f"{what}: {done:,} of {total:,}"
 
     def close(self) -> None:
+        self._live.stop()  # before the line: a high view would push that off the screen
         self._leave_stage()
-        self._live.stop()
         super().close()
 
     def _leave_stage(self) -> None:
@@ -154,22 +150,23 @@ class LiveProgress(_Tracker):
     def _render(self) -> RenderableType:
         stage, rows = self.current, []
         title = ", ".join(filter(None, (stage.title, stage.origin))) if stage else self._doing
-        what = self._stopping() if signals.asked_to_stop() else title
+        stops = signals.asked_to_stop()
+        what = self._stopping() if stops else title
         head = [[self._name, what, duration(time.monotonic() - self._begun)]]
         if stage:
             rows = self._rows(stage)
             ended = [row for row in rows if row.record.ended]
             running = [row for row in rows if not row.record.ended]
-            head[0].append(self._time_left(stage))
+            head[0].append("" if stops else self._time_left(stage))
             told = f"{len(ended)} of {stage.trials} trials ended"
             head.append([": ".join(filter(None, (told, counts(ended)))), counts(running)])
-            head.append([*self._speed(stage), *_compute(stage)])
+            head.append([*self._speed(stage, rows), *_compute(stage)])
         size = self.console.size
         return frame(head, stage, rows, size.width, size.height)
 
-    def _speed(self, stage: Stage) -> list[str]:
+    def _speed(self, stage: Stage, rows: list[Row]) -> list[str]:
         """What the stage has trained per time in this session."""
-        seconds, trained = time.monotonic() - self._started, self._trained(stage)
+        seconds, trained = time.monotonic() - self._started, _trained(rows)
         if seconds < 1 or trained <= self._trained_before:
             return []
         rate = (trained - self._trained_before) / seconds
@@ -216,6 +213,11 @@ def _ending(record: TrialRecord) -> str:
     state = f"{record.trial.name} {state_words(record)} after epoch {record.epochs}"
     why = first_line(record.reason) if record.reason else ""
     return " · ".join(filter(None, (state, rmse_words(record), why)))
+
+
+def _trained(rows: Iterable[Row]) -> float:
+    """The epochs of trials, with the parts of those that are not done."""
+    return sum(row.epochs for row in rows)
 
 
 def _compute(stage: Stage) -> list[str]:

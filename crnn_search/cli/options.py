@@ -19,7 +19,7 @@ Run = Annotated[
 AnyRun = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]", help="A run. By default the one below runs that was worked on last."
+        metavar="RUN", help="A run. By default the one below runs that was worked on last."
     ),
 ]
 RunOrJob = Annotated[
@@ -29,7 +29,7 @@ RunOrJob = Annotated[
 AnyRunOrJob = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN|JOB]",
+        metavar="RUN|JOB",
         help="A run, by default the one below runs that was worked on last; with --address a job.",
     ),
 ]

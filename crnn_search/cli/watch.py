@@ -83,7 +83,10 @@ def trials(
         ),
     ] = trial_table.RANK,
     state: Annotated[
-        list[trial_table.State] | None, typer.Option(help="Only trials in this state. Repeatable.")
+        list[trial_table.State] | None,
+        typer.Option(
+            metavar="STATE", help=f"Only {', '.join(trial_table.State)} ones. Repeatable."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many trials.")] = None,
     as_json: Json = False,

@@ -22,8 +22,11 @@ from crnn_search.tuning.scheduler import Asha
 RUNS, FEWEST_RUNS, SIMULATED_TRIALS = 40, 8, 2000
 """Simulated runs: fewer of a large search, so that all have about so many trials."""
 
-FEWEST_CONFIGS, EVERY_S = 3, 10.0
-"""Configurations that are measured before a run is simulated; how long an answer is kept."""
+FEWEST_CONFIGS = 3
+"""Configurations that are measured before the rest of a search is simulated."""
+
+KEPT_S, SHARE = 10.0, 0.01
+"""How long a simulation counts, and the most of a core's time that simulations take."""
 
 SPEED_SPREAD = 0.15
 """How unevenly a machine computes, which other programs may use, too: of the logarithm of times."""
@@ -50,7 +53,7 @@ class TimeLeft:
         self._limit, self._records = limit, records
         self._space, self._concurrent = limit.space, limit.concurrent
         self._paces: dict[TrialConfig, Pace] = {}
-        self._known: tuple[float, TimeRange | None] = -math.inf, None
+        self._known: tuple[str, float, float, TimeRange | None] = "", 0.0, 0.0, None
 
     def measure(self, trial: Trial, metrics: EpochMetrics) -> None:
         """Take in what an epoch of a trial took."""
@@ -64,10 +67,18 @@ class TimeLeft:
 
         None as long as too little is measured. epochs: see `Progress.within`.
         """
-        now, (then, known) = time.monotonic(), self._known
-        if now - then > EVERY_S:
-            self._known = now, (known := self._simulated(stage, epochs))
-        return known
+        of, then, until, known = self._known
+        now = time.monotonic()
+        if of != stage or now > until:
+            then, known = now, self._simulated(stage, epochs)
+            took_s = time.monotonic() - now
+            self._known = stage, then, now + max(KEPT_S, took_s / SHARE), known
+        if known is None:
+            return None
+        low_s, age_s = known.low_s, now - then
+        return TimeRange(
+            None if low_s is None else max(0.0, low_s - age_s), max(0.0, known.high_s - age_s)
+        )
 
     def _simulated(self, stage: str, epochs: Mapping[str, float]) -> TimeRange | None:
         if len(self._paces) < (FEWEST_CONFIGS if stage == SEARCH else 1):

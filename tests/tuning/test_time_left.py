@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ Made = tuple[TimeLeft, Records]
 
 @pytest.fixture(autouse=True)
 def _no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time_left, "EVERY_S", -1.0)
+    monkeypatch.setattr(time_left, "KEPT_S", -1.0)
+    monkeypatch.setattr(time_left, "SHARE", math.inf)
     monkeypatch.setattr(time_left, "SPEED_SPREAD", 0.0)
 
 
@@ -160,8 +162,13 @@ def test_a_search_that_may_end_at_any_time_has_no_least(
 
 
 def test_an_answer_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time_left, "KEPT_S", 100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     left, records = made()
-    first = left("search", {})
-    monkeypatch.setattr(time_left, "EVERY_S", 100.0)
-    records.clear()
-    assert left("search", {}) == first
+    low, high = of(left("search", {}))
+    records["search"].clear()
+    now += 2.0
+    assert of(left("search", {})) == pytest.approx((low - 2.0, high - 2.0))
+    now += 200.0
+    assert of(left("search", {})) != pytest.approx((low - 202.0, high - 202.0))
