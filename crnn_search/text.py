@@ -32,6 +32,11 @@ def time_range(low_s: float | None, high_s: float) -> str:
     return f"about {high} {word}" if low == high else f"{low} to {high} {word}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: `1 trial`, `2 trials`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def figure(rmse: float) -> str:
     """An RMSE: three decimals, or four significant digits of one that is small or large."""
     return f"{rmse:.3f}" if rmse == 0 or 0.1 <= rmse < 1e5 else f"{rmse:.4g}"

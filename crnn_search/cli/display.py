@@ -14,7 +14,7 @@ from crnn_search.cli.live_view import Row, best_of, counts, frame, rows_of
 from crnn_search.storage.journal import SEARCH
 from crnn_search.storage.ledger import rmse_words, saved_share, state_words
 from crnn_search.storage.trial import TrialRecord, TrialState
-from crnn_search.text import duration, figure, first_line, printable, time_range
+from crnn_search.text import counted, duration, figure, first_line, printable, time_range
 from crnn_search.tuning.progress import Stage
 
 log = logging.getLogger("crnn_search")
@@ -68,6 +68,7 @@ class _Tracker:
 
     def stopping(self) -> None:
         """The user has asked the run to stop."""
+        log.info("%s", self._stopping())
 
     def close(self) -> None:
         self.current = None
@@ -78,7 +79,7 @@ class _Tracker:
     def _stopping(self) -> str:
         """What a run does that was asked to stop."""
         count = len(self._running) if self.current else 0
-        return f"stopping: waiting for {count} trial{'s' * (count > 1)}" if count else "stopping"
+        return f"stopping: waiting for {counted(count, 'trial')}" if count else "stopping"
 
     def _summary(self, stage: Stage) -> str:
         """What has become of a stage, in one line."""
@@ -189,7 +190,8 @@ class PlainProgress(_Tracker):
         title = ", ".join(filter(None, (stage.title, stage.origin)))
         ended = sum(record.ended for record in stage.own.values())
         before = f", {ended} ended before" if ended else ""
-        self._print(f"{title}: {stage.trials} trials of up to {stage.epochs} epochs{before}")
+        trials, epochs = counted(stage.trials, "trial"), counted(stage.epochs, "epoch")
+        self._print(f"{title}: {trials} of up to {epochs}{before}")
 
     def ended(self, name: str) -> None:
         super().ended(name)
@@ -198,7 +200,8 @@ class PlainProgress(_Tracker):
             self._print(" · ".join(filter(None, parts)))
 
     def stopping(self) -> None:
-        self.note(self._stopping())
+        super().stopping()
+        self._print(self._stopping())
 
 
 def show_on(console: Console, name: str) -> LiveProgress | PlainProgress:

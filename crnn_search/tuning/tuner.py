@@ -34,6 +34,10 @@ HINT = (
 )
 """Logged at the start of each stage: such an end cannot be caught."""
 
+FALSE_ALARMS = ("ray.tune.analysis", "ray.tune.tune")
+"""Loggers of Tune's whose warnings are of its own files. The first reads each trial's results from
+files that nobody writes, see `RunCallback`; the second says how to restore a run from them."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -91,9 +95,8 @@ def _run_tune(context: Context, config: tune.TuneConfig, callback: RunCallback) 
     run = context.run
     with writing(run.checkpoints):
         run.checkpoints.mkdir(exist_ok=True)  # trials do not create it: see `storage.retry`
-    # After its end Tune reads each trial's results from files, which nobody has written: see
-    # `RunCallback`. What it would warn of is not missed.
-    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+    for name in FALSE_ALARMS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     resources = functools.partial(_resources, context.allocation)
     with temporary.folder() as folder, _board(context) as board:
         trainable = tune.with_parameters(

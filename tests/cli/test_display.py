@@ -311,7 +311,7 @@ def test_no_text_is_markup_and_control_characters_are_escaped(plain: Trials) -> 
     plain.end(TEXT, FAIL, None, train_loss=[1.0], reason=f"{TEXT}\nTraceback")
     plain.progress.note(TEXT)
     first, ended, note = lines(plain)
-    assert first == f"{SHOWN}: 1 trials of up to 3 epochs"
+    assert first == f"{SHOWN}: 1 trial of up to 3 epochs"
     assert ended.startswith(f"{SHOWN} failed after epoch 1 · train RMSE 1.000 · {SHOWN} · ")
     assert note == SHOWN
 
