@@ -81,7 +81,7 @@ def list_status(storage: str) -> list[tuple[RunFolder, dict[str, Any] | InputErr
 
 def _listed(run: RunFolder) -> dict[str, Any] | InputError:
     try:
-        if not run.has(run.best):
+        if not run.has(run.best) or stages.has_grown(run):
             run.fetch(JOURNAL)  # says whether all trials have ended
         return read_status(run, held=False if run.mirror else None, contents=False)
     except InputError as error:

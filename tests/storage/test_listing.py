@@ -87,6 +87,23 @@ def test_a_listing_reads_no_models_and_the_journals_of_unfinished_runs_only(
     ]  # fmt: skip
 
 
+def test_a_listing_sees_that_a_finished_run_is_being_extended(s3: str) -> None:
+    """Its other files were those of the finished run when the extension was interrupted."""
+    run = new_run(s3, "done", retrained=True)
+    with run.changes():
+        stages.record(run, stages.FINISHED, [run.space, run.manifest, run.journal])
+    ((_, content),) = list_status(s3)
+    assert isinstance(content, dict)
+    assert content["stage"] == "finished"
+    none = dict.fromkeys(("time_s", "core_seconds", "gpu_seconds"))
+    budget = {"limits": none, "before": none}
+    event = {"event": "extension", "elapsed_s": 2.0, "trials": 4, "budget": budget, "report": None}
+    journal.append(run, run.journal, event)
+    ((_, content),) = list_status(s3)
+    assert isinstance(content, dict)
+    assert (content["stage"], content["trials"]["requested"]) == ("search", 4)
+
+
 def test_status_reads_no_models(s3: str, requests: list[str]) -> None:
     run = new_run(s3, "done", retrained=True)
     requests.clear()
