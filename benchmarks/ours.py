@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +13,15 @@ from benchmarks.work import MAX_DIGITS, Trained, Work, best_arithmetic, validati
 from crnn_search.cluster.resources import Allocation
 from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.data.sequences import SequenceTable
+from crnn_search.pipeline.log_progress import LogProgress
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunFolder
-from crnn_search.storage.trial import Trial, TrialRecord
+from crnn_search.storage.trial import Trial, TrialState
 from crnn_search.tuning import tuner
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
+from crnn_search.tuning.progress import Records
 
 STAGE = "finalists"
 
@@ -35,41 +36,26 @@ class ScaledTask(MnistSums):
         return validation(self.digits.labels, self.sequences)
 
 
-class Clock:
-    """A `Progress` that records when the results of each trial arrive at the driver."""
+class Clock(LogProgress):
+    """Records when the results of each trial arrive at the driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: Records) -> None:
+        """records: those of the context."""
         self.trials: dict[str, Trained] = {}
         self.failures: list[str] = []
+        self._records = records
 
-    def stage(
-        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
-    ) -> None:
-        pass
-
-    def started(self, name: str) -> None:
-        pass
-
-    def epoch(
-        self, name: str, epoch: int, validation_rmse: float | None, train_loss: float
-    ) -> None:
+    def epoch(self, name: str) -> None:
+        validation_rmse = self._records[STAGE][name].last_rmse
         assert validation_rmse is not None
         trained = self.trials.setdefault(name, Trained([], []))
         trained.ends.append(time.time())
         trained.validation_rmse.append(validation_rmse)
 
-    def ended(self, name: str, state: str, reason: str | None) -> None:
-        if state != "COMPLETE":
-            self.failures.append(f"{name}: {reason}")
-
-    def reading(self, what: str, done: int, total: int) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    def ended(self, name: str) -> None:
+        record = self._records[STAGE][name]
+        if record.state != TrialState.COMPLETE:
+            self.failures.append(f"{name}: {record.reason}")
 
 
 def run(work: Work) -> list[Trained]:
@@ -89,7 +75,8 @@ def run(work: Work) -> list[Trained]:
         )
         for number, seed in enumerate(work.seeds)
     ]
-    clock = Clock()
+    records: Records = {}
+    clock = Clock(records)
     with tempfile.TemporaryDirectory() as folder:
         run_folder = RunFolder(Path(folder))
         context = Context(
@@ -101,6 +88,7 @@ def run(work: Work) -> list[Trained]:
             Allocation(1, 0.0, len(trials)),
             arithmetic,
             clock,
+            records,
         )
         callback = RunCallback(STAGE, context)
         for trial in trials:

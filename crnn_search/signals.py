@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -22,6 +22,7 @@ SHOW_CURSOR = b"\x1b[?25h\n"
 
 _asked = False
 _last_words = "interrupted"
+_when_asked: Callable[[], None] | None = None
 
 
 def asked_to_stop() -> bool:
@@ -33,6 +34,12 @@ def say_at_the_end(text: str) -> None:
     """Print this text, in place of `interrupted`, when the second signal ends the process."""
     global _last_words
     _last_words = text
+
+
+def call_when_asked(function: Callable[[], None]) -> None:
+    """Call this function when the first signal asks to stop, in a thread of its own."""
+    global _when_asked
+    _when_asked = function
 
 
 @contextlib.contextmanager
@@ -113,7 +120,9 @@ def _end_at_the_second(reader: int) -> None:
     """Read the numbers of signals as they arrive, whatever the main thread does."""
     count = 0
     while received := os.read(reader, 64):
-        count += sum(number in SIGNALS for number in received)
+        before, count = count, count + sum(number in SIGNALS for number in received)
+        if before == 0 < count and _when_asked:
+            threading.Thread(target=_when_asked, daemon=True).start()
         if count > 1:
             with contextlib.suppress(OSError):
                 if os.isatty(1):

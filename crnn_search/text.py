@@ -17,9 +17,36 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
+def time_range(low_s: float | None, high_s: float) -> str:
+    """A range of time, rounded: `3 to 5 min`, `about 4 h`. low_s: None for `at most 5 min`."""
+    if high_s < 60:
+        return "less than a minute"
+    unit, word = next(
+        (u, w) for u, w in ((86400, "days"), (3600, "h"), (60, "min")) if high_s >= 2 * u or u == 60
+    )
+    decimals = 1 if unit > 60 and high_s < 10 * unit else 0
+    high = f"{high_s / unit:.{decimals}f}"
+    if low_s is None:
+        return f"at most {high} {word}"
+    low = f"{low_s / unit:.{decimals}f}"
+    return f"about {high} {word}" if low == high else f"{low} to {high} {word}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: `1 trial`, `2 trials`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def figure(rmse: float) -> str:
     """An RMSE: three decimals, or four significant digits of one that is small or large."""
     return f"{rmse:.3f}" if rmse == 0 or 0.1 <= rmse < 1e5 else f"{rmse:.4g}"
+
+
+def compact(value: object) -> str:
+    """A hyperparameter's value in few characters: a list as `16-32-64`, a number as `0.0031`."""
+    if isinstance(value, list | tuple):
+        return "-".join(map(compact, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def first_line(error: BaseException | str) -> str:

@@ -24,6 +24,7 @@ from crnn_search.pipeline.log_progress import LogProgress
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial
+from crnn_search.tuning.progress import Stage
 from tests.small_run import FinishedRun
 
 SPACE = "space: {dropout: {float: [0.0, 0.5]}}"
@@ -258,15 +259,15 @@ def test_model_refuses_other_arrays(images: Any, lengths: Any, message: str) -> 
 def test_log_progress_writes_to_the_packages_logger(caplog: pytest.LogCaptureFixture) -> None:
     progress = LogProgress()
     with caplog.at_level("DEBUG", "crnn_search"):
-        progress.stage("search", 5, 2)
+        progress.doing("starting Ray")
+        progress.stage(Stage("search", "search", 5, 2, 100, (), {}))
         progress.started("trial-0000")
-        progress.epoch("trial-0000", 1, 0.5, 0.25)
-        progress.ended("trial-0000", "PRUNED", "too weak")
+        progress.epoch("trial-0000")
+        progress.ended("trial-0000")
         progress.note("a note")
         progress.close()
     assert caplog.messages == [
+        "starting Ray",
         "search: 5 trials of up to 2 epochs",
-        "trial-0000: epoch 1, validation RMSE 0.5",
-        "trial-0000: PRUNED, too weak",
         "a note",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +29,13 @@ with signals.handled():
 IN_C = "import hashlib; hashlib.pbkdf2_hmac('sha512', b'', b'', 10**9)"
 COMMAND = """
 import time
-from crnn_search.cli import app, runs
+from crnn_search.cli import app, watch
 
 def wait(*_):
     print("ready", flush=True)
     time.sleep(60)
 
-runs.open_run = wait
+watch.open_run = wait
 app.main()
 """
 IGNORING = 'trap "" {}; exec "$@"'
@@ -149,3 +150,13 @@ with signals.interruptible():
             with signals.interruptible():
                 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
             assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_the_first_signal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    monkeypatch.setattr(signals, "_when_asked", None)
+    signals.call_when_asked(told.set)
+    with signals.handled():
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
+            signal.raise_signal(signal.SIGINT)
+        assert told.wait(5)

@@ -53,8 +53,8 @@ class CountingProgress(PlainProgress):
         super().__init__(Console(quiet=True))
         self.marks = marks
 
-    def ended(self, name: str, state: str, reason: str | None) -> None:
-        super().ended(name, state, reason)
+    def ended(self, name: str) -> None:
+        super().ended(name)
         self.marks.add()
 
 

@@ -1,6 +1,6 @@
 """The command line: its commands by subject, and the exit code of the process.
 
-The functions of the commands are in `search`, `data`, `runs` and `results`.
+The functions of the commands are in `search`, `data`, `watch`, `runs` and `results`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from crnn_search import __version__, signals
-from crnn_search.cli import data, results, runs, search, terminal
+from crnn_search.cli import data, results, runs, search, terminal, watch
 from crnn_search.cluster import settings
 from crnn_search.errors import CrnnSearchError, InputError, InterruptedRun
 from crnn_search.text import cut
@@ -33,9 +33,10 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "data": data.app,
     },
     "Runs": {
-        "status": runs.status,
-        "list": runs.list_,
-        "logs": runs.logs,
+        "status": watch.status,
+        "list": watch.list_,
+        "trials": watch.trials,
+        "logs": watch.logs,
         "stop": runs.stop,
         "submit": runs.submit,
         "tensorboard": runs.tensorboard,

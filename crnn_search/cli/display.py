@@ -1,224 +1,235 @@
-"""What the terminal shows while a search runs: a live table, or plain lines without a terminal."""
+"""What the terminal shows while a run works: one live view, or plain lines without a terminal."""
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from crnn_search.cli.data import progress_bar
+from crnn_search import signals
+from crnn_search.cli.live_view import Row, best_of, counts, frame, rows_of
+from crnn_search.storage.journal import SEARCH
+from crnn_search.storage.ledger import rmse_words, saved_share, state_words
 from crnn_search.storage.trial import TrialRecord, TrialState
-from crnn_search.text import duration, first_line, printable
+from crnn_search.text import counted, duration, figure, first_line, printable, time_range
+from crnn_search.tuning.progress import Stage
 
-RECENT_ROWS = 8
-"""Rows of the live table, unless more trials run at once."""
-
-RUNNING, WAITING = "running", "waiting"
-WORDS = {
-    TrialState.COMPLETE: "completed",
-    TrialState.PRUNED: "stopped early",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: WAITING,  # for its turn in this session
-}
-
-
-@dataclass
-class _Row:
-    """What is shown of a trial. state: in words."""
-
-    name: str
-    state: str = RUNNING
-    epoch: int = 0
-    validation_rmse: float | None = None
-    train_loss: float | None = None
-
-
-@dataclass
-class _Stage:
-    """A stage and its trials. ended_before: trials that ended in earlier sessions."""
-
-    title: str
-    trials: int
-    epochs: int
-    started: float = field(default_factory=time.monotonic)
-    rows: dict[str, _Row] = field(default_factory=dict)
-    ended: int = 0
-    ended_before: int = 0
-    best: tuple[float, str] | None = None
-
-    def row(self, name: str) -> _Row:
-        return self.rows.setdefault(name, _Row(name))
-
-    def epoch(
-        self, name: str, epoch: int, validation_rmse: float | None, train_loss: float | None
-    ) -> None:
-        row = self.row(name)
-        row.epoch, row.validation_rmse, row.train_loss = epoch, validation_rmse, train_loss
-        if epoch >= self.epochs and validation_rmse is not None:
-            found = (validation_rmse, name)
-            self.best = found if self.best is None else min(self.best, found)
-
-    def add_earlier(self, record: TrialRecord) -> None:
-        """Add a trial of an earlier session."""
-        name = record.trial.name
-        loss = record.train_loss[-1] if record.train_loss else None
-        self.epoch(name, record.epochs, record.last_rmse, loss)
-        self.row(name).state = WORDS[record.state]
-        self.ended += record.ended
-        self.ended_before = self.ended
-
-    def time_left(self) -> str:
-        """An estimate from the trials that ended in this session."""
-        ended = self.ended - self.ended_before
-        if ended == 0 or self.ended >= self.trials:
-            return ""
-        left_s = (time.monotonic() - self.started) / ended * (self.trials - self.ended)
-        return f"about {duration(left_s)} left"
-
-    def headline(self) -> str:
-        states = [row.state for row in self.rows.values()]
-        counts = {word: states.count(word) for word in WORDS.values() if word != WAITING}
-        parts = [
-            f"{self.title}: {self.ended}/{self.trials}",
-            ", ".join(f"{count} {word}" for word, count in counts.items() if count),
-            "" if self.best is None else f"best {self.best[0]:.3f} ({self.best[1]})",
-            duration(time.monotonic() - self.started),
-            self.time_left(),
-        ]
-        return " · ".join(part for part in parts if part)
+log = logging.getLogger("crnn_search")
 
 
 class _Tracker:
-    """Collects what happens in a stage; its subclasses show it. See `Progress`.
+    """Collects what happens in a run; its subclasses show it. See `Progress`.
 
     console: one without markup, see `terminal.console`.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.current: _Stage | None = None
+        self.current: Stage | None = None
+        self._running: set[str] = set()
+        self._epochs: Mapping[str, float] = {}
+        self._started = time.monotonic()
+        self._trained_before = 0.0
 
-    def stage(
-        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
-    ) -> None:
-        self.close()
-        self.current = _Stage(title, trials, epochs)
-        for record in known:
-            self.current.add_earlier(record)
+    def doing(self, what: str) -> None:
+        log.info("%s", what)
+        self.current = None
+
+    def stage(self, stage: Stage) -> None:
+        self.current = stage
+        self._running, self._epochs = set(), {}
+        self._started, self._trained_before = time.monotonic(), _trained(self._rows(stage))
 
     def started(self, name: str) -> None:
-        if self.current:
-            self.current.row(name).state = RUNNING
+        self._running.add(name)
 
-    def epoch(
-        self, name: str, epoch: int, validation_rmse: float | None, train_loss: float | None
-    ) -> None:
-        if self.current:
-            self.current.epoch(name, epoch, validation_rmse, train_loss)
+    def shows_parts(self) -> bool:
+        return False
 
-    def ended(self, name: str, state: str, reason: str | None) -> None:
-        if self.current:
-            self.current.ended += 1
-            self.current.row(name).state = WORDS[TrialState(state)]
+    def within(self, epochs: Mapping[str, float]) -> None:
+        self._epochs = dict(epochs)
+
+    def epoch(self, name: str) -> None:
+        pass
+
+    def ended(self, name: str) -> None:
+        self._running.discard(name)
 
     def reading(self, what: str, done: int, total: int) -> None:
         if done == total:
             self.note(f"{what}: {total:,}")
 
     def note(self, text: str) -> None:
-        self.console.print(printable(text), soft_wrap=True)
+        log.info("%s", text)
+        self._print(text)
+
+    def stopping(self) -> None:
+        """The user has asked the run to stop."""
+        log.info("%s", self._stopping())
 
     def close(self) -> None:
         self.current = None
 
+    def _print(self, text: str) -> None:
+        self.console.print(printable(text), soft_wrap=True)
+
+    def _stopping(self) -> str:
+        """What a run does that was asked to stop."""
+        count = len(self._running) if self.current else 0
+        return f"stopping: waiting for {counted(count, 'trial')}" if count else "stopping"
+
+    def _summary(self, stage: Stage) -> str:
+        """What has become of a stage, in one line."""
+        rows = [row for row in self._rows(stage) if row.record.ended]
+        best = best_of(stage)
+        parts = [
+            f"{stage.title}: {len(rows)}/{stage.trials}",
+            counts(rows),
+            f"best {figure(best.final_rmse)} ({best.trial.name})" if best else "",
+            duration(time.monotonic() - self._started),
+        ]
+        return " · ".join(filter(None, parts))
+
+    def _rows(self, stage: Stage) -> list[Row]:
+        return rows_of(stage, self._running, self._epochs)
+
+    def _time_left(self, stage: Stage) -> str:
+        left = stage.time_left(self._epochs)
+        return f"whole run: {time_range(*left)} left" if left else ""
+
 
 class LiveProgress(_Tracker):
-    """A table that is redrawn in place; its last state stays on the screen."""
+    """A view that is redrawn in place and uses the height that there is; it vanishes at the end."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, name: str) -> None:
+        """name: the run's."""
         super().__init__(console)
-        self._live: Live | None = None
-        self._bars = contextlib.ExitStack()
-        self._bar: Callable[[str, int, int], None] | None = None
+        self._name, self._doing, self._begun = name, "starting", time.monotonic()
+        self._live = Live(
+            get_renderable=self._render,
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            vertical_overflow="crop",
+        )
+        self._live.start(refresh=True)
 
-    def stage(
-        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
-    ) -> None:
-        super().stage(title, trials, epochs, known)
-        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2)
-        self._live.start()
+    def doing(self, what: str) -> None:
+        self._leave_stage()
+        super().doing(what)
+        self._doing = what
+
+    def stage(self, stage: Stage) -> None:
+        self._leave_stage()
+        super().stage(stage)
+
+    def shows_parts(self) -> bool:
+        return True
+
+    def ended(self, name: str) -> None:
+        super().ended(name)
+        record = self.current.own[name] if self.current else None
+        if record and record.state == TrialState.FAIL:
+            self._print(_ending(record))
 
     def reading(self, what: str, done: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = self._bars.enter_context(progress_bar(self.console))
-        self._bar(what, done, total)
-
-    def note(self, text: str) -> None:
-        self._close_bars()
-        super().note(text)
+        self._doing = f"{what}: {done:,} of {total:,}"
 
     def close(self) -> None:
-        self._close_bars()
-        if self._live:
-            self._live.stop()
-            self._live = None
+        self._live.stop()  # before the line: a high view would push that off the screen
+        self._leave_stage()
         super().close()
 
-    def _close_bars(self) -> None:
-        self._bars.close()
-        self._bar = None
+    def _leave_stage(self) -> None:
+        """Leave a line of a stage on the screen."""
+        if stage := self.current:
+            self._print(self._summary(stage))
 
-    def _render(self) -> Group:
-        stage = self.current
-        if stage is None:
-            return Group()
-        table = Table(box=None, pad_edge=False)
-        for column in ("trial", "state", "epoch", "validation RMSE", "training loss"):
-            table.add_column(column)
-        running = [row for row in stage.rows.values() if row.state == RUNNING]
-        others = [row for row in stage.rows.values() if row.state != RUNNING]
-        for row in [*deque(others, maxlen=max(0, RECENT_ROWS - len(running))), *running]:
-            table.add_row(
-                printable(row.name),
-                row.state,
-                f"{row.epoch}/{stage.epochs}",
-                "" if row.validation_rmse is None else f"{row.validation_rmse:.3f}",
-                "" if row.train_loss is None else f"{row.train_loss:.3f}",
-            )
-        return Group(Text(printable(stage.headline())), table)
+    def _render(self) -> RenderableType:
+        stage, rows = self.current, []
+        title = ", ".join(filter(None, (stage.title, stage.origin))) if stage else self._doing
+        stops = signals.asked_to_stop()
+        what = self._stopping() if stops else title
+        head = [[self._name, what, duration(time.monotonic() - self._begun)]]
+        if stage:
+            rows = self._rows(stage)
+            ended = [row for row in rows if row.record.ended]
+            running = [row for row in rows if not row.record.ended]
+            head[0].append("" if stops else self._time_left(stage))
+            told = f"{len(ended)} of {stage.trials} trials ended"
+            head.append([": ".join(filter(None, (told, counts(ended)))), counts(running)])
+            head.append([*self._speed(stage, rows), *_compute(stage)])
+        size = self.console.size
+        return frame(head, stage, rows, size.width, size.height)
+
+    def _speed(self, stage: Stage, rows: list[Row]) -> list[str]:
+        """What the stage has trained per time in this session."""
+        seconds, trained = time.monotonic() - self._started, _trained(rows)
+        if seconds < 1 or trained <= self._trained_before:
+            return []
+        rate = (trained - self._trained_before) / seconds
+        per, unit = (1, "s") if rate >= 1 else (60, "min") if rate * 60 >= 1 else (3600, "h")
+        return [
+            f"{rate * per:.2g} epochs/{unit}",
+            f"{rate * stage.epoch_sequences:,.0f} sequences/s",
+        ]
 
 
 class PlainProgress(_Tracker):
-    """One line for each trial that ends."""
+    """A line for each thing that the run does, and for each trial that ends."""
 
-    def stage(
-        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
-    ) -> None:
-        super().stage(title, trials, epochs, known)
-        self.note(f"{title}: {trials} trials of up to {epochs} epochs")
+    def doing(self, what: str) -> None:
+        super().doing(what)
+        self._print(what)
 
-    def ended(self, name: str, state: str, reason: str | None) -> None:
-        super().ended(name, state, reason)
-        stage = self.current
-        if stage is None:
-            return
-        row, figure = stage.row(name), ""
-        if row.validation_rmse is not None:
-            figure = f"validation RMSE {row.validation_rmse:.3f}"
-        elif row.train_loss is not None:
-            figure = f"training loss {row.train_loss:.3f}"
-        why = reason and first_line(reason)
-        parts = [f"{name} {row.state} after epoch {row.epoch}", figure, why, stage.headline()]
-        self.note(" · ".join(part for part in parts if part))
+    def stage(self, stage: Stage) -> None:
+        super().stage(stage)
+        title = ", ".join(filter(None, (stage.title, stage.origin)))
+        ended = sum(record.ended for record in stage.own.values())
+        before = f", {ended} ended before" if ended else ""
+        trials, epochs = counted(stage.trials, "trial"), counted(stage.epochs, "epoch")
+        self._print(f"{title}: {trials} of up to {epochs}{before}")
+
+    def ended(self, name: str) -> None:
+        super().ended(name)
+        if stage := self.current:
+            parts = _ending(stage.own[name]), self._summary(stage), self._time_left(stage)
+            self._print(" · ".join(filter(None, parts)))
+
+    def stopping(self) -> None:
+        super().stopping()
+        self._print(self._stopping())
 
 
-def show_on(console: Console) -> LiveProgress | PlainProgress:
-    """The progress display that fits a console."""
-    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+def show_on(console: Console, name: str) -> LiveProgress | PlainProgress:
+    """The progress display of a run that fits a console. name: the run's."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveProgress(console, name)
+    return PlainProgress(console)
+
+
+def _ending(record: TrialRecord) -> str:
+    """How a trial ended, in one line."""
+    state = f"{record.trial.name} {state_words(record)} after epoch {record.epochs}"
+    why = first_line(record.reason) if record.reason else ""
+    return " · ".join(filter(None, (state, rmse_words(record), why)))
+
+
+def _trained(rows: Iterable[Row]) -> float:
+    """The epochs of trials, with the parts of those that are not done."""
+    return sum(row.epochs for row in rows)
+
+
+def _compute(stage: Stage) -> list[str]:
+    """What the run has spent, and what early stopping has saved of it."""
+    everything = [r for records in list(stage.records.values()) for r in list(records.values())]
+    parts = []
+    for word, key in (("core time", "core_seconds"), ("GPU time", "gpu_seconds")):
+        if seconds := sum(getattr(record, key) for record in everything):
+            parts.append(f"{word} {duration(seconds)}")
+    searched = [r for r in list(stage.records.get(SEARCH, {}).values()) if r.ended]
+    saved = saved_share(searched, searched[0].trial.epochs) if searched else None
+    return [*parts, f"early stopping saved {saved:.0%} of the epochs"] if saved else parts

@@ -14,11 +14,24 @@ SpaceFile = Annotated[
     Path, typer.Argument(metavar="SPACE", help="A search space: a YAML file.", show_default=False)
 ]
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run: its folder, such as runs/NAME, or its URI.")
+    str, typer.Argument(metavar="RUN", help="A run: its folder, its name below runs, or its URI.")
+]
+AnyRun = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", help="A run. By default the one below runs that was worked on last."
+    ),
 ]
 RunOrJob = Annotated[
     str,
     typer.Argument(metavar="RUN|JOB", help="A run or, with --address, also the id of a job."),
+]
+AnyRunOrJob = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN|JOB",
+        help="A run, by default the one below runs that was worked on last; with --address a job.",
+    ),
 ]
 Name = Annotated[
     str | None,
@@ -72,6 +85,9 @@ OnEnd = Annotated[
 ]
 Verbose = Annotated[
     bool, typer.Option("--verbose", help="Show the log of Ray and the libraries, too.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the result only, not what happens before it.")
 ]
 
 

@@ -1,4 +1,4 @@
-"""The commands on runs, here or on a cluster: status, list, logs, stop, submit, tensorboard.
+"""The commands that act on runs, here or on a cluster: stop, submit, tensorboard.
 
 Without `--address` they read a run's own files, and need neither Ray nor PyTorch.
 """
@@ -6,23 +6,20 @@ Without `--address` they read a run's own files, and need neither Ray nor PyTorc
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
 import shlex
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crnn_search.cli import options, terminal
 from crnn_search.cli.data import read_for
 from crnn_search.errors import InputError
-from crnn_search.storage import ledger
 from crnn_search.storage.location import is_uri, join, local_path
-from crnn_search.storage.run_folder import LOG, TENSORBOARD, RunFolder
-from crnn_search.storage.runs import DEFAULT_STORAGE, check_run_name, default_name, open_run
-from crnn_search.text import first_line, printable_log, shown
+from crnn_search.storage.run_folder import TENSORBOARD
+from crnn_search.storage.runs import check_run_name, default_name, open_run
+from crnn_search.text import shown
 
 if TYPE_CHECKING:
     from crnn_search.spaces.space import SearchSpace
@@ -35,71 +32,6 @@ SHIPPED_BYTES = 100_000_000
 
 DATA_FOLDER = "data"
 """Where a job finds a data set that was shipped with it."""
-
-
-def status(
-    run: options.RunOrJob,
-    address: options.Dashboard = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
-    """Print the state of a run or a job."""
-    if address:
-        if as_json:
-            raise InputError("--json is for runs: it cannot be combined with --address")
-        terminal.show(_job_status(run, address))
-        return
-    from crnn_search.results.status import FILES, describe, plan, read_status
-
-    folder = open_run(run, FILES)
-    content = read_status(folder)
-    if as_json:
-        terminal.show(json.dumps(content, indent=2))
-        return
-    terminal.show(describe(content))
-    if not content["held"] and content["stage"] != "finished":
-        terminal.show(f"{plan(content)}:\n  {folder.resume_command}")
-
-
-def list_(
-    storage: Annotated[
-        str | None, typer.Option(help="The folder of runs, or a URI. [default: runs]")
-    ] = None,
-    address: options.Dashboard = None,
-) -> None:
-    """List the runs in a folder, or the jobs of a cluster."""
-    if address and storage is not None:
-        raise InputError("list takes --storage or --address, not both")
-    if address:
-        terminal.show_table(("job", "status", "started", "run"), _job_rows(address))
-        return
-    columns = "run", "stage", "running", "trials ended", "best RMSE"
-    terminal.show_table(columns, _run_rows(storage or DEFAULT_STORAGE))
-
-
-def logs(
-    run: options.RunOrJob,
-    address: options.Dashboard = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Print new output until the job ends.")
-    ] = False,
-) -> None:
-    """Print the log of a run or the output of a job."""
-    if address:
-        from crnn_search.cluster.jobs import Cluster
-
-        cluster = Cluster(address)
-        job = cluster.job(run)
-        if follow:
-            cluster.follow(job)
-        else:
-            terminal.show(printable_log(cluster.log(job)), end="")
-        return
-    if follow:
-        raise InputError("--follow needs --address: only a job's output can be followed")
-    folder = open_run(run, (LOG,))
-    options.check_file(folder, folder.log, "the search has not started yet")
-    log = folder.log.read_text(encoding="utf-8", errors="replace")
-    terminal.show(printable_log(log), end="")
 
 
 def stop(run: options.RunOrJob, address: options.Dashboard = None) -> None:
@@ -216,51 +148,6 @@ def _check_port(port: int) -> None:
                 f"--port must be one that is free on this machine, got {port}: {error.strerror}; "
                 "0 takes a free one"
             ) from error
-
-
-def _job_status(job: str, address: str) -> str:
-    """The state of a job and the last lines of its output."""
-    from crnn_search.cluster.jobs import Cluster
-
-    cluster = Cluster(address)
-    found = cluster.job(job)
-    text = [f"{found.id}: {found.status.lower()}", f"  run        {found.run}"]
-    log = printable_log(cluster.log(found))
-    output = [line.strip() for line in log.splitlines() if line.strip()]
-    return "\n".join(text + [f"  output     {line}" for line in output[-3:]])
-
-
-def _job_rows(address: str) -> list[list[str]]:
-    from crnn_search.cluster.jobs import Cluster
-
-    rows = []
-    for job in Cluster(address).jobs():
-        started = ""
-        if job.started_ms is not None:
-            when = datetime.datetime.fromtimestamp(job.started_ms / 1000)
-            started = when.isoformat(" ", "minutes")
-        rows.append([job.id, job.status.lower(), started, job.run])
-    return rows
-
-
-def _run_rows(storage: str) -> list[list[str]]:
-    from crnn_search.results.status import list_status
-
-    return [_run_row(run, content) for run, content in list_status(storage)]
-
-
-def _run_row(run: RunFolder, content: dict[str, Any] | InputError) -> list[str]:
-    if isinstance(content, InputError):
-        return [run.name, first_line(content), "", "", ""]
-    trials, best = content["trials"], content["best"]
-    ended = sum(trials[word] for word in ledger.ENDED)
-    return [
-        content["name"],
-        content["stage"],
-        "yes" if content["held"] else "no",
-        f"{ended} of {trials['requested']}",
-        f"{best['validation_rmse']:.3f}" if best else "",
-    ]
 
 
 def _on_every_node(option: str, location: str | None) -> str:

@@ -22,7 +22,7 @@ import typer
 from crnn_search import api, signals
 from crnn_search.cli import options, terminal
 from crnn_search.cli.data import progress_bar, read_for
-from crnn_search.errors import ConfigError, InterruptedRun, StorageError
+from crnn_search.errors import ConfigError, InputError, InterruptedRun, StorageError
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.runs import DEFAULT_STORAGE, default_name
 from crnn_search.text import printable
@@ -80,9 +80,10 @@ def launch(
     on_trial_end: options.OnTrialEnd = None,
     on_end: options.OnEnd = None,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Search a space, retrain the winner, report and export it."""
-    session = _session(address, data_dir, on_trial_end, on_end, verbose)
+    session = _session(address, data_dir, on_trial_end, on_end) | _shown(verbose, quiet)
     session["command"] = shlex.join(["crnn-search", *sys.argv[1:]])
     changes = [*(overrides or []), *([] if trials is None else [f"search.trials={trials}"])]
     run = api.launch(
@@ -105,16 +106,18 @@ def resume(
     on_trial_end: options.OnTrialEnd = None,
     on_end: options.OnEnd = None,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Continue a run that was stopped or crashed."""
-    session = _session(address, data_dir, on_trial_end, on_end, verbose)
+    session = _session(address, data_dir, on_trial_end, on_end) | _shown(verbose, quiet)
     found = api.open_run(run)
     found.check(force=force)
     from crnn_search.results.status import describe, plan
 
     status = found.status()
-    terminal.show(describe(status))
-    terminal.show(plan(status))
+    if not quiet:
+        terminal.show(describe(status))
+        terminal.show(plan(status))
     if status["stage"] != "finished":
         _print_report(api.resume(found, force=force, **session))
 
@@ -130,9 +133,10 @@ def extend(
     on_trial_end: options.OnTrialEnd = None,
     on_end: options.OnEnd = None,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Add trials to a run's search, then report and export again."""
-    session = _session(address, data_dir, on_trial_end, on_end, verbose)
+    session = _session(address, data_dir, on_trial_end, on_end) | _shown(verbose, quiet)
     budgets = {"time_budget": time_budget, "compute_budget": compute_budget}
     _print_report(api.extend(run, trials, force=force, **budgets, **session))
 
@@ -142,7 +146,6 @@ def _session(
     data_dir: Path | None,
     on_trial_end: str | None,
     on_end: str | None,
-    verbose: bool,
 ) -> api.Session:
     """The options that launch, resume and extend share, checked."""
     from crnn_search.pipeline.hooks import Command
@@ -152,29 +155,44 @@ def _session(
         "data_dir": data_dir,
         "on_trial_end": None if on_trial_end is None else Command(on_trial_end, "--on-trial-end"),
         "on_end": None if on_end is None else Command(on_end, "--on-end"),
+    }
+
+
+def _shown(verbose: bool, quiet: bool) -> api.Session:
+    """What a session prints.
+
+    Raises:
+        InputError: much and nothing.
+    """
+    if verbose and quiet:
+        raise InputError("--verbose and --quiet exclude each other, got both")
+    return {
         "verbose": verbose,
-        "display": functools.partial(_display, verbose=verbose),
+        "display": functools.partial(_display, verbose=verbose, quiet=quiet),
     }
 
 
 @contextlib.contextmanager
-def _display(run: RunFolder, *, verbose: bool) -> Iterator[Progress]:
+def _display(run: RunFolder, *, verbose: bool, quiet: bool) -> Iterator[Progress]:
     """Show a run's progress while it works, and log it; a second Ctrl-C ends it at once."""
-    with log_to(run, verbose=verbose):
-        from crnn_search.cli.display import show_on
+    from crnn_search.cli.display import show_on
 
-        progress = show_on(terminal.lasting_console())
+    console = terminal.no_console() if quiet else terminal.lasting_console()
+    progress = show_on(console, run.name)
+    last_words = printable(f"interrupted: continue with\n  {run.resume_command}")
+    try:
         progress.note(f"run: {run.location}")
-        last_words = printable(f"interrupted: continue with\n  {run.resume_command}")
-        signals.say_at_the_end(last_words)
-        try:
+        progress.doing("loading Ray, Optuna and PyTorch")
+        with log_to(run, verbose=verbose):
+            signals.say_at_the_end(last_words)
+            signals.call_when_asked(progress.stopping)
             yield progress
-        except KeyboardInterrupt:
-            progress.close()
-            terminal.complain(last_words)
-            os._exit(InterruptedRun.exit_code)  # without waiting for anything of Ray's
-        finally:
-            progress.close()
+    except KeyboardInterrupt:
+        progress.close()
+        terminal.complain(last_words)
+        os._exit(InterruptedRun.exit_code)  # without waiting for anything of Ray's
+    finally:
+        progress.close()
 
 
 def _print_report(run: api.Run) -> None:

@@ -10,7 +10,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,6 +19,9 @@ from rich.table import Table
 
 from crnn_search.errors import CrnnSearchError
 from crnn_search.text import printable
+
+MAX_WIDTH = 10_000
+"""Of a line that is not for a terminal."""
 
 
 def prepare() -> None:
@@ -47,6 +50,16 @@ def show(text: str, end: str = "\n") -> None:
         print(printable(text), end=end)
 
 
+def flush_now() -> None:
+    """Write what `show` has printed so far.
+
+    Raises:
+        CrnnSearchError: it cannot be written.
+    """
+    with _written():
+        sys.stdout.flush()
+
+
 def complain(text: str) -> None:
     """Print to standard error, if it can be written."""
     with contextlib.suppress(OSError):
@@ -67,7 +80,42 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, right: 
     for row in rows:
         table.add_row(*map(printable, row))
     with _written():
-        console().print(table)
+        _wide_console().print(table)
+
+
+def show_columns(columns: Mapping[str, Sequence[str]], right: Collection[str]) -> list[str]:
+    """Print as many columns as a terminal has room for, else all; returns the names of the others.
+
+    right: those that are right-aligned.
+
+    Raises:
+        CrnnSearchError: it cannot be written.
+    """
+    out = _wide_console()
+    table, left = Table(box=None, pad_edge=False), out.width
+    cells: list[Iterator[str]] = []
+    left_out: list[str] = []
+    for name, values in columns.items():
+        width = max(map(len, [name, *map(printable, values)])) + bool(cells)  # a column apart
+        if width > left:
+            left_out.append(name)
+            continue
+        left -= width
+        table.add_column(name, no_wrap=True, justify="right" if name in right else "left")
+        cells.append(map(printable, values))
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
+    with _written():
+        out.print(table)
+    return left_out
+
+
+def _wide_console() -> Console:
+    """A console without a width where there is no terminal: programs read the lines."""
+    out = console()
+    if not out.is_terminal:
+        out.width = MAX_WIDTH
+    return out
 
 
 def console(file: IO[str] | None = None) -> Console:
@@ -78,6 +126,11 @@ def console(file: IO[str] | None = None) -> Console:
 def lasting_console() -> Console:
     """A console on standard output for a run, which goes on if nothing can be printed any more."""
     return console(cast("IO[str]", _Lasting(sys.stdout)))
+
+
+def no_console() -> Console:
+    """A console that shows nothing."""
+    return Console(quiet=True, file=io.StringIO())
 
 
 def flush(code: int) -> int:

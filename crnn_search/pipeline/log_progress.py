@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from crnn_search.storage.trial import TrialRecord
+from crnn_search.tuning.progress import Stage
 
 log = logging.getLogger("crnn_search")
 
 
 class LogProgress:
-    """A `Progress` whose stages, ended trials and notes are lines of the logger `crnn_search`."""
+    """A `Progress` whose stages and notes are lines of the logger `crnn_search`.
 
-    def stage(
-        self, title: str, trials: int, epochs: int, known: Sequence[TrialRecord] = ()
-    ) -> None:
-        log.info("%s: %d trials of up to %d epochs", title, trials, epochs)
+    What happens to each trial is logged anyway, see `tuning.stage_log`.
+    """
+
+    def doing(self, what: str) -> None:
+        log.info("%s", what)
+
+    def stage(self, stage: Stage) -> None:
+        log.info("%s: %d trials of up to %d epochs", stage.title, stage.trials, stage.epochs)
 
     def started(self, name: str) -> None:
         pass
 
-    def epoch(
-        self, name: str, epoch: int, validation_rmse: float | None, train_loss: float
-    ) -> None:
-        log.debug("%s: epoch %d, validation RMSE %s", name, epoch, validation_rmse)
+    def shows_parts(self) -> bool:
+        return False
 
-    def ended(self, name: str, state: str, reason: str | None) -> None:
-        log.info("%s: %s%s", name, state, f", {reason}" if reason else "")
+    def within(self, epochs: Mapping[str, float]) -> None:
+        pass
+
+    def epoch(self, name: str) -> None:
+        pass
+
+    def ended(self, name: str) -> None:
+        pass
 
     def reading(self, what: str, done: int, total: int) -> None:
         log.debug("%s: %d of %d", what, done, total)

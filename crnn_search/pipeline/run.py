@@ -14,14 +14,14 @@ from crnn_search.cluster.arithmetic import resolve_arithmetic
 from crnn_search.cluster.gpu_share import GpuProbe
 from crnn_search.cluster.provenance import JOB_VARIABLE
 from crnn_search.data.arrays import SequenceData
-from crnn_search.data.task import Source
+from crnn_search.data.task import Source, Task
 from crnn_search.errors import InputError, InterruptedRun
 from crnn_search.models.export import export_winner
 from crnn_search.models.folder import FORMATS
 from crnn_search.pipeline import extension, finalists, recovery, retrain, search
 from crnn_search.pipeline.budget_check import check_budget
 from crnn_search.pipeline.hooks import NO_HOOKS, HookRunner, Hooks
-from crnn_search.pipeline.manifest import UNLIMITED, Manifest, RunBudget
+from crnn_search.pipeline.manifest import UNLIMITED, Manifest
 from crnn_search.pipeline.source import digests, fit_to, keep, open_again, open_source
 from crnn_search.results import report
 from crnn_search.spaces.file import load_space
@@ -35,6 +35,7 @@ from crnn_search.tuning import warm_start
 from crnn_search.tuning.budget import Budget, Limit
 from crnn_search.tuning.context import Context, OnTrialEnd
 from crnn_search.tuning.progress import Progress
+from crnn_search.tuning.time_left import TimeLeft
 from crnn_search.tuning.tuner import interrupted
 
 
@@ -84,6 +85,7 @@ def launch(
     Raises:
         CrnnSearchError: see the exception tree in `errors`.
     """
+    progress.doing("opening the data")
     try:
         source = open_source(space.task, options.data_dir, options.data, progress.reading)
     except KeyboardInterrupt:
@@ -130,12 +132,14 @@ def extend(
             "extension", **extension.request(run, work.space, work.history, trials, budget)
         )
         manifest, space = extension.apply(run, work.manifest, work.space, event)
-        work = dataclasses.replace(work, manifest=manifest, space=space)
+        history = dataclasses.replace(work.history, extension=event)
+        work = dataclasses.replace(work, manifest=manifest, space=space, history=history)
         return _continue(work, progress, options)
 
 
 def _open(run: RunFolder, progress: Progress, options: Options) -> _Work:
     """An existing run as its last session left it, whatever ended that."""
+    progress.doing("reading the run")
     history = recovery.recover(run, progress.note)
     manifest, space = extension.apply(
         run, Manifest.read(run), load_space(run.space), history.extension
@@ -162,42 +166,61 @@ def _finish(
     work: _Work, progress: Progress, options: Options, on_trial_end: OnTrialEnd
 ) -> dict[str, Any]:
     """Train what is left to train, and write the report."""
-    run, space, manifest, journal = work.run, work.space, work.manifest, work.journal
+    run, journal = work.run, work.journal
     first_open = stages.first_open(run)
     journal.start_session(os.environ.get(JOB_VARIABLE))
     stages.reopen(run, first_open or stages.REPORT)
     if first_open in {stages.FINALISTS, stages.RETRAIN}:
-        info = work.source.info
+        info, address = work.source.info, options.address
         progress.note(f"data: {'MNIST' if info.sums else info.name}")
         task = work.source.load()
-        with connection.connect(options.address, progress.note, verbose=options.verbose):
-            data_size.check_memory(task.images.nbytes)
-            grows = options.address is not None
-            allocation, probe = gpu_share.allocate_trials(
-                space, task, progress.note, may_grow=grows
-            )
-            storage_check.check_storage(run)
-            arithmetic = manifest.arithmetic
-            if arithmetic is None:
-                arithmetic = resolve_arithmetic(space.resources, allocation, progress.note)
-            progress.note(f"arithmetic: {arithmetic}")
-            with run.changes():
-                manifest = manifest.on_cluster(space, _hardware(probe), arithmetic)
-                manifest.write(run)
-            context = Context(
-                run,
-                space,
-                work.history,
-                journal,
-                task,
-                allocation,
-                arithmetic,
-                progress,
-                on_trial_end,
-            )
-            _train(context, manifest.budget, first_open)
+        progress.doing("starting Ray" if address is None else f"connecting to Ray at {address}")
+        with connection.connect(address, progress.note, verbose=options.verbose):
+            progress.doing("preparing the trials")
+            context, limit = _prepare(work, task, progress, on_trial_end, grows=address is not None)
+            _train(context, limit, first_open)
     journal.write("stage", stage="report")
     return _report(run, progress, work.source)
+
+
+def _prepare(
+    work: _Work, task: Task, progress: Progress, on_trial_end: OnTrialEnd, *, grows: bool
+) -> tuple[Context, Limit]:
+    """What every stage works with on the cluster, and when the search ends early."""
+    run, space, manifest = work.run, work.space, work.manifest
+    data_size.check_memory(task.images.nbytes)
+    allocation, probe = gpu_share.allocate_trials(space, task, progress.note, may_grow=grows)
+    storage_check.check_storage(run)
+    arithmetic = manifest.arithmetic
+    if arithmetic is None:
+        arithmetic = resolve_arithmetic(space.resources, allocation, progress.note)
+    progress.note(f"arithmetic: {arithmetic}")
+    with run.changes():
+        manifest = manifest.on_cluster(space, _hardware(probe), arithmetic)
+        manifest.write(run)
+    budget = manifest.budget
+    limit = Limit(
+        budget.limits,
+        space,
+        allocation.concurrent,
+        lambda: work.journal.elapsed_s,
+        budget.before,
+    )
+    records = dict(work.history.stages)
+    context = Context(
+        run,
+        space,
+        work.history,
+        work.journal,
+        task,
+        allocation,
+        arithmetic,
+        progress,
+        records,
+        TimeLeft(limit, records),
+        on_trial_end,
+    )
+    return context, limit
 
 
 def _hardware(probe: GpuProbe | None) -> dict[str, Any]:
@@ -205,18 +228,11 @@ def _hardware(probe: GpuProbe | None) -> dict[str, Any]:
     return {"nodes": nodes.hardware(), "gpu": gpu}
 
 
-def _train(context: Context, budget: RunBudget, first_open: str | None) -> None:
+def _train(context: Context, limit: Limit, first_open: str | None) -> None:
     """Search, repeat the finalists, retrain the winner: whatever of it is not done yet."""
     if first_open == stages.RETRAIN:
         winner = read_json(context.run.best)
     else:
-        limit = Limit(
-            budget.limits,
-            context.space,
-            context.allocation.concurrent,
-            lambda: context.journal.elapsed_s,
-            budget.before,
-        )
         check_budget(limit, context)
         winner = finalists.choose(search.run_search(context, limit), context)
     retrain.retrain(winner, context)
@@ -224,12 +240,11 @@ def _train(context: Context, budget: RunBudget, first_open: str | None) -> None:
 
 def _report(run: RunFolder, progress: Progress, source: Source) -> dict[str, Any]:
     """Score the retrained models on the test images, write the report, export the winner."""
-    progress.close()
     with run.changes():
-        progress.note("report: scoring the retrained networks on the test images")
+        progress.doing("report: scoring the retrained networks on the test images")
         task = source.load(test=True)
         result = report.write_report(run, task)
-        progress.note("export: " + ", ".join(FORMATS))
+        progress.doing("export: " + ", ".join(FORMATS))
         export_winner(run, FORMATS, task)
         stages.record(run, stages.FINISHED, (run.space, run.manifest, run.journal))
     return result

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import optuna
 
 from crnn_search.pipeline import finalists
+from crnn_search.pipeline.stage import show_stage
 from crnn_search.storage import ledger
 from crnn_search.storage.files import atomic_write
 from crnn_search.storage.journal import SEARCH
 from crnn_search.storage.trial import TrialRecord
 from crnn_search.text import first_line
-from crnn_search.tuning import tuner, warm_start
+from crnn_search.tuning import budget, tuner, warm_start
 from crnn_search.tuning.budget import Limit
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
@@ -37,7 +38,8 @@ def run_search(context: Context, limit: Limit) -> list[TrialRecord]:
     context.journal.write("stage", stage=SEARCH)
     records = list(context.history.records(SEARCH).values())
     callback = RunCallback(SEARCH, context, records, limit)
-    context.progress.stage(SEARCH, spec.trials, spec.max_epochs, records)
+    size = budget.Stage(spec.trials, spec.max_epochs, spec.epoch_sequences)
+    show_stage(context, SEARCH, SEARCH, size, _origin(context, records))
     scheduler = Asha(
         spec.max_epochs,
         spec.grace_epochs,
@@ -61,6 +63,13 @@ def run_search(context: Context, limit: Limit) -> list[TrialRecord]:
     if shortened and (reason := callback.limit_reached()):
         context.progress.note(f"the search has ended: {reason}")
     return finalists.select(records, context.space.retrain.finalists)
+
+
+def _origin(context: Context, records: Sequence[TrialRecord]) -> str:
+    """Why a search does not start from nothing."""
+    if context.history.extension:
+        return f"extended to {context.space.search.trials} trials"
+    return "resumed" if records else ""
 
 
 def replay(records: Iterable[TrialRecord], scheduler: Asha, callback: RunCallback) -> None:

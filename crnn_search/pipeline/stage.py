@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +11,11 @@ from crnn_search.errors import ModelFileError
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial, TrialRecord
 from crnn_search.training import checkpoint
-from crnn_search.tuning import tuner
+from crnn_search.tuning import budget, tuner
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.checkpoints import is_of
 from crnn_search.tuning.context import Context
+from crnn_search.tuning.progress import Stage
 
 
 def run_stage(
@@ -36,7 +38,8 @@ def run_stage(
     context.journal.write("stage", stage=stage)
     records = _reusable(context, stage, trials, keeps_models)
     callback = RunCallback(stage, context, records)
-    context.progress.stage(title, len(trials), max(trial.epochs for trial in trials), records)
+    size = budget.Stage(len(trials), trials[0].epochs, trials[0].epoch_sequences)
+    show_stage(context, stage, title, size, "resumed" if records else "")
     for record in records:
         trained = record.failure is not None or record.epochs >= record.trial.epochs
         if trained and not record.ended:
@@ -50,6 +53,16 @@ def run_stage(
     if waiting:
         tuner.run_trials(context, waiting, callback)
     return [callback.records[trial.name] for trial in trials]
+
+
+def show_stage(
+    context: Context, name: str, title: str, size: budget.Stage, origin: str = ""
+) -> None:
+    """Tell the display that a stage begins. Arguments as of `progress.Stage`."""
+    left = context.time_left
+    time_left = functools.partial(left, name) if left else lambda _: None
+    searched, records = context.space.searched, context.records
+    context.progress.stage(Stage(name, title, *size, searched, records, origin, time_left))
 
 
 def _reusable(

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from crnn_search.errors import InputError, StorageError
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import ledger, stages
+from crnn_search.storage.files import read_json
 from crnn_search.storage.journal import SEARCH, History, read_history
 from crnn_search.storage.lease import are_held, is_held
 from crnn_search.storage.ledger import ranked
-from crnn_search.storage.run_folder import JOURNAL, LEDGER, STAGES, RunFolder
+from crnn_search.storage.run_folder import (
+    JOURNAL,
+    LEDGER,
+    MANIFEST,
+    REPORT,
+    STAGES,
+    RunFolder,
+)
 from crnn_search.storage.runs import THREADS, list_runs
 from crnn_search.storage.trial import METRIC, TrialRecord, TrialState
 from crnn_search.text import duration, figure, first_line
@@ -21,7 +30,7 @@ from crnn_search.text import duration, figure, first_line
 TRAINING = (SEARCH, "finalists", "retrain")
 """The stages that train."""
 
-FILES = (JOURNAL, LEDGER, STAGES)
+FILES = (JOURNAL, LEDGER, STAGES, MANIFEST, REPORT)
 """What `read_status` reads of a run in an object store, beside its space."""
 
 MAX_NAMES = 8
@@ -59,7 +68,7 @@ def list_status(storage: str) -> list[tuple[RunFolder, dict[str, Any] | InputErr
     Raises:
         InputError: there is no such folder, or it cannot be read.
     """
-    runs = list_runs(storage, (LEDGER, STAGES))
+    runs = list_runs(storage, (LEDGER, STAGES, MANIFEST, REPORT))
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(_listed, runs))
     leased = [n for n, run in enumerate(runs) if run.mirror and run.mirror.was_leased]
@@ -72,7 +81,7 @@ def list_status(storage: str) -> list[tuple[RunFolder, dict[str, Any] | InputErr
 
 def _listed(run: RunFolder) -> dict[str, Any] | InputError:
     try:
-        if not run.has(run.best):
+        if not run.has(run.best) or stages.has_grown(run):
             run.fetch(JOURNAL)  # says whether all trials have ended
         return read_status(run, held=False if run.mirror else None, contents=False)
     except InputError as error:
@@ -87,26 +96,49 @@ def _read_status(run: RunFolder, held: bool | None, *, contents: bool) -> dict[s
     space = load_space(run.space)
     history = read_history(run.journal, run.ledger)
     ended = history.ended().trials
-    running = [r for stage in TRAINING for r in history.records(stage).values() if not r.ended]
     held = is_held(run) if held is None else held
+    stage = stage_of(run, history, space, contents=contents)
+    report = _known(run.report_json) if stage == "finished" else {}
     return {
         "name": run.name,
         "location": run.location,
         "held": held,
-        "stage": stage_of(run, history, space, contents=contents),
+        "stage": stage,
+        "started": _known(run.manifest).get("created"),
+        "extended": history.extension is not None,
         "trials": {"requested": _requested(history, space), **ledger.outcomes(history.ended())},
-        "running_trials": [_running(record) for record in running],
+        "cut_because": sorted({str(r.reason) for r in ended if ledger.is_cut(r)}),
+        "running_trials": [_running(record) for record in _open(history, stage)],
         "best": _best(ended),
         "compute": {
             "core_seconds": _spent(history, "core_seconds"),
             "gpu_seconds": _spent(history, "gpu_seconds"),
             "asha_saved_share": ledger.saved_share(ended, space.search.max_epochs),
         },
-        "elapsed_s": history.elapsed_s,
+        "test_rmse": report.get("test", {}).get("rmse"),
+        "elapsed_s": history.elapsed_s or float(sum(report.get("seconds", {}).values())),
         "sessions": history.sessions,
         "damaged": stages.damaged(run, contents=contents),
         "notes": [] if held else history.notes,  # a process may be writing what they miss
     }
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """The content of a file that says more, if it is there and can be read."""
+    try:
+        found = read_json(path)
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _open(history: History, stage: str) -> list[TrialRecord]:
+    """The trials that have not ended, of the stage that the run is in and of those before it.
+
+    Those of later stages are of a search that has been extended since.
+    """
+    reached = TRAINING[: TRAINING.index(stage) + 1] if stage in TRAINING else ()
+    return [r for name in reached for r in history.records(name).values() if not r.ended]
 
 
 def stage_of(run: RunFolder, history: History, space: SearchSpace, *, contents: bool = True) -> str:
@@ -139,9 +171,13 @@ def describe(status: dict[str, Any]) -> str:
     trials = status["trials"]
     ended = sum(trials[word] for word in ledger.ENDED)
     cut = f", {trials['cut']} cut when the search ended" if trials["cut"] else ""
+    early = status["stage"] != SEARCH and ended < trials["requested"]
     lines = [
         ("trials", f"{ended} of {trials['requested']} ended: {trials['completed']} completed, "
                    f"{trials['stopped']} stopped early{cut}, {trials['failed']} failed"),
+        *([("extended", f"to {trials['requested']} trials")] if status["extended"] else []),
+        *([("cut", "the search ended before all trials were started")] if early else []),
+        *(("cut", first_line(reason)) for reason in status["cut_because"]),
         *(("failed", f"{x['count']} × {first_line(x['reason'])}") for x in trials["failures"]),
         *_trial_lines(status),
         *_compute_lines(status["compute"]),

@@ -122,6 +122,11 @@ class SearchSpace:
         """
         return [f"{name}: {message}" for name, message in problems(config, self.space)]
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The names of the hyperparameters that are not fixed."""
+        return tuple(name for name in self.space if not isinstance(self.space[name], Fixed))
+
     def infeasible_share(self) -> float:
         """The share of sampled configurations, 0 to 1, that are infeasible.
 

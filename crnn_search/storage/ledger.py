@@ -21,6 +21,7 @@ from crnn_search.storage import jsonl
 from crnn_search.storage.checks import ALTERED, altered_line
 from crnn_search.storage.jsonl import Record
 from crnn_search.storage.trial import InfeasibleTrial, TrialRecord, TrialState, trial_name
+from crnn_search.text import figure
 
 WORDS = {
     TrialState.COMPLETE: "completed",
@@ -108,6 +109,27 @@ def outcomes(ledger: Ledger) -> dict[str, Any]:
 def is_cut(record: TrialRecord) -> bool:
     """Whether a trial ended because the search did; early stopping gives no reason."""
     return record.state == TrialState.PRUNED and record.reason is not None
+
+
+def state_words(record: TrialRecord) -> str:
+    """How a trial ended: completed, stopped early, cut or failed; unfinished if it has not."""
+    if is_cut(record):
+        return "cut"
+    return _STATE_WORDS[record.state]
+
+
+def rmse_words(record: TrialRecord) -> str:
+    """A trial's last errors, as far as they are known: of validation and of training."""
+    errors = {"validation RMSE": record.last_rmse, "train RMSE": record.train_rmse}
+    return ", ".join(f"{name} {figure(x)}" for name, x in errors.items() if x is not None)
+
+
+_STATE_WORDS = {
+    TrialState.RUNNING: "unfinished",
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "stopped early",
+    TrialState.FAIL: "failed",
+}
 
 
 def spent(trials: Sequence[TrialRecord], key: str) -> dict[str, float]:

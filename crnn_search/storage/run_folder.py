@@ -20,6 +20,7 @@ SPACE = "space.yaml"
 """The file that makes a folder the folder of a run."""
 
 JOURNAL, LEDGER, STAGES = "journal.jsonl", "trials.jsonl", "stages.json"
+MANIFEST, REPORT = "manifest.json", "report.json"
 LOG, TENSORBOARD = "search.log", "tensorboard"
 CHECKPOINTS, STOP, LEASE = "checkpoints", "stop", "lease.json"
 
@@ -128,7 +129,7 @@ class RunFolder:
 
     @property
     def manifest(self) -> Path:
-        return self.root / "manifest.json"
+        return self.root / MANIFEST
 
     @property
     def space(self) -> Path:
@@ -183,7 +184,7 @@ class RunFolder:
 
     @property
     def report_json(self) -> Path:
-        return self.root / "report.json"
+        return self.root / REPORT
 
     @property
     def report_markdown(self) -> Path:

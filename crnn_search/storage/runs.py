@@ -87,7 +87,7 @@ def create_run(storage: str, name: str) -> RunFolder:
 
 
 def open_run(location: str, wanted: Collection[str] | None = None) -> RunFolder:
-    """The run in an existing folder, or at a URI.
+    """The run in an existing folder, at a URI, or of this name in the folder `runs`.
 
     wanted: files and folders to fetch from an object store; by default all but checkpoints. The
     space is always fetched.
@@ -96,16 +96,34 @@ def open_run(location: str, wanted: Collection[str] | None = None) -> RunFolder:
         RunFolderError: there is no run, or it cannot be read.
     """
     run = _opened(location, wanted)
-    try:
-        is_run = run.space.is_file()
-    except OSError as error:
-        raise RunFolderError(f"cannot read {run.space}: {error.strerror}") from error
-    if not is_run:
+    if not _is_run(run) and not is_uri(location) and location == Path(location).name:
+        run = RunFolder(Path(DEFAULT_STORAGE) / location)
+    if not _is_run(run):
         raise RunFolderError(
             f"{location} is not the folder of a run: it has no {SPACE}; give a folder that "
             "crnn-search launch created, such as runs/NAME"
         )
     return run
+
+
+def newest_run() -> RunFolder:
+    """The run in the folder `runs` that was worked on last.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = list_runs(DEFAULT_STORAGE)
+    if not found:
+        raise InputError(f"there is no run in the folder {DEFAULT_STORAGE}; name one")
+    return max(found, key=_last_change)
+
+
+def _last_change(run: RunFolder) -> float:
+    times = [0.0]
+    for path in (run.space, run.journal):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def list_runs(storage: str, wanted: Collection[str] = ()) -> list[RunFolder]:
@@ -176,6 +194,14 @@ def is_retrained(run: RunFolder) -> bool:
         InputError: `stages.json` cannot be read.
     """
     return stages.first_open(run) not in {stages.FINALISTS, stages.RETRAIN}
+
+
+def _is_run(run: RunFolder) -> bool:
+    """Whether there is a run. Raises RunFolderError if that cannot be seen."""
+    try:
+        return run.space.is_file()
+    except OSError as error:
+        raise RunFolderError(f"cannot read {run.space}: {error.strerror}") from error
 
 
 def _may_be_run(run: RunFolder) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from crnn_search.errors import InputError
 from crnn_search.storage.checks import ALTERED, check_bounds, check_types
 from crnn_search.storage.files import read_json, write_json
-from crnn_search.storage.run_folder import APPENDED, RunFolder
+from crnn_search.storage.run_folder import APPENDED, JOURNAL, RunFolder
 
 FINALISTS, RETRAIN, REPORT, EXPORT = "finalists", "retrain", "report", "export"
 FINISHED = "finished"
@@ -71,6 +71,12 @@ def first_open(run: RunFolder, *, contents: bool = True) -> str | None:
         if stage not in known or _altered(run, known[stage], contents=contents):
             return stage
     return None
+
+
+def has_grown(run: RunFolder) -> bool:
+    """Whether a finished run's journal has more lines than it ended with: it is being extended."""
+    entry, size = _read(run).get(FINISHED, {}).get(JOURNAL), run.size(run.journal)
+    return entry is not None and size is not None and bool(size > entry["bytes"])
 
 
 def damaged(run: RunFolder, *, contents: bool = True) -> list[str]:

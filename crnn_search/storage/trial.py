@@ -157,6 +157,12 @@ class TrialRecord:
         return self.validation_rmse[-1] if self.validation_rmse else None
 
     @property
+    def train_rmse(self) -> float | None:
+        """Root of its last training loss, the mean squared error; None if that was not finite."""
+        loss = self.train_loss[-1] if self.train_loss else None
+        return None if loss is None else math.sqrt(loss)
+
+    @property
     def final_rmse(self) -> float:
         """Its last validation RMSE, of a trial that has one.
 

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -120,7 +120,13 @@ def start(
     )
 
 
-def train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
+OnPart = Callable[[float], None]
+"""Called after each step with the part of the epoch's steps that are done, up to 1."""
+
+
+def train_epoch(
+    state: TrainState, data: TrainingData, on_part: OnPart = lambda part: None
+) -> EpochMetrics:
     """Train one epoch and validate; changes `state`.
 
     Only training sequences are limited by the configuration's `max_sequence_length`.
@@ -129,18 +135,18 @@ def train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
     # them. The setting is the whole process's, so it is reset after the epoch.
     torch.set_flush_denormal(True)
     try:
-        return _train_epoch(state, data)
+        return _train_epoch(state, data, on_part)
     finally:
         torch.set_flush_denormal(False)
 
 
-def _train_epoch(state: TrainState, data: TrainingData) -> EpochMetrics:
+def _train_epoch(state: TrainState, data: TrainingData, on_part: OnPart) -> EpochMetrics:
     started = time.perf_counter()
     info, images = data.task.info, data.task.images
     spec = state.config.training
     table = data.task.training_table(draw_of(spec, data, state.seed, state.epoch))
     targets = ((table.targets - info.center) / info.scale).float()
-    loss = _train_table(state, images, dataclasses.replace(table, targets=targets))
+    loss = _train_table(state, images, dataclasses.replace(table, targets=targets), on_part)
     trained = time.perf_counter()
     state.epoch += 1
     validation_rmse = exact = None
@@ -175,7 +181,7 @@ def draw_of(training: TrainingSpec, data: TrainingData, seed: int, epoch: int) -
     )
 
 
-def _train_table(state: TrainState, images: Tensor, table: SequenceTable) -> float:
+def _train_table(state: TrainState, images: Tensor, table: SequenceTable, on_part: OnPart) -> float:
     """One pass over a table. Returns the mean squared error of its training steps.
 
     images: uint8 `(I, C, H, W)`, on the training device.
@@ -197,6 +203,7 @@ def _train_table(state: TrainState, images: Tensor, table: SequenceTable) -> flo
             if means:
                 decay = _decay(spec.ema, state.epoch * count + number)
                 get_ema_multi_avg_fn(decay)(means, values, None)
+            on_part((number + 1) / count)
     return total.item() / len(table)
 
 

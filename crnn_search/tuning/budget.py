@@ -155,6 +155,13 @@ class Limit:
             )
         return None
 
+    def time_left_s(self) -> float:
+        """How long the run may still take by its budget of time."""
+        limit = self.budget.time_s
+        if limit is None:
+            return math.inf
+        return limit - (self.elapsed_s() - (self.before.time_s or 0.0))
+
     def shortage(self, paces: Paces) -> str | None:
         """Why finalists and retraining alone take more than the budget, or None."""
         for name, needed in self._needed(paces).items():

@@ -44,6 +44,7 @@ class RunCallback(Callback):  # type: ignore[misc]
     ) -> None:
         """records: of an earlier session. limit: the budget of the stage."""
         self.records = {record.trial.name: record for record in records}
+        context.records[stage] = self.records
         self._log = StageLog(stage, context)
         self._limit = limit
         self._trials: dict[str, TuneTrial] = {}

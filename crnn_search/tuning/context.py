@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crnn_search.cluster.resources import Allocation
 from crnn_search.data.task import Task
@@ -12,7 +12,8 @@ from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, TrialRecord
-from crnn_search.tuning.progress import Progress
+from crnn_search.tuning.progress import Progress, Records
+from crnn_search.tuning.time_left import TimeLeft
 
 OnTrialEnd = Callable[[str, TrialRecord | InfeasibleTrial], None]
 """Hears of each trial that ended, and of its stage, after its end was recorded."""
@@ -24,6 +25,7 @@ class Context:
 
     history: what earlier sessions recorded. task: without test images.
     allocation: what each trial gets. arithmetic: that of every trial of the run.
+    records: of all stages, as they are now. time_left: forecasts the rest of the run from them.
     """
 
     run: RunFolder
@@ -34,4 +36,6 @@ class Context:
     allocation: Allocation
     arithmetic: Arithmetic
     progress: Progress
+    records: Records = field(default_factory=dict)
+    time_left: TimeLeft | None = None
     on_trial_end: OnTrialEnd = lambda _stage, _trial: None

@@ -7,7 +7,6 @@ search, so it is drawn at random.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -121,21 +120,25 @@ def replay(
     epoch_s: Sequence[float],
     rmse: Sequence[float],
     concurrent: int,
-) -> tuple[Work, list[int]]:
+    done: Sequence[float] = (),
+) -> tuple[Work, list[float]]:
     """What the trials of a stage take, and the epochs of each.
 
     A free place is taken by the next trial at once. Only epochs at which trials may be stopped are
     replayed.
 
     epoch_s, rmse: of each trial, the seconds of an epoch and the RMSE after each of its epochs.
+    done: epochs that the first ones have trained before, fewer than `max_epochs`.
     """
     stops = [*sorted(math.ceil(rung) for rung in scheduler.rungs if rung < max_epochs), max_epochs]
-    following = dict(itertools.pairwise([0, *stops]))
     running: list[tuple[float, int]] = []
-    epochs, now, started = [0] * len(epoch_s), 0.0, 0
+    epochs, now, started = [*done, *[0.0] * (len(epoch_s) - len(done))], 0.0, 0
+
+    def following(number: int) -> int:
+        return next(stop for stop in stops if stop > epochs[number])
 
     def train(number: int) -> None:
-        more = following[epochs[number]] - epochs[number]
+        more = following(number) - epochs[number]
         heapq.heappush(running, (now + more * epoch_s[number], number))
 
     while running or started < len(epoch_s):
@@ -143,8 +146,9 @@ def replay(
             train(started)
             started += 1
         now, number = heapq.heappop(running)
-        epochs[number] = following[epochs[number]]
-        decision = scheduler.decide(str(number), epochs[number], rmse[number])
+        epoch = following(number)
+        epochs[number] = float(epoch)
+        decision = scheduler.decide(str(number), epoch, rmse[number])
         if decision == TrialScheduler.CONTINUE:
             train(number)
     trial_s = sum(count * seconds for count, seconds in zip(epochs, epoch_s, strict=True))

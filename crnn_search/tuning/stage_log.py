@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 from crnn_search.errors import CrnnSearchError, RunError, StorageError
 from crnn_search.storage.journal import SEARCH
 from crnn_search.storage.jsonl import Record
+from crnn_search.storage.ledger import rmse_words, state_words
 from crnn_search.storage.location import join
 from crnn_search.storage.trial import (
     METRIC,
@@ -16,7 +18,9 @@ from crnn_search.storage.trial import (
     TrialRecord,
     TrialState,
     finite,
+    trial_name,
 )
+from crnn_search.text import compact, duration
 from crnn_search.tuning.checkpoints import CheckpointFolder, best_epoch
 from crnn_search.tuning.context import Context
 from crnn_search.tuning.epoch_result import EpochResult
@@ -24,9 +28,11 @@ from crnn_search.tuning.retries import Interruption
 from crnn_search.tuning.tensorboard import TensorBoard
 from crnn_search.tuning.tune_trial import Granted
 
+logger = logging.getLogger("crnn_search")
+
 
 class StageLog:
-    """Writes each event to the disk, then applies it to its trial's record.
+    """Writes each event to the disk, then applies it to its trial's record; and a line of the log.
 
     error: the first file that could not be written, or checkpoint that a trial could not write.
     Nothing more is written after it. It is not raised here: Tune would only log it.
@@ -38,6 +44,8 @@ class StageLog:
         self._run = context.run
         self._journal = context.journal
         self._progress = context.progress
+        self._time_left = context.time_left
+        self._searched = context.space.searched
         self._on_trial_end = context.on_trial_end
         self._tensorboard = TensorBoard(context.run.tensorboard / stage, context.progress.note)
         self._other_arithmetics: set[tuple[str, str]] = set()
@@ -50,15 +58,20 @@ class StageLog:
     def created(self, trial: Trial) -> None:
         """A trial was created and is about to run."""
         self._write("trial", stage=self._stage, trial=trial.to_dict())
+        values = trial.config.to_dict()
+        shown = ", ".join(f"{name} {compact(values[name])}" for name in self._searched)
+        logger.info("%s: created, %s", trial.name, shown or "nothing is searched")
 
     def infeasible(self, trial: InfeasibleTrial) -> None:
         """A sample is infeasible."""
         self._write_ended(trial)
+        logger.info("%s: infeasible, %s", trial_name(trial.number), trial.reason)
         if not self.error:
             self._on_trial_end(self._stage, trial)
 
     def started(self, name: str) -> None:
         """A trial got its actor, for the first time or again."""
+        logger.info("%s: runs", name)
         self._progress.started(name)
 
     def step(self, record: TrialRecord, step: EpochResult, granted: Granted) -> None:
@@ -91,9 +104,18 @@ class StageLog:
             event["checkpoint"] = f"{self._run.checkpoints.name}/{step.checkpoint}"
         record.apply(self._write("epoch", **usage, **event))
         self._tensorboard.write(record.trial, step.metrics)
-        self._progress.epoch(
-            record.trial.name, step.epoch, step.validation_rmse, step.metrics.train_loss
+        if self._time_left:
+            self._time_left.measure(record.trial, step.metrics)
+        logger.info(
+            "%s: epoch %d of %d, %s, %s on %s",
+            record.trial.name,
+            step.epoch,
+            record.trial.epochs,
+            rmse_words(record),
+            duration(step.seconds),
+            step.node,
         )
+        self._progress.epoch(record.trial.name)
 
     def retried(self, record: TrialRecord, trial: Trial, interruption: Interruption) -> None:
         """A trial will run again. trial: with what it gets then."""
@@ -123,7 +145,11 @@ class StageLog:
                 folder.keep({record.saved_epochs, best_epoch(record.validation_rmse)})
         except StorageError as error:
             self._stop(error)
-        self._progress.ended(record.trial.name, state, reason)
+        why = f": {reason}" if reason else ""
+        logger.info(
+            "%s: %s after epoch %d%s", record.trial.name, state_words(record), record.epochs, why
+        )
+        self._progress.ended(record.trial.name)
         self._on_trial_end(self._stage, record)
 
     def _report(self, record: TrialRecord, step: EpochResult) -> None:

@@ -11,6 +11,7 @@ from crnn_search.cluster.arithmetic import trial_device
 from crnn_search.data.task import Task
 from crnn_search.storage.trial import Trial
 from crnn_search.training import memory
+from crnn_search.tuning.epoch_parts import Teller
 from crnn_search.tuning.worker import Worker
 
 
@@ -22,12 +23,17 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(
-        self, config: dict[str, Any], task: Task | None = None, checkpoints: str = ""
+        self,
+        config: dict[str, Any],
+        task: Task | None = None,
+        checkpoints: str = "",
+        board: Any = None,
     ) -> None:
         """Take the task and the first trial.
 
         task: from the object store, whose memory its images share; Tune needs a default.
-        checkpoints: the folder of all trials' checkpoints, or its URI.
+        checkpoints: the folder of all trials' checkpoints, or its URI. board: a `Board`'s handle,
+        if somebody watches.
         """
         assert task is not None
         granted = self.trial_resources.required_resources
@@ -35,7 +41,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         memory.limit_to(granted.get("GPU", 0.0), device)
         if device.type == "cpu":
             torch.set_num_threads(max(1, int(granted["CPU"])))
-        self._worker = Worker(task.to(device), checkpoints, device)
+        self._worker = Worker(task.to(device), checkpoints, device, Teller(board))
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import signal
@@ -17,6 +18,7 @@ from crnn_search.storage import temporary
 from crnn_search.storage.files import writing
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial
+from crnn_search.tuning import epoch_parts
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
 from crnn_search.tuning.node_watch import NodeWatch
@@ -31,6 +33,10 @@ HINT = (
     "is killed. What was recorded is kept; continue with %s"
 )
 """Logged at the start of each stage: such an end cannot be caught."""
+
+FALSE_ALARMS = ("ray.tune.analysis", "ray.tune.tune")
+"""Loggers of Tune's whose warnings are of its own files. The first reads each trial's results from
+files that nobody writes, see `RunCallback`; the second says how to restore a run from them."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +95,16 @@ def _run_tune(context: Context, config: tune.TuneConfig, callback: RunCallback) 
     run = context.run
     with writing(run.checkpoints):
         run.checkpoints.mkdir(exist_ok=True)  # trials do not create it: see `storage.retry`
-    trainable = tune.with_parameters(
-        TrialTrainable,
-        task=context.task,
-        checkpoints=run.checkpoint_location,
-    )
+    for name in FALSE_ALARMS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     resources = functools.partial(_resources, context.allocation)
-    with temporary.folder() as folder:
+    with temporary.folder() as folder, _board(context) as board:
+        trainable = tune.with_parameters(
+            TrialTrainable,
+            task=context.task,
+            checkpoints=run.checkpoint_location,
+            board=board,
+        )
         tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=config,
@@ -108,6 +117,14 @@ def _run_tune(context: Context, config: tune.TuneConfig, callback: RunCallback) 
                 verbose=0,
             ),
         ).fit()
+
+
+def _board(context: Context) -> contextlib.AbstractContextManager[Any]:
+    """Where trials tell how far they are within an epoch; None if that is not shown."""
+    progress = context.progress
+    if not progress.shows_parts():
+        return contextlib.nullcontext()
+    return epoch_parts.shown(progress.within)
 
 
 _ALWAYS: dict[str, Any] = {

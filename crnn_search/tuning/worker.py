@@ -6,6 +6,7 @@ import dataclasses
 import math
 import platform
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -32,11 +33,22 @@ class Worker:
     the same way.
     """
 
-    def __init__(self, task: Task, checkpoints: str, device: torch.device) -> None:
-        """task: on `device`. checkpoints: the folder of all trials' checkpoints, or its URI."""
+    def __init__(
+        self,
+        task: Task,
+        checkpoints: str,
+        device: torch.device,
+        on_part: Callable[[str, float], None] = lambda name, epochs: None,
+    ) -> None:
+        """task: on `device`. checkpoints: the folder of all trials' checkpoints, or its URI.
+
+        on_part: called after each step with the trial's name and its epochs, 1.5 in the middle of
+        the second.
+        """
         self._task = task
         self._checkpoints = checkpoints
         self._device = device
+        self._on_part = on_part
         self._validation = task.validation_table()
         self._shown: set[str] = set()
 
@@ -95,7 +107,10 @@ class Worker:
     def _epoch(self) -> EpochResult:
         """Train an epoch and save the state, unless the trial failed in it."""
         assert self._state is not None
-        metrics = engine.train_epoch(self._state, self._data)
+        name, before = self._trial.name, self._state.epoch
+        metrics = engine.train_epoch(
+            self._state, self._data, lambda part: self._on_part(name, before + part)
+        )
         if (note := self._state.note) and note not in self._shown:  # not again for every trial
             self._shown.add(note)
             self._note(note)

@@ -1,8 +1,9 @@
-"""status, list, logs, stop, submit and tensorboard, with a cluster that is not there."""
+"""status, list, trials, logs, stop, submit and tensorboard, with a cluster that is not there."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -82,7 +83,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunFolder:
     (tmp_path / "space.yaml").write_text(SPACE)
     mirror: Any = FakeMirror()
     run = RunFolder(tmp_path, mirror)
-    monkeypatch.setattr("crnn_search.cli.runs.open_run", lambda *_: run)
+    for module in ("runs", "watch"):
+        monkeypatch.setattr(f"crnn_search.cli.{module}.open_run", lambda *_: run)
     monkeypatch.setattr("crnn_search.results.status.is_held", lambda run: False)
     return run
 
@@ -117,13 +119,21 @@ def test_list_shows_every_run_of_a_folder(crnn_search: CommandLine, tmp_path: Pa
     (tmp_path / "one" / "space.yaml").write_text(SPACE)
     (tmp_path / "two" / "space.yaml").write_text("space: 3")
     lines = crnn_search("list", "--storage", str(tmp_path)).out.splitlines()
-    assert lines[0].split() == ["run", "stage", "running", "trials", "ended", "best", "RMSE"]
-    assert lines[1].split() == ["one", "search", "no", "0", "of", "64"]
+    assert lines[0].split() == ["run", "state", "started", "duration", "trials", "best", "RMSE",
+                                "test", "RMSE"]  # fmt: skip
+    assert lines[1].split() == ["one", "stopped:", "search", "0", "s", "0/64"]
     assert lines[2].startswith("two")
+    found = json.loads(crnn_search("list", "--storage", str(tmp_path), "--json").out)
+    assert [run["name"] for run in found] == ["one", "two"]
+    assert (found[0]["stage"], found[0]["test_rmse"]) == ("search", None)
+    assert "two" in found[1]["location"]
+    assert "space" in found[1]["error"]
     assert not any(line.startswith("other") for line in lines)
 
 
-@pytest.mark.parametrize("command", ["status", "logs", "stop", "tensorboard", "report", "export"])
+@pytest.mark.parametrize(
+    "command", ["status", "logs", "trials", "stop", "tensorboard", "report", "export"]
+)
 def test_folder_without_a_run_is_refused(
     crnn_search: CommandLine, tmp_path: Path, command: str
 ) -> None:
@@ -203,9 +213,51 @@ def test_logs_of_a_run(crnn_search: CommandLine, space: Path) -> None:
     assert "has no search.log: the search has not started yet" in done.err
     run.log.write_text("a line\n")
     assert crnn_search("logs", str(run.root)).out == "a line\n"
+
+
+def test_the_log_of_a_run_is_followed_until_the_run_ends(
+    monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, space: Path
+) -> None:
+    run = RunFolder(space.parent)
+    written = iter(["", "first\nsec", "", "ond\n", "last\nunfinished"])
+
+    def held(run: RunFolder) -> bool:
+        with run.log.open("a") as file:
+            file.write(more := next(written, ""))
+        return "last" not in more
+
+    monkeypatch.setattr("crnn_search.cli.watch.is_held", held)
+    monkeypatch.setattr("crnn_search.cli.watch.FOLLOW_S", 0.0)
     done = crnn_search("logs", str(run.root), "--follow")
+    assert (done.code, done.out) == (0, "first\nsecond\nlast\nunfinished")
+
+
+def test_a_log_in_a_bucket_cannot_be_followed(crnn_search: CommandLine, bucket: RunFolder) -> None:
+    done = crnn_search("logs", BUCKET, "--follow")
     assert done.code == 2
-    assert "--follow needs --address" in done.err
+    assert "--follow takes a run in a folder, got s3://bucket/my runs/demo" in done.err
+
+
+def test_a_run_may_be_named_by_its_name_alone_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, crnn_search: CommandLine, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "there is no folder runs" in crnn_search("status").err
+    Path("runs").mkdir()
+    assert "there is no run in the folder runs; name one" in crnn_search("status").err
+    for place, age in (("runs/old", 200), ("runs/new", 100), ("runs/older", 300), ("here", 0)):
+        path = Path(place) / "space.yaml"
+        path.parent.mkdir()
+        path.write_text(SPACE)
+        os.utime(path, (10_000 - age, 10_000 - age))
+    assert crnn_search("status").out.startswith("new: searching, not running\n")
+    assert crnn_search("status", "older").out.endswith("crnn-search resume runs/older\n")
+    assert crnn_search("status", "here").out.endswith("crnn-search resume here\n")
+    assert crnn_search("trials", "old").code == 0
+    done = crnn_search("stop", "nowhere")
+    assert (done.code, "nowhere is not the folder of a run" in done.err) == (2, True)
+    done = crnn_search("status", "--address", ADDRESS)
+    assert (done.code, "--address needs the id of a job" in done.err) == (2, True)
 
 
 def test_commands_on_a_job(crnn_search: CommandLine, head: type[Head]) -> None:

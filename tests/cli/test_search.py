@@ -168,7 +168,8 @@ def test_options_reach_the_pipeline(
         "--trials", "7", "--set", "space.dropout={float: [0, 0.25]}", "--time-budget", "2h",
         "--compute-budget", "3corehours", "--warm-start", str(earlier),
     )  # fmt: skip
-    assert (done.code, done.out) == (1, f"run: {tmp_path}/demo\n")
+    lines = [f"run: {tmp_path}/demo", "loading Ray, Optuna and PyTorch"]
+    assert (done.code, done.out.splitlines()) == (1, lines)
     assert done.err == "error: far enough\n"
     ((searched, run, options, more),) = calls
     assert run.root == tmp_path / "demo"
@@ -179,6 +180,11 @@ def test_options_reach_the_pipeline(
     assert more["warm_runs"] == [str(earlier)]
     assert shlex.split(options.command) == sys.argv
     assert "WARNING library: a warning" in run.log.read_text()
+    more_words = ("--storage", str(tmp_path), "--name", "silent", "--quiet")
+    done = crnn_search("launch", str(space), *more_words)
+    assert (done.code, done.out, done.err) == (1, "", "error: far enough\n")
+    done = crnn_search("launch", str(space), *more_words, "--verbose")
+    assert (done.code, "--verbose and --quiet exclude each other" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(

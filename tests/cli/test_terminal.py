@@ -31,13 +31,20 @@ PROGRAM = "from crnn_search.cli.app import main; main()"
 WORK = """
 from crnn_search.pipeline import run as pipeline
 from crnn_search.results import markdown
+from crnn_search.hyperparameters import TrialConfig
 from crnn_search.storage import stages
+from crnn_search.storage.trial import Trial, TrialRecord, TrialState
+from crnn_search.tuning.progress import Stage
 def work(*arguments, **options):
     run, progress = [a for a in arguments if hasattr(a, "root") or hasattr(a, "note")]
-    progress.stage("search", 1, 1)
+    reason = "ValueError: [/x] \\x1b[31m größer ×" + "a" * 5000
+    trial = Trial("trial-0000", 0, TrialConfig.from_dict({}), 0, 1, 1, 1, "mnist_sums/8")
+    record = TrialRecord(trial, [2.5], [1.0], state=TrialState.FAIL, reason=reason)
+    records = {"search": {"trial-0000": record}}
+    progress.stage(Stage("search", "search", 1, 1, 1, (), records))
     progress.started("trial-0000")
-    progress.epoch("trial-0000", 1, 2.5, None)
-    progress.ended("trial-0000", "FAIL", "ValueError: [/x] \\x1b[31m größer ×" + "a" * 5000)
+    progress.epoch("trial-0000")
+    progress.ended("trial-0000")
     progress.note("a note \\udcff [/x]")
     progress.close()
     run.report_json.write_text("{}")
@@ -93,6 +100,7 @@ COMMANDS = {
     "check of a wrong space": "check {root}/wrong.yaml",
     "list": "list --storage {root}/runs",
     "status": "status {root}/runs/demo",
+    "trials": "trials {root}/runs/demo",
     "logs": "logs {root}/runs/demo",
     "stop": "stop {root}/runs/demo",
     "tensorboard": "tensorboard {root}/runs/demo --port -5",
@@ -207,9 +215,8 @@ def test_a_search_goes_on_whatever_its_output(root: Path, name: str) -> None:
     assert (storage / "demo" / "report.json").exists(), done.stderr
     assert done.returncode == (1 if conditions.out else 0)
     if done.stdout:
-        assert (
-            r"failed after epoch 1 ? validation RMSE 2.500 ? ValueError: [/x] \x1b" in done.stdout
-        )
+        assert "failed after epoch 1 ? validation RMSE 2.500, train RMSE 1.000 ? " in done.stdout
+        assert r" ? ValueError: [/x] \x1b" in done.stdout
         assert r"a note \udcff [/x]" in done.stdout
         assert len(done.stdout) < 2000
 

@@ -218,18 +218,20 @@ def work(
     run: RunFolder,
     *arguments: Any,
     space: SearchSpace = SPACE,
+    display: Progress | None = None,
     **options: Any,
 ) -> list[str]:
     """Run `launch`, `resume` or `extend`; returns the notes that the user sees.
 
-    arguments: after the run. space: for `launch`. options: its keywords.
+    arguments: after the run. space: for `launch`. display: hears of everything, in place of a mock;
+    then no notes are returned. options: its keywords.
     """
     fake = SavingTune(run)
-    progress = mock.create_autospec(Progress, instance=True)
+    progress: Any = display or mock.create_autospec(Progress, instance=True)
     words = [space, run] if command is pipeline.launch else [run, *arguments]
     with mock.patch.object(tuner, "_fit", fake.fit):
         command(*words, progress=progress, options=pipeline.Options(), **options)
-    return [call.args[0] for call in progress.note.call_args_list]
+    return [] if display else [call.args[0] for call in progress.note.call_args_list]
 
 
 def results(run: RunFolder) -> dict[str, Any]:

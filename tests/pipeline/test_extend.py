@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import platform
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from crnn_search.cli import terminal
+from crnn_search.cli.display import PlainProgress
 from crnn_search.cluster import pace
 from crnn_search.data.digits import Digits
 from crnn_search.pipeline import run as pipeline
+from crnn_search.results.status import describe, read_status
 from crnn_search.storage import jsonl
 from crnn_search.storage.files import read_json
 from crnn_search.storage.run_folder import RunFolder
@@ -26,8 +30,21 @@ def test_an_extended_search_continues_in_the_same_study(tmp_path: Path, digits: 
         work(pipeline.launch, run)
         before = jsonl.read(run.ledger)
         report = read_json(run.report_json)
-        work(pipeline.extend, run, 2)
+        shown = io.StringIO()
+        work(pipeline.extend, run, 2, display=PlainProgress(terminal.console(shown)))
     after = jsonl.read(run.ledger)
+    ended = sum(trial["state"] != "INFEASIBLE" for trial in before)
+    lines = shown.getvalue().splitlines()
+    assert lines[:4] == [
+        "reading the run", "data: MNIST", "starting Ray", "preparing the trials"
+    ]  # fmt: skip
+    first = f"search, extended to {ended + 2} trials: {ended + 2} trials of up to 2 epochs, "
+    assert lines[5] == f"{first}{ended} ended before"
+    assert sum(f" · search: {ended + 1}/{ended + 2} · " in line for line in lines) == 1
+    assert lines[-2:] == [
+        "report: scoring the retrained networks on the test images", "export: safetensors, onnx"
+    ]  # fmt: skip
+    assert f"  extended   to {ended + 2} trials\n" in describe(read_status(run))
     assert after[: len(before)] == before
     assert [trial["number"] for trial in after] == list(range(len(before) + 2))
     extended = read_json(run.report_json)
@@ -70,6 +87,9 @@ def test_budget_and_warm_start(
     assert (report["trials"]["stopped"], report["trials"]["cut"]) == (0, 1)
     assert "1 cut when the search ended" in run.report_markdown.read_text()
     assert report["compute"]["asha_saved_share"] is None
+    assert "1 cut when the search ended, 0 failed\n  cut        the search ended" in describe(
+        read_status(run)
+    )
     manifest = read_json(run.manifest)
     assert manifest["warm_start"] == [str(first.root)]
     assert manifest["budget"]["limits"]["core_seconds"] == 0.0001

@@ -24,6 +24,17 @@ def test_launch_succeeds_and_prints_the_report(finished: FinishedRun) -> None:
     assert "report: runs/demo/report.md" in done.stdout
 
 
+def test_the_log_of_a_good_run_has_no_warnings_and_tells_of_each_trial(
+    finished: FinishedRun,
+) -> None:
+    """Ray Tune once warned of a file that each trial lacked."""
+    log = (finished.folder / "search.log").read_text()
+    assert not [line for line in log.splitlines() if " INFO " not in line]
+    for number in range(5):
+        assert f"INFO crnn_search: trial-000{number}: created, conv_channels " in log
+        assert f"INFO crnn_search: trial-000{number}: epoch 1 of 2, validation RMSE " in log
+
+
 def test_ledger_has_every_trial_once(finished: FinishedRun) -> None:
     trials = jsonl.read(finished.folder / "trials.jsonl")
     assert [trial["number"] for trial in trials] == [0, 1, 2, 3, 4]

@@ -15,6 +15,7 @@ from crnn_search.data.task import Task, TaskInfo
 from crnn_search.hyperparameters import MNIST_CRNN_2016, ImageShape, TrialConfig
 from crnn_search.storage import jsonl, stages
 from crnn_search.storage.files import read_json, write_json
+from crnn_search.storage.journal import Journal
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, Trial, TrialRecord, TrialState, trial_name
 from crnn_search.training import checkpoint
@@ -205,3 +206,31 @@ def own_table(sequences: int, longest: int, images: tuple[int, int], seed: int) 
     indices[torch.arange(longest) >= lengths[:, None]] = 0
     noise = torch.randn(sequences, generator=generator, dtype=torch.float64)
     return SequenceTable(indices, lengths, 2.0 * lengths + noise, torch.arange(sequences) // 3)
+
+
+class Writer:
+    """Writes the files of a run as its search would."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.journal = run, Journal(run)
+        self.journal.start_session()
+        self.journal.write("stage", stage="search")
+
+    def start(
+        self, number: int, *rmse: float | None, stage: str = "search", name: str = ""
+    ) -> None:
+        """A trial that has trained as many epochs as it has RMSEs."""
+        trial = record(number, "RUNNING", []).trial.to_dict()
+        trial["name"] = name = name or trial["name"]
+        self.journal.write("trial", stage=stage, trial=trial)
+        for epoch, value in enumerate(rmse, start=1):
+            self.journal.write(
+                "epoch", name=name, epoch=epoch, validation_rmse=value, train_loss=value,
+                failure=None, checkpoint=None, seconds=5.0, cpus=2, gpus=0.2, node="a",
+                device="cpu", arithmetic=ARITHMETIC,
+            )  # fmt: skip
+
+    def end(self, number: int, state: str, *rmse: float | None) -> None:
+        """A trial that has ended."""
+        self.start(number, *rmse)
+        self.journal.write_ended(record(number, state, list(rmse)))

@@ -17,11 +17,10 @@ from crnn_search.results import status
 from crnn_search.results.status import describe, list_status, plan, read_status
 from crnn_search.storage import stages
 from crnn_search.storage.files import write_json
-from crnn_search.storage.journal import Journal
 from crnn_search.storage.mirror import Mirror
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial
-from tests.results.result_files import ARITHMETIC, SMALL, record
+from tests.results.result_files import SMALL, Writer, record
 
 SPACE = """
 search: {trials: 5, max_epochs: 3, grace_epochs: 1, reduction_factor: 3, epoch_sequences: 500}
@@ -32,37 +31,10 @@ space:
 PROGRAM = """
 import sys
 from crnn_search.cli.app import app
-app(["status", sys.argv[1]], standalone_mode=False)
+for command in (["status"], ["trials"], ["logs"], ["list", "--storage"]):
+    app([*command, sys.argv[1]], standalone_mode=False)
 print({"ray", "torch", "optuna"} & set(sys.modules))
 """
-
-
-class Writer:
-    """Writes the files of a run as its search would."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self.run, self.journal = run, Journal(run)
-        self.journal.start_session()
-        self.journal.write("stage", stage="search")
-
-    def start(
-        self, number: int, *rmse: float | None, stage: str = "search", name: str = ""
-    ) -> None:
-        """A trial that has trained as many epochs as it has RMSEs."""
-        trial = record(number, "RUNNING", []).trial.to_dict()
-        trial["name"] = name = name or trial["name"]
-        self.journal.write("trial", stage=stage, trial=trial)
-        for epoch, value in enumerate(rmse, start=1):
-            self.journal.write(
-                "epoch", name=name, epoch=epoch, validation_rmse=value, train_loss=value,
-                failure=None, checkpoint=None, seconds=5.0, cpus=2, gpus=0.2, node="a",
-                device="cpu", arithmetic=ARITHMETIC,
-            )  # fmt: skip
-
-    def end(self, number: int, state: str, *rmse: float | None) -> None:
-        """A trial that has ended."""
-        self.start(number, *rmse)
-        self.journal.write_ended(record(number, state, list(rmse)))
 
 
 @pytest.fixture
@@ -137,6 +109,12 @@ def test_trials_that_the_budget_cut_are_counted_apart(run: RunFolder) -> None:
     assert known["compute"]["asha_saved_share"] == 0
     expected = "2 of 5 ended: 1 completed, 0 stopped early, 1 cut when the search ended, 0 failed"
     assert expected in describe(known)
+    assert f"  cut        {reason}\n" in describe(known)
+    assert "before all trials" not in describe(known), "it may go on"
+    writer.journal.write("stage", stage="finalists")
+    assert "  cut        the search ended before all trials were started\n" in describe(
+        read_status(run)
+    )
     assert plan(known).startswith("resume will start 3 more trials, ")
 
 
@@ -231,6 +209,7 @@ def test_stages_after_the_choice(run: RunFolder) -> None:
     assert stage_and_plan(run)[0] == "report"
     stages.record(run, stages.FINISHED, [run.space, run.journal])
     assert stage_and_plan(run) == ("finished", "nothing is left to do")
+    assert read_status(run)["test_rmse"] is None
     assert describe(read_status(run)).startswith("demo: finished\n")
 
 
@@ -276,6 +255,21 @@ def test_altered_list_of_files_is_refused(run: RunFolder, text: str) -> None:
         read_status(run)
 
 
+def test_a_finished_run_has_its_start_and_its_test_rmse(run: RunFolder) -> None:
+    finish(run)
+    known = read_status(run)
+    assert (known["started"], known["test_rmse"], known["extended"]) == (None, None, False)
+    run.manifest.write_text('{"created": "2026-01-02T03:04:05+00:00"}')
+    run.report_json.write_text('{"test": {"rmse": 0.5}, "seconds": {"start": 1.5, "search": 20}}')
+    for stage, files in ((stages.REPORT, [run.report_json]), (stages.FINISHED, [run.manifest])):
+        stages.record(run, stage, files)
+    known = read_status(run)
+    assert (known["started"], known["test_rmse"]) == ("2026-01-02T03:04:05+00:00", 0.5)
+    run.journal.unlink()  # as `list` of a run in an object store
+    run.ledger.touch()
+    assert read_status(run)["elapsed_s"] == 21.5
+
+
 def finish(run: RunFolder) -> None:
     """A finished run whose only result is `report.json`."""
     Writer(run)
@@ -304,11 +298,30 @@ def test_an_interrupted_extension_is_searching(run: RunFolder) -> None:
         known = read_status(run)
         assert (known["stage"], known["trials"]["requested"]) == ("search", 7)
         assert "start 2 more trials" in plan(known)
+    assert "  extended   to 7 trials\n" in describe(known)
     writer.journal.write("stage", stage="search")
     assert stage_and_plan(run)[0] == "search"
     for number in (5, 6):
         writer.end(number, "COMPLETE", 3.0, 2.0, 1.0)
     assert stage_and_plan(run)[0] == "finalists"
+
+
+def test_an_extension_leaves_the_retraining_before_it_alone(run: RunFolder) -> None:
+    """`status` once said that resume would continue the retraining of the earlier winner."""
+    writer = Writer(run)
+    for number in range(5):
+        writer.end(number, "COMPLETE", 3.0, 2.0, 1.0)
+    stages.record(run, stages.FINALISTS, [])
+    writer.journal.write("stage", stage="retrain")
+    writer.start(0, 1.0, stage="retrain", name="trial-0000-retrained-0")
+    assert "continue trial-0000-retrained-0 from epoch 1" in stage_and_plan(run)[1]
+    none = dict.fromkeys(("time_s", "core_seconds", "gpu_seconds"))
+    budget = {"limits": none, "before": none}
+    writer.journal.write("extension", trials=7, budget=budget, report=None)
+    stage, plan = stage_and_plan(run)
+    assert stage == "search"
+    assert plan.startswith("resume will start 2 more trials, repeat the finalists")
+    assert "retrained" not in describe(read_status(run))
 
 
 def stage_and_plan(run: RunFolder) -> tuple[str, str]:
@@ -324,7 +337,8 @@ def test_a_torn_last_line_is_ignored(run: RunFolder, writer: Writer) -> None:
     assert read_status(run) == whole
 
 
-def test_status_imports_neither_ray_nor_torch(run: RunFolder, writer: Writer) -> None:
+def test_commands_that_look_import_neither_ray_nor_torch(run: RunFolder, writer: Writer) -> None:
+    run.log.touch()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(run.root)], capture_output=True, text=True, check=True
     )

@@ -82,9 +82,26 @@ def test_a_listing_reads_no_models_and_the_journals_of_unfinished_runs_only(
     assert (started["stage"], started["trials"]["completed"]) == ("search", 1)
     kinds = sorted(name.partition(".d/")[0].rpartition("/")[2] for name in requests)
     assert kinds == [
-        "(list)", "(list)", "journal.jsonl", "space.yaml", "space.yaml", "stages.json",
-        "trials.jsonl", "trials.jsonl",
+        "(list)", "(list)", "journal.jsonl", "manifest.json", "manifest.json", "report.json",
+        "space.yaml", "space.yaml", "stages.json", "trials.jsonl", "trials.jsonl",
     ]  # fmt: skip
+
+
+def test_a_listing_sees_that_a_finished_run_is_being_extended(s3: str) -> None:
+    """Its other files were those of the finished run when the extension was interrupted."""
+    run = new_run(s3, "done", retrained=True)
+    with run.changes():
+        stages.record(run, stages.FINISHED, [run.space, run.manifest, run.journal])
+    ((_, content),) = list_status(s3)
+    assert isinstance(content, dict)
+    assert content["stage"] == "finished"
+    none = dict.fromkeys(("time_s", "core_seconds", "gpu_seconds"))
+    budget = {"limits": none, "before": none}
+    event = {"event": "extension", "elapsed_s": 2.0, "trials": 4, "budget": budget, "report": None}
+    journal.append(run, run.journal, event)
+    ((_, content),) = list_status(s3)
+    assert isinstance(content, dict)
+    assert (content["stage"], content["trials"]["requested"]) == ("search", 4)
 
 
 def test_status_reads_no_models(s3: str, requests: list[str]) -> None:
@@ -92,7 +109,7 @@ def test_status_reads_no_models(s3: str, requests: list[str]) -> None:
     requests.clear()
     assert read_status(open_run(run.location, FILES))["stage"] == "finished"
     assert not [name for name in requests if "model" in name or "safetensors" in name]
-    assert len(requests) == 6
+    assert len(requests) == 8
 
 
 def test_a_listing_shows_heartbeats_and_what_cannot_be_read(s3: str) -> None:

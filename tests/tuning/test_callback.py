@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from ray import cloudpickle
 
 from crnn_search.errors import RunError, StorageError
 from crnn_search.hyperparameters import Arithmetic
+from crnn_search.spaces.file import parse_space
 from crnn_search.storage import jsonl, ledger
 from crnn_search.storage.journal import read_history
 from crnn_search.storage.trial import DIED, OUT_OF_MEMORY, InfeasibleTrial, Trial, TrialState
@@ -230,3 +232,34 @@ def test_only_the_last_and_the_best_checkpoint_of_an_ended_trial_are_kept(
         "epoch-0002.safetensors",
         "epoch-0004.safetensors",
     ]
+
+
+def test_the_log_says_what_happened_to_each_trial(
+    context: Context, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = parse_space("space: {conv_channels: {list_of: {int: [4, 8]}, length: 1}}")
+    context = dataclasses.replace(context, space=space)
+    callback = RunCallback("search", context)
+    with caplog.at_level("INFO", "crnn_search"):
+        first = start(callback, trial(0))
+        report(callback, first, result(1, 4.0))
+        callback.on_trial_complete(1, [first], first)
+        second = start(callback, trial(1), "tune-1")
+        die(callback, second, tmp_path, ray.exceptions.ActorDiedError())
+        third = start(callback, callback.records["trial-0001"].trial, "tune-2")
+        report(callback, third, result(0, failure="ValueError: a fault", done=True))
+        callback.on_trial_complete(1, [third], third)
+        callback.on_trial_infeasible(InfeasibleTrial(2, {}, "no pixels are left"))
+    assert caplog.messages == [
+        "trial-0000: created, conv_channels 4",
+        "trial-0000: runs",
+        "trial-0000: epoch 1 of 4, validation RMSE 4.000, train RMSE 1.000, 2 s on here",
+        "trial-0000: stopped early after epoch 1",
+        "trial-0001: created, conv_channels 4",
+        "trial-0001: runs",
+        "trial-0001: runs",
+        "trial-0001: failed after epoch 0: ValueError: a fault",
+        "trial-0002: infeasible, no pixels are left",
+    ]
+    assert context.records["search"] is callback.records
+    assert "trial-0001: " in notes(context)[0]

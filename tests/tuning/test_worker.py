@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -18,6 +20,7 @@ from crnn_search.storage.trial import METRIC, Trial
 from crnn_search.training import engine
 from crnn_search.training.engine import TrainingData, TrainState
 from crnn_search.training.metrics import EpochMetrics
+from crnn_search.tuning import epoch_parts
 from crnn_search.tuning.epoch_result import EpochResult, last_result
 from crnn_search.tuning.worker import Worker, failure_reason
 from tests.conftest import small_table
@@ -165,7 +168,7 @@ def test_exception_is_a_result_of_its_kind(
     worker.take(TRIAL)
     worker.step()
 
-    def fail(state: TrainState, data: TrainingData) -> EpochMetrics:
+    def fail(state: TrainState, data: TrainingData, on_part: Any) -> EpochMetrics:
         raise error
 
     monkeypatch.setattr(engine, "train_epoch", fail)
@@ -181,7 +184,7 @@ def test_exception_is_a_result_of_its_kind(
 def test_lack_of_memory_of_a_cpu_is_told_by_the_message_of_pytorch(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def allocate(state: TrainState, data: TrainingData) -> EpochMetrics:
+    def allocate(state: TrainState, data: TrainingData, on_part: Any) -> EpochMetrics:
         torch.empty(2**50, dtype=torch.uint8)
         raise AssertionError
 
@@ -193,7 +196,7 @@ def test_lack_of_memory_of_a_cpu_is_told_by_the_message_of_pytorch(
 
 
 def test_accelerator_error_is_raised(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(state: TrainState, data: TrainingData) -> EpochMetrics:
+    def fail(state: TrainState, data: TrainingData, on_part: Any) -> EpochMetrics:
         raise torch.AcceleratorError("an illegal memory access")
 
     monkeypatch.setattr(engine, "train_epoch", fail)
@@ -209,3 +212,23 @@ def test_result_travels_through_tune_unchanged() -> None:
     assert last_result({"trial_id": "only Tune's own"}) is None
     assert last_result(None) is None
     assert math.isnan(result(0, failure="bug")[METRIC])
+
+
+def test_a_trial_tells_how_far_it_is_within_an_epoch(tmp_path: Path, digits: Digits) -> None:
+    told: list[tuple[str, float]] = []
+    task = FewDigits(digits)
+    worker = Worker(task, str(tmp_path), CPU, lambda name, epochs: told.append((name, epochs)))
+    trained(worker, dataclasses.replace(TRIAL, epochs=2))  # 64 sequences in batches of 32
+    assert told == [(TRIAL.name, epochs) for epochs in (0.5, 1.0, 1.5, 2.0)]
+
+
+def test_a_board_is_told_once_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, handle, now = epoch_parts.Board(), SimpleNamespace(), 100.0
+    handle.tell = SimpleNamespace(remote=board.tell)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    tell = epoch_parts.Teller(handle)
+    for epochs, later in ((0.1, 0.0), (0.2, 0.5), (0.3, 0.5), (0.4, 0.1)):
+        now += later
+        tell("a", epochs)
+    assert board.read() == {"a": 0.3}
+    epoch_parts.Teller(None)("a", 0.5)

@@ -1,0 +1,97 @@
+"""The live view in a real terminal."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crnn_search.data.digits import Digits
+from tests import held, small_run
+from tests.waiting import wait
+
+SPACE = small_run.SPACE.replace("reduction_factor: 2", "reduction_factor: 100")
+"""So that no trial is stopped early before it is held."""
+
+PROGRAM = f"from tests.small_run import one_core; one_core()\n{held.PROGRAM}{small_run.PROGRAM}"
+
+
+class Terminal:
+    """A terminal in a tmux server of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._environment = {**os.environ, "TMUX_TMPDIR": str(folder), "TERM": "xterm-256color"}
+        self._environment.pop("TMUX", None)
+
+    def tmux(self, *words: str) -> str:
+        command = ["tmux", "-L", "test", "-f", "/dev/null", *words]
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout
+
+    def run(self, columns: int, rows: int, root: Path, *words: str) -> None:
+        """Run a program in a folder; then its exit code is shown."""
+        values = {"PYTHONPATH": small_run.REPOSITORY, held.FOLDER: str(root)}
+        variables = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
+        shell = f"env {' '.join(variables)} {shlex.join(words)}; echo exit code $?; sleep 600"
+        size = ("-x", str(columns), "-y", str(rows))
+        self.tmux("new-session", "-d", *size, "-c", str(root), shell)
+
+    def lines(self) -> list[str]:
+        """What is on the screen."""
+        return [line.rstrip() for line in self.tmux("capture-pane", "-p").splitlines()]
+
+    def wait_for(self, *texts: str) -> list[str]:
+        """Wait until the screen shows all of these; returns its lines."""
+        shown: list[str] = []
+
+        def seen() -> bool:
+            shown[:] = self.lines()
+            return all(any(text in line for line in shown) for text in texts)
+
+        wait(seen, 240, lambda: f"the screen lacks some of {texts}:\n" + "\n".join(shown), 0.2)
+        return shown
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    with tempfile.TemporaryDirectory(prefix="tmux-") as folder:  # a socket's path must be short
+        terminal = Terminal(Path(folder))
+        yield terminal
+        terminal.tmux("kill-server")
+
+
+@pytest.mark.slow
+@pytest.mark.long(20)
+def test_the_live_view_in_a_real_terminal(
+    terminal: Terminal, tmp_path: Path, digits: Digits
+) -> None:
+    small_run.prepare(tmp_path, digits, SPACE)
+    terminal.run(80, 24, tmp_path, sys.executable, "-c", PROGRAM, *small_run.LAUNCH)
+    terminal.wait_for("demo · loading Ray, Optuna and PyTorch · ")
+    terminal.wait_for("demo · starting Ray · ")
+    shown = terminal.wait_for("demo · search · ", "2 of 5 trials ended: 2 completed · 1 running",
+                              "trial-0002  running")  # fmt: skip
+    assert len(shown) <= 24
+    assert any(line.split()[1:3] == ["best", "2/2"] for line in shown if "trial-" in line)
+    assert any("core time" in line for line in shown)
+    assert any(line.endswith("RMSE  conv_channels") for line in shown)
+    terminal.tmux("resize-window", "-x", "100", "-y", "16")
+    terminal.wait_for("trial-0002  running", "RMSE  conv_channels  learning_rate")
+    terminal.tmux("send-keys", "C-c")
+    terminal.wait_for("demo · stopping: waiting for 1 trial · ")
+    shown = terminal.wait_for("exit code 130")
+    assert any("crnn-search resume runs/demo" in line for line in shown)
+    assert any(line.startswith("search: 2/5 · 2 completed · best ") for line in shown)
+    assert not any(line.startswith("trial-0002") for line in shown), "the view has vanished"
+    assert terminal.tmux("display-message", "-p", "#{cursor_flag}").strip() == "1"
+    log = (tmp_path / "runs" / "demo" / "search.log").read_text()
+    assert "trial-0001: completed after epoch 2" in log
+    assert "FileNotFoundError" not in log
