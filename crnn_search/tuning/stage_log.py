@@ -39,7 +39,9 @@ class StageLog:
         self._journal = context.journal
         self._progress = context.progress
         self._on_trial_end = context.on_trial_end
-        self._tensorboard = TensorBoard(context.run.tensorboard / stage, context.progress.note)
+        self._tensorboard = TensorBoard(
+            context.run.tensorboard / stage, context.space, context.task, context.progress.note
+        )
         self._other_arithmetics: set[tuple[str, str]] = set()
 
     def raise_error(self) -> None:
@@ -90,7 +92,7 @@ class StageLog:
         if step.checkpoint is not None:
             event["checkpoint"] = f"{self._run.checkpoints.name}/{step.checkpoint}"
         record.apply(self._write("epoch", **usage, **event))
-        self._tensorboard.write(record.trial, step.metrics)
+        self._tensorboard.write(record.trial, step.metrics, step.running)
         self._progress.epoch(
             record.trial.name, step.epoch, step.validation_rmse, step.metrics.train_loss
         )
@@ -116,7 +118,7 @@ class StageLog:
         if self.error:
             return
         record.apply({"event": "ended", "state": state, "reason": reason})
-        self._tensorboard.close(record.trial.name)
+        self._tensorboard.ended(record)
         try:
             with self._run.changes():
                 folder = CheckpointFolder(join(self._run.checkpoint_location, record.trial.name))

@@ -54,9 +54,9 @@ def copy_study(run: RunFolder) -> None:
 
 def write_events(run: RunFolder) -> None:
     notes: list[str] = []
-    board = TensorBoard(run.tensorboard / "search", notes.append)
+    task = examples.context(run.root).task
+    board = TensorBoard(run.tensorboard / "search", SPACE, task, notes.append)
     board.write(examples.TRIAL, examples.metrics(1, 2.0))
-    board.close(examples.TRIAL.name)
     for note in notes:
         raise NoteError(note)
 
