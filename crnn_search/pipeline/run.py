@@ -35,6 +35,8 @@ from crnn_search.tuning import warm_start
 from crnn_search.tuning.budget import Budget, Limit
 from crnn_search.tuning.context import Context, OnTrialEnd
 from crnn_search.tuning.progress import Progress
+from crnn_search.tuning.study_mirror import StudyMirror
+from crnn_search.tuning.study_storage import StudyStorage
 from crnn_search.tuning.tuner import interrupted
 
 
@@ -44,7 +46,8 @@ class Options:
 
     address: a Ray cluster, None for a local one. data_dir, data: see `open_source`. verbose: show
     the log of Ray's workers, too. command: for the manifest of a new run: launches it again, ready
-    for a shell.
+    for a shell. study_storage: a database server for the copy of the study; None for the run's
+    `study.db`.
     """
 
     address: str | None = None
@@ -53,6 +56,7 @@ class Options:
     verbose: bool = False
     command: str = ""
     hooks: Hooks = NO_HOOKS
+    study_storage: StudyStorage | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,9 @@ def _finish(
             with run.changes():
                 manifest = manifest.on_cluster(space, _hardware(probe), arithmetic)
                 manifest.write(run)
+            mirror = StudyMirror(
+                run, space, work.history, manifest.created, progress.note, options.study_storage
+            )
             context = Context(
                 run,
                 space,
@@ -194,8 +201,10 @@ def _finish(
                 arithmetic,
                 progress,
                 on_trial_end,
+                mirror.update,
             )
-            _train(context, manifest.budget, first_open)
+            with mirror.running():
+                _train(context, manifest.budget, first_open)
     journal.write("stage", stage="report")
     return _report(run, progress, work.source)
 

@@ -14,6 +14,10 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, TrialRecord
 from crnn_search.tuning.progress import Progress
 
+OnSearchChange = Callable[[TrialRecord | InfeasibleTrial], None]
+"""Hears of each trial of the search that was created, has a new epoch or ended, after that was
+recorded."""
+
 OnTrialEnd = Callable[[str, TrialRecord | InfeasibleTrial], None]
 """Hears of each trial that ended, and of its stage, after its end was recorded."""
 
@@ -35,3 +39,4 @@ class Context:
     arithmetic: Arithmetic
     progress: Progress
     on_trial_end: OnTrialEnd = lambda _stage, _trial: None
+    on_search_change: OnSearchChange = lambda _trial: None

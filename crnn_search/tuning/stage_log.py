@@ -39,6 +39,7 @@ class StageLog:
         self._journal = context.journal
         self._progress = context.progress
         self._on_trial_end = context.on_trial_end
+        self._on_search_change = context.on_search_change
         self._tensorboard = TensorBoard(
             context.run.tensorboard / stage, context.space, context.task, context.progress.note
         )
@@ -52,12 +53,14 @@ class StageLog:
     def created(self, trial: Trial) -> None:
         """A trial was created and is about to run."""
         self._write("trial", stage=self._stage, trial=trial.to_dict())
+        self._changed(TrialRecord(trial))
 
     def infeasible(self, trial: InfeasibleTrial) -> None:
         """A sample is infeasible."""
         self._write_ended(trial)
         if not self.error:
             self._on_trial_end(self._stage, trial)
+            self._changed(trial)
 
     def started(self, name: str) -> None:
         """A trial got its actor, for the first time or again."""
@@ -92,6 +95,7 @@ class StageLog:
         if step.checkpoint is not None:
             event["checkpoint"] = f"{self._run.checkpoints.name}/{step.checkpoint}"
         record.apply(self._write("epoch", **usage, **event))
+        self._changed(record)
         self._tensorboard.write(record.trial, step.metrics, step.running)
         self._progress.epoch(
             record.trial.name, step.epoch, step.validation_rmse, step.metrics.train_loss
@@ -118,6 +122,7 @@ class StageLog:
         if self.error:
             return
         record.apply({"event": "ended", "state": state, "reason": reason})
+        self._changed(record)
         self._tensorboard.ended(record)
         try:
             with self._run.changes():
@@ -127,6 +132,10 @@ class StageLog:
             self._stop(error)
         self._progress.ended(record.trial.name, state, reason)
         self._on_trial_end(self._stage, record)
+
+    def _changed(self, trial: TrialRecord | InfeasibleTrial) -> None:
+        if self._stage == SEARCH and not self.error:
+            self._on_search_change(trial)
 
     def _report(self, record: TrialRecord, step: EpochResult) -> None:
         """Show a step's notes, and what else the user should know of it."""
