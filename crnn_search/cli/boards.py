@@ -40,7 +40,8 @@ def tensorboard(run: options.Run, port: Port = 6006) -> None:
             f"{folder.location} has no TensorBoard files: no trial has finished an epoch yet"
         )
     port = free_port(port)
-    cards = json.dumps([{"plugin": "scalars", "tag": tag} for tag in PINNED])
+    pinned = [{"plugin": "scalars", "tag": tag} for tag in PINNED]
+    cards = json.dumps(pinned, separators=(",", ":"))
     query = urllib.parse.urlencode({"pinnedCards": cards})
     _show("TensorBoard", f"http://{HOST}:{port}/?{query}#timeseries")
     words = [sys.executable, "-P", "-m", "tensorboard.main"]

@@ -9,12 +9,12 @@ from pathlib import Path
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from crnn_search.errors import InputError
-from crnn_search.text import first_line
 from crnn_search.tuning.study_storage import StudyStorage, of_file
 from crnn_search.tuning.study_writer import StudyOf, find_name
 
@@ -68,8 +68,8 @@ def _open(storage: StudyStorage, of: StudyOf | None) -> OpenStudy:
         )
         studies = {study.study_name: study for study in opened.get_all_studies()}
         name = find_name(opened, of) if of else next(iter(studies), None)
-    except SQLAlchemyError as error:
-        reason = storage.without_password(first_line(error.__cause__ or error))
+    except (SQLAlchemyError, OptunaError) as error:
+        reason = storage.problem(error)
         raise InputError(f"cannot read the study in {storage}: {reason}") from None
     if name not in studies:
         raise InputError(f"there is no study of this run in {storage}")

@@ -17,7 +17,6 @@ from crnn_search.storage.files import atomic_write
 from crnn_search.storage.journal import SEARCH, History
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, TrialRecord
-from crnn_search.text import first_line
 from crnn_search.tuning.study_storage import StudyStorage, of_file
 from crnn_search.tuning.study_writer import StudyOf, StudyWriter, TrialCopy, number_of
 
@@ -153,22 +152,16 @@ class StudyMirror:
                 shutil.copyfile(folder / self._run.study.name, whole)
 
     def _failed(self, error: Exception) -> None:
+        storage = self._server or of_file(self._run.study)
+        problem = storage.problem(error)
         if self._problem is None:
-            self._note(
-                f"cannot write {self._place} which does not stop the search: {self._text(error)}"
-            )
-        self._problem = self._text(error)
+            self._note(f"cannot write {self._place} which does not stop the search: {problem}")
+        self._problem = problem
 
     def _succeeded(self) -> None:
         if self._problem is not None:
             self._note(f"{self._place} is up to date again")
         self._problem = None
-
-    def _text(self, error: Exception) -> str:
-        """The nearest cause of an error, in a line that holds no password."""
-        cause = error.__cause__ or error
-        text = first_line(cause)
-        return self._server.without_password(text) if self._server else text
 
 
 def _earlier(run: RunFolder, history: History) -> dict[int, TrialCopy]:

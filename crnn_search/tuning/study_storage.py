@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from crnn_search.errors import InputError
 from crnn_search.storage.run_folder import STUDY_VARIABLE
-from crnn_search.text import shown
+from crnn_search.text import first_line, shown
 
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql"}
 
@@ -47,13 +47,15 @@ class StudyStorage:
 
     def __str__(self) -> str:
         """The URL without its password."""
-        return str(make_url(self.url).set(password=None, query={}))
+        return str(make_url(self.url).set(query={}))
 
-    def without_password(self, text: str) -> str:
-        """A text that may have the password, such as an error message, without it."""
-        url = make_url(self.url)
-        given = url.password or url.query.get("password")
-        return text.replace(str(given), "***") if given else text
+    def problem(self, error: BaseException) -> str:
+        """The first cause of an error, in a line that does not have the password."""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        url, text = make_url(self.url), first_line(error)
+        password = url.password or url.query.get("password")
+        return text.replace(str(password), "***") if password else text
 
 
 def of_file(path: Path) -> StudyStorage:
