@@ -88,6 +88,8 @@ class StudyWriter:
 
     def agrees_with(self, copies: Iterable[TrialCopy]) -> bool:
         """Whether the study has nothing that these trials, all of a run, do not say."""
+        if not self._known:
+            return True
         wanted = {number_of(copy.trial): self._frozen(copy) for copy in copies}
         return all(
             number in wanted and _may_become(known, wanted[number])
