@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,16 @@ CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install it")
 
 TIMEOUT_MS = 120_000
+
+
+def answers(url: str) -> bool:
+    """Whether a server of this machine answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=20) as found:
+            found.read()  # to its end: a server that is ended meanwhile prints a traceback
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from unittest import mock
 
@@ -20,6 +19,7 @@ from crnn_search.storage import temporary
 from crnn_search.storage.journal import History
 from crnn_search.storage.run_folder import STUDY_VARIABLE, RunFolder
 from crnn_search.tuning.study_mirror import StudyMirror
+from tests.browser import answers
 from tests.cli.conftest import CommandLine
 from tests.pipeline.test_writes import SPACE
 from tests.waiting import wait
@@ -155,25 +155,17 @@ def test_the_server_ends_with_its_process(
 ) -> None:
     copied.tensorboard.mkdir()
     port = free_port(0)
+    url = f"http://127.0.0.1:{port}/"
     words = [sys.executable, "-c", PROGRAM, command, str(copied.root), "--port", str(port)]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as process:
-        wait(lambda: _answers(port), 60, f"{command} does not answer")
+        wait(lambda: answers(url), 60, f"{command} does not answer")
         process.send_signal(ending)
         printed, errors = process.communicate(timeout=20)
-        assert not _answers(port)
-    assert f"http://127.0.0.1:{port}/".encode() in printed
+        assert not answers(url)
+    assert url.encode() in printed
     assert b"Traceback" not in errors
-
-
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
-            page.read()  # to its end: a server that is ended meanwhile prints a traceback
-    except OSError:
-        return False
-    return True
 
 
 def test_a_folder_that_is_handed_over_is_kept_until_the_program_ends() -> None:

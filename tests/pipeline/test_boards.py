@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from crnn_search.data.digits import Digits
 from crnn_search.storage import jsonl
 from tests import held
-from tests.browser import needs_chromium, page
+from tests.browser import answers, needs_chromium, page
 from tests.postgres import needs_postgres, server
 from tests.small_run import (
     LAUNCH,
@@ -35,6 +35,7 @@ from tests.small_run import (
     wait_for,
     wait_for_end,
 )
+from tests.waiting import wait
 
 MAIN = "from crnn_search.cli.app import main; main()"
 SECRET = "s3cret"
@@ -54,7 +55,9 @@ def board(root: Path, *words: str) -> Iterator[str]:
     ) as process:
         assert process.stdout
         try:
-            yield process.stdout.readline().split(": ", 1)[1].strip()
+            url = process.stdout.readline().split(": ", 1)[1].strip()
+            wait(lambda: answers(url), 60, f"{url} does not answer")
+            yield url
         finally:
             process.send_signal(signal.SIGTERM)
 
