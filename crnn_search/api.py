@@ -49,6 +49,9 @@ class Session(TypedDict, total=False):
     data: image sequences in memory, in place of what the space's `task.data` names.
     on_trial_end: called with each trial that ended: its line of the ledger and its `stage`.
     on_end: called once, with `run`, `name`, `state`, `error`, `test_rmse` and `report`.
+    study_storage: a PostgreSQL or MySQL database for the copy of the study in place of the run's
+    `study.db`: postgresql://USER@HOST/DATABASE; by default the environment variable
+    CRNN_SEARCH_STUDY_STORAGE.
     verbose: let Ray print its workers' log.
     command: what the report of a new run names to launch it again; by default `crnn-search launch`
     with the run's own copy of the space.
@@ -61,6 +64,7 @@ class Session(TypedDict, total=False):
     data: SequenceData | None
     on_trial_end: Hook | None
     on_end: Hook | None
+    study_storage: str | None
     verbose: bool
     command: str
     display: Callable[[RunFolder], AbstractContextManager[Progress]]
@@ -195,7 +199,7 @@ def launch(
     from crnn_search.storage.journal import read_history
     from crnn_search.tuning.budget import parse_budget
 
-    _check_keywords(session)
+    _check(session)
     space = _space_for(space, session.get("data"))
     budget = parse_budget(time_budget, compute_budget)
     places = [run.location if isinstance(run, Run) else str(run) for run in warm_start]
@@ -234,7 +238,7 @@ def resume(run: Run | str | Path, *, force: bool = False, **session: Unpack[Sess
 
     force: trust a run of another user, whose files decide what is trained. Raises as `launch`.
     """
-    _check_keywords(session)
+    _check(session)
     run = open_run(run)
     run.check(force=force)
     if run.status()["stage"] != "finished":
@@ -258,7 +262,7 @@ def extend(
     """
     from crnn_search.tuning.budget import parse_budget
 
-    _check_keywords(session)
+    _check(session)
     if trials < 1:
         raise InputError(f"trials must be a whole number from 1 on, got {trials}")
     budget = parse_budget(time_budget, compute_budget)
@@ -329,9 +333,18 @@ def _space_for(space: SearchSpace | str | Path, data: SequenceData | None) -> Se
     return space if data is None or space.task.data is not None else space.for_data(data.name)
 
 
-def _check_keywords(session: Session) -> None:
+def _check(session: Session) -> None:
+    """Check the keywords of a session, and read the environment.
+
+    Raises:
+        InputError: the study's storage is not valid.
+    """
     if unknown := session.keys() - Session.__annotations__.keys():
         raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
+    from crnn_search.tuning.study_storage import given
+
+    storage = given(session.get("study_storage"))
+    session["study_storage"] = storage.url if storage else None
 
 
 @contextlib.contextmanager
@@ -341,6 +354,7 @@ def _session(folder: RunFolder, session: Session) -> Iterator[tuple[ModuleType, 
     with session.get("display", _log)(folder) as progress:
         from crnn_search.pipeline import run as pipeline
         from crnn_search.pipeline.hooks import Hooks
+        from crnn_search.tuning.study_storage import given
 
         data_dir = session.get("data_dir")
         options = pipeline.Options(
@@ -350,6 +364,7 @@ def _session(folder: RunFolder, session: Session) -> Iterator[tuple[ModuleType, 
             verbose=session.get("verbose", False),
             command=session.get("command", ""),
             hooks=Hooks(session.get("on_trial_end"), session.get("on_end")),
+            study_storage=given(session.get("study_storage")),
         )
         yield pipeline, progress, options
 

@@ -28,6 +28,8 @@ from crnn_search.data.digits import Digits
 from crnn_search.hyperparameters import PARAMETERS, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.cache import CACHE_VARIABLE
+from crnn_search.tuning import dashboard
+from crnn_search.tuning.dashboard import OpenStudy
 from tests.cli.test_forecast import FORECAST
 from tests.small_run import FinishedRun, run_here
 
@@ -57,12 +59,13 @@ EXTENSIONS = [line for line in COMMANDS if line.startswith("crnn-search extend")
 CHECKS = [line for line in COMMANDS if line.startswith("crnn-search check")]
 ELSEWHERE = [line for line in COMMANDS if "--address http" in line]
 TENSORBOARD = [line for line in COMMANDS if line.startswith("crnn-search tensorboard")]
+DASHBOARD = [line for line in COMMANDS if line.startswith("crnn-search dashboard")]
 
 
 def test_every_command_has_a_test() -> None:
     kinds = (LAUNCHES, DATA, EXTENSIONS, MAKES, ON_A_RUN, CHECKS, ELSEWHERE, TENSORBOARD)
     assert all(kinds)
-    assert sorted(itertools.chain(*kinds)) == sorted(COMMANDS)
+    assert sorted(itertools.chain(*kinds, DASHBOARD)) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("line", MAKES)
@@ -187,15 +190,24 @@ def test_lines_on_a_finished_run(line: str, finished: FinishedRun) -> None:
 def test_tensorboard_line_names_the_event_files(
     line: str, monkeypatch: pytest.MonkeyPatch, finished: FinishedRun
 ) -> None:
-    server = mock.MagicMock()
-    server.main.return_value = 0
-    module = mock.MagicMock(TensorBoard=lambda: server)
-    monkeypatch.setitem(sys.modules, "tensorboard.program", module)
-    monkeypatch.setattr("crnn_search.cli.runs._check_port", lambda port: None)
+    started = mock.MagicMock()
+    monkeypatch.setattr("os.execve", started)
+    done = run_here(finished.root, *shlex.split(line)[1:])
+    assert done.returncode == 0
+    assert done.stdout.startswith("TensorBoard: http://127.0.0.1:")
+    words = started.call_args.args[1]
+    folder = finished.root / words[words.index("--logdir") + 1]
+    assert list(folder.glob("search/trial-0000/events.*"))
+
+
+@pytest.mark.parametrize("line", DASHBOARD)
+def test_dashboard_line_serves_the_study(
+    line: str, monkeypatch: pytest.MonkeyPatch, finished: FinishedRun
+) -> None:
+    served: list[OpenStudy] = []
+    monkeypatch.setattr(dashboard, "serve", lambda study, *_: served.append(study))
     assert run_here(finished.root, *shlex.split(line)[1:]).returncode == 0
-    given = server.configure.call_args.kwargs
-    assert list((finished.root / given["logdir"]).glob("search/trial-0000/events.*"))
-    assert given["host"] == "127.0.0.1"
+    assert [study.page for study in served] == ["dashboard/studies/1"]
 
 
 @pytest.mark.slow

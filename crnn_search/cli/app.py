@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from crnn_search import __version__, signals
-from crnn_search.cli import data, results, runs, search, terminal, watch
+from crnn_search.cli import boards, data, results, runs, search, terminal, watch
 from crnn_search.cluster import settings
 from crnn_search.errors import CrnnSearchError, InputError, InterruptedRun
 from crnn_search.text import cut
@@ -39,7 +39,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "logs": watch.logs,
         "stop": runs.stop,
         "submit": runs.submit,
-        "tensorboard": runs.tensorboard,
+        "tensorboard": boards.tensorboard,
+        "dashboard": boards.dashboard,
     },
     "Results": {
         "report": results.report,

@@ -83,6 +83,14 @@ OnEnd = Annotated[
         metavar="COMMAND", help="Run this command at the run's end, with a summary as input."
     ),
 ]
+StudyStorage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="A PostgreSQL or MySQL database for the copy of the study, in place of the run's "
+        "study.db. A URL with a password goes into CRNN_SEARCH_STUDY_STORAGE.",
+    ),
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", help="Show the log of Ray and the libraries, too.")
 ]

@@ -1,4 +1,4 @@
-"""The commands that act on runs, here or on a cluster: stop, submit, tensorboard.
+"""The commands that act on runs, here or on a cluster: stop and submit.
 
 Without `--address` they read a run's own files, and need neither Ray nor PyTorch.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,6 @@ from crnn_search.cli import options, terminal
 from crnn_search.cli.data import read_for
 from crnn_search.errors import InputError
 from crnn_search.storage.location import is_uri, join, local_path
-from crnn_search.storage.run_folder import TENSORBOARD
 from crnn_search.storage.runs import check_run_name, default_name, open_run
 from crnn_search.text import shown
 
@@ -111,43 +109,6 @@ def submit(
     job = Cluster(address).submit(arguments, run, text, files)
     follow = shlex.join(["crnn-search", "logs", job, "--address", address, "--follow"])
     terminal.show(f"job: {job}\nrun: {run}\nfollow it with\n  {follow}")
-
-
-def tensorboard(
-    run: options.Run,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")
-    ] = 6006,
-) -> None:
-    """Open TensorBoard on a run, on this machine only."""
-    folder = open_run(run, (TENSORBOARD,))
-    if not folder.tensorboard.is_dir():
-        raise InputError(
-            f"{folder.location} has no TensorBoard files: no trial has finished an epoch yet"
-        )
-    _check_port(port)
-    from tensorboard.program import TensorBoard
-
-    server = TensorBoard()  # in this process, so that it ends with it
-    server.configure(host="127.0.0.1", logdir=str(folder.tensorboard), port=port)
-    raise typer.Exit(abs(server.main()))
-
-
-def _check_port(port: int) -> None:
-    """Check that a server may listen at a port of this machine.
-
-    Raises:
-        InputError: it may not.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise InputError(
-                f"--port must be one that is free on this machine, got {port}: {error.strerror}; "
-                "0 takes a free one"
-            ) from error
 
 
 def _on_every_node(option: str, location: str | None) -> str:

@@ -79,11 +79,13 @@ def launch(
     data_dir: options.DataDir = None,
     on_trial_end: options.OnTrialEnd = None,
     on_end: options.OnEnd = None,
+    study_storage: options.StudyStorage = None,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Search a space, retrain the winner, report and export it."""
-    session = _session(address, data_dir, on_trial_end, on_end) | _shown(verbose, quiet)
+    session = _session(address, data_dir, on_trial_end, on_end, study_storage)
+    session |= _shown(verbose, quiet)
     session["command"] = shlex.join(["crnn-search", *sys.argv[1:]])
     changes = [*(overrides or []), *([] if trials is None else [f"search.trials={trials}"])]
     run = api.launch(
@@ -105,11 +107,13 @@ def resume(
     data_dir: options.DataDir = None,
     on_trial_end: options.OnTrialEnd = None,
     on_end: options.OnEnd = None,
+    study_storage: options.StudyStorage = None,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Continue a run that was stopped or crashed."""
-    session = _session(address, data_dir, on_trial_end, on_end) | _shown(verbose, quiet)
+    session = _session(address, data_dir, on_trial_end, on_end, study_storage)
+    session |= _shown(verbose, quiet)
     found = api.open_run(run)
     found.check(force=force)
     from crnn_search.results.status import describe, plan
@@ -132,11 +136,13 @@ def extend(
     data_dir: options.DataDir = None,
     on_trial_end: options.OnTrialEnd = None,
     on_end: options.OnEnd = None,
+    study_storage: options.StudyStorage = None,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Add trials to a run's search, then report and export again."""
-    session = _session(address, data_dir, on_trial_end, on_end) | _shown(verbose, quiet)
+    session = _session(address, data_dir, on_trial_end, on_end, study_storage)
+    session |= _shown(verbose, quiet)
     budgets = {"time_budget": time_budget, "compute_budget": compute_budget}
     _print_report(api.extend(run, trials, force=force, **budgets, **session))
 
@@ -146,15 +152,19 @@ def _session(
     data_dir: Path | None,
     on_trial_end: str | None,
     on_end: str | None,
+    study_storage: str | None,
 ) -> api.Session:
     """The options that launch, resume and extend share, checked."""
     from crnn_search.pipeline.hooks import Command
+    from crnn_search.tuning.study_storage import given
 
+    storage = given(study_storage, may_have_password=False)
     return {
         "address": address,
         "data_dir": data_dir,
         "on_trial_end": None if on_trial_end is None else Command(on_trial_end, "--on-trial-end"),
         "on_end": None if on_end is None else Command(on_end, "--on-end"),
+        "study_storage": storage.url if storage else None,
     }
 
 

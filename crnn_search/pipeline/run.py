@@ -35,6 +35,8 @@ from crnn_search.tuning import warm_start
 from crnn_search.tuning.budget import Budget, Limit
 from crnn_search.tuning.context import Context, OnTrialEnd
 from crnn_search.tuning.progress import Progress
+from crnn_search.tuning.study_mirror import StudyMirror
+from crnn_search.tuning.study_storage import StudyStorage
 from crnn_search.tuning.time_left import TimeLeft
 from crnn_search.tuning.tuner import interrupted
 
@@ -45,7 +47,8 @@ class Options:
 
     address: a Ray cluster, None for a local one. data_dir, data: see `open_source`. verbose: show
     the log of Ray's workers, too. command: for the manifest of a new run: launches it again, ready
-    for a shell.
+    for a shell. study_storage: a database server for the copy of the study; None for the run's
+    `study.db`.
     """
 
     address: str | None = None
@@ -54,6 +57,7 @@ class Options:
     verbose: bool = False
     command: str = ""
     hooks: Hooks = NO_HOOKS
+    study_storage: StudyStorage | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,13 @@ def _finish(
         with connection.connect(address, progress.note, verbose=options.verbose):
             progress.doing("preparing the trials")
             context, limit = _prepare(work, task, progress, on_trial_end, grows=address is not None)
-            _train(context, limit, first_open)
+            mirror = StudyMirror(
+                run, context.space, work.history, work.manifest.created, progress.note,
+                options.study_storage,
+            )  # fmt: skip
+            with mirror.running():
+                context = dataclasses.replace(context, on_search_change=mirror.update)
+                _train(context, limit, first_open)
     journal.write("stage", stage="report")
     return _report(run, progress, work.source)
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-
-import optuna
 
 from crnn_search.pipeline import finalists
 from crnn_search.pipeline.stage import show_stage
 from crnn_search.storage import ledger
-from crnn_search.storage.files import atomic_write
 from crnn_search.storage.journal import SEARCH
 from crnn_search.storage.trial import TrialRecord
-from crnn_search.text import first_line
 from crnn_search.tuning import budget, tuner, warm_start
 from crnn_search.tuning.budget import Limit
 from crnn_search.tuning.callback import RunCallback
@@ -54,10 +47,7 @@ def run_search(context: Context, limit: Limit) -> list[TrialRecord]:
         past=[*records, *context.history.infeasible],
         earlier=warm_start.read(context.space, context.run.warm_start),
     )
-    try:
-        tuner.run_search(context, searcher, scheduler, callback)
-    finally:
-        _copy_study(searcher.study, context)
+    tuner.run_search(context, searcher, scheduler, callback)
     records = list(callback.records.values())
     shortened = len(records) < spec.trials or any(map(ledger.is_cut, records))
     if shortened and (reason := callback.limit_reached()):
@@ -84,22 +74,3 @@ def replay(records: Iterable[TrialRecord], scheduler: Asha, callback: RunCallbac
         if scheduler.replay(record) and record.epochs:
             callback.finish(record)
             callback.raise_error()
-
-
-def _copy_study(study: optuna.Study, context: Context) -> None:
-    """Copy the study into an SQLite file for Optuna's dashboard; this package never reads it.
-
-    Raises nothing: what ended the search counts more. SQLite writes to a temporary folder, since a
-    run's folder may have no locks, or a name that a database's URL cannot hold.
-    """
-    path = context.run.study
-    try:
-        with tempfile.TemporaryDirectory(prefix="crnn-search-") as folder:
-            file = Path(folder) / path.name
-            copy = optuna.create_study(study_name=context.run.name, storage=f"sqlite:///{file}")
-            copy.add_trials(study.get_trials(deepcopy=False))
-            with atomic_write(path) as temporary:
-                shutil.copyfile(file, temporary)
-    except Exception as error:  # SQLAlchemy's have no nearer base
-        reason = f"cannot write the copy for Optuna's dashboard, {path}: {first_line(error)}"
-        context.progress.note(reason)

@@ -20,8 +20,11 @@ SPACE = "space.yaml"
 """The file that makes a folder the folder of a run."""
 
 JOURNAL, LEDGER, STAGES = "journal.jsonl", "trials.jsonl", "stages.json"
+LOG, TENSORBOARD, STUDY = "search.log", "tensorboard", "study.db"
 MANIFEST, REPORT = "manifest.json", "report.json"
-LOG, TENSORBOARD = "search.log", "tensorboard"
+STUDY_VARIABLE = "CRNN_SEARCH_STUDY_STORAGE"
+"""The environment variable that names a database in place of `STUDY`; it may hold a password."""
+
 CHECKPOINTS, STOP, LEASE = "checkpoints", "stop", "lease.json"
 
 APPENDED = (JOURNAL, LEDGER)
@@ -159,7 +162,8 @@ class RunFolder:
 
     @property
     def study(self) -> Path:
-        return self.root / "study.db"
+        """A copy of the study for Optuna's dashboard, unless it is in a database server."""
+        return self.root / STUDY
 
     @property
     def finalists(self) -> Path:

@@ -24,7 +24,7 @@ _LOCK = ".lock"
 _handles: dict[Path, int] = {}
 
 _UNFINISHED = re.compile(
-    r"\.(.+\.(json|jsonl|yaml|md|html|png|safetensors|onnx)\.|export-|seen-)[a-z0-9_]{8}"
+    r"\.(.+\.(json|jsonl|yaml|md|html|png|safetensors|onnx|db)\.|export-|seen-)[a-z0-9_]{8}"
 )
 """What `atomic_write` and an export call a file or folder that is not complete."""
 
@@ -38,6 +38,15 @@ def create_folder() -> Path:
     _handles[path] = handle
     atexit.register(_remove, path)
     return path
+
+
+def hand_over() -> None:
+    """Keep this process's folders for the program that takes its place, by `os.exec`.
+
+    A later process removes them, once that program has ended.
+    """
+    for handle in _handles.values():
+        os.set_inheritable(handle, True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,10 @@ from crnn_search.storage.trial import InfeasibleTrial, TrialRecord
 from crnn_search.tuning.progress import Progress, Records
 from crnn_search.tuning.time_left import TimeLeft
 
+OnSearchChange = Callable[[TrialRecord | InfeasibleTrial], None]
+"""Hears of each trial of the search that was created, has a new epoch or ended, after that was
+recorded."""
+
 OnTrialEnd = Callable[[str, TrialRecord | InfeasibleTrial], None]
 """Hears of each trial that ended, and of its stage, after its end was recorded."""
 
@@ -39,3 +43,4 @@ class Context:
     records: Records = field(default_factory=dict)
     time_left: TimeLeft | None = None
     on_trial_end: OnTrialEnd = lambda _stage, _trial: None
+    on_search_change: OnSearchChange = lambda _trial: None

@@ -25,6 +25,7 @@ class EpochResult:
     storage_error: why its checkpoint could not be read or written.
     restored: whether an earlier process trained the epoch.
     checkpoint: the state after the epoch, relative to the folder of checkpoints.
+    running: the prediction after each image of a few validation sequences (`running_sheet.chosen`).
     done: whether the trial trains no further. notes: messages for the user.
     """
 
@@ -39,6 +40,7 @@ class EpochResult:
     storage_error: str | None = None
     restored: bool = False
     checkpoint: str | None = None
+    running: tuple[tuple[float, ...], ...] | None = None
     done: bool = False
     notes: tuple[str, ...] = ()
 

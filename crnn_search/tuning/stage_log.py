@@ -47,7 +47,10 @@ class StageLog:
         self._time_left = context.time_left
         self._searched = context.space.searched
         self._on_trial_end = context.on_trial_end
-        self._tensorboard = TensorBoard(context.run.tensorboard / stage, context.progress.note)
+        self._on_search_change = context.on_search_change
+        self._tensorboard = TensorBoard(
+            context.run.tensorboard / stage, context.space, context.task, context.progress.note
+        )
         self._other_arithmetics: set[tuple[str, str]] = set()
 
     def raise_error(self) -> None:
@@ -61,6 +64,7 @@ class StageLog:
         values = trial.config.to_dict()
         shown = ", ".join(f"{name} {compact(values[name])}" for name in self._searched)
         logger.info("%s: created, %s", trial.name, shown or "nothing is searched")
+        self._changed(TrialRecord(trial))
 
     def infeasible(self, trial: InfeasibleTrial) -> None:
         """A sample is infeasible."""
@@ -68,6 +72,7 @@ class StageLog:
         logger.info("%s: infeasible, %s", trial_name(trial.number), trial.reason)
         if not self.error:
             self._on_trial_end(self._stage, trial)
+            self._changed(trial)
 
     def started(self, name: str) -> None:
         """A trial got its actor, for the first time or again."""
@@ -103,7 +108,8 @@ class StageLog:
         if step.checkpoint is not None:
             event["checkpoint"] = f"{self._run.checkpoints.name}/{step.checkpoint}"
         record.apply(self._write("epoch", **usage, **event))
-        self._tensorboard.write(record.trial, step.metrics)
+        self._changed(record)
+        self._tensorboard.write(record.trial, step.metrics, step.running)
         if self._time_left:
             self._time_left.measure(record.trial, step.metrics)
         logger.info(
@@ -138,7 +144,8 @@ class StageLog:
         if self.error:
             return
         record.apply({"event": "ended", "state": state, "reason": reason})
-        self._tensorboard.close(record.trial.name)
+        self._changed(record)
+        self._tensorboard.ended(record)
         try:
             with self._run.changes():
                 folder = CheckpointFolder(join(self._run.checkpoint_location, record.trial.name))
@@ -151,6 +158,10 @@ class StageLog:
         )
         self._progress.ended(record.trial.name)
         self._on_trial_end(self._stage, record)
+
+    def _changed(self, trial: TrialRecord | InfeasibleTrial) -> None:
+        if self._stage == SEARCH and not self.error:
+            self._on_search_change(trial)
 
     def _report(self, record: TrialRecord, step: EpochResult) -> None:
         """Show a step's notes, and what else the user should know of it."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from crnn_search.data.running_sheet import chosen
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.data.task import Task
 from crnn_search.errors import StorageError
@@ -19,6 +20,7 @@ from crnn_search.text import first_line
 from crnn_search.training import engine
 from crnn_search.training.engine import TrainingData, TrainState
 from crnn_search.training.metrics import EpochMetrics
+from crnn_search.training.predict import predict_running
 from crnn_search.tuning.checkpoints import CheckpointFolder
 from crnn_search.tuning.epoch_result import EpochResult
 
@@ -50,6 +52,7 @@ class Worker:
         self._device = device
         self._on_part = on_part
         self._validation = task.validation_table()
+        self._chosen = chosen(self._validation)
         self._shown: set[str] = set()
 
     def take(self, trial: Trial) -> None:
@@ -128,7 +131,18 @@ class Worker:
             self._result(metrics.epoch, metrics.seconds),
             metrics=metrics,
             checkpoint=f"{self._trial.name}/{self._folder.name(metrics.epoch)}",
+            running=None if self._trial.all_images else self._running(),
             done=metrics.epoch >= self._trial.epochs,
+        )
+
+    def _running(self) -> tuple[tuple[float, ...], ...]:
+        """The prediction after each image of some validation sequences, in the target's unit."""
+        assert self._state is not None
+        info, table = self._task.info, self._chosen
+        running = predict_running(self._state.result, self._task.images, table)
+        rows = (running * info.scale + info.center).tolist()
+        return tuple(
+            tuple(row[:length]) for row, length in zip(rows, table.lengths.tolist(), strict=True)
         )
 
     def _failure(self, error: Exception, seconds: float) -> EpochResult:

@@ -1,15 +1,10 @@
-"""status, list, trials, logs, stop, submit and tensorboard, with a cluster that is not there."""
+"""status, list, trials, logs, stop and submit, with a cluster that is not there."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +18,6 @@ from crnn_search.spaces.file import load_space
 from crnn_search.storage.run_folder import RunFolder
 from tests.cli.conftest import SPACE, CommandLine, Done
 from tests.data.folders import clips
-from tests.waiting import wait
 
 ADDRESS = "http://127.0.0.1:8265"
 BUCKET = "s3://bucket/my runs/demo?region=eu-central-1"
@@ -132,7 +126,8 @@ def test_list_shows_every_run_of_a_folder(crnn_search: CommandLine, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "logs", "trials", "stop", "tensorboard", "report", "export"]
+    "command",
+    ["status", "logs", "trials", "stop", "tensorboard", "dashboard", "report", "export"],
 )
 def test_folder_without_a_run_is_refused(
     crnn_search: CommandLine, tmp_path: Path, command: str
@@ -140,63 +135,6 @@ def test_folder_without_a_run_is_refused(
     done = crnn_search(command, str(tmp_path))
     assert done.code == 2
     assert f"{tmp_path} is not the folder of a run: it has no space.yaml" in done.err
-
-
-def test_run_without_epochs_has_no_tensorboard(crnn_search: CommandLine, space: Path) -> None:
-    done = crnn_search("tensorboard", str(space.parent))
-    assert done.code == 2
-    assert "no TensorBoard files: no trial has finished an epoch yet" in done.err
-
-
-@pytest.fixture
-def events(space: Path) -> RunFolder:
-    """A run with an empty folder of events."""
-    run = RunFolder(space.parent)
-    run.tensorboard.mkdir()
-    return run
-
-
-@pytest.mark.parametrize("port", ["-5", "65536", "x"])
-def test_what_is_no_port_is_refused(crnn_search: CommandLine, events: RunFolder, port: str) -> None:
-    done = crnn_search("tensorboard", str(events.root), "--port", port)
-    assert done.code == 2
-    assert "Invalid value for '--port'" in done.err
-
-
-def test_a_port_that_is_taken_is_refused(crnn_search: CommandLine, events: RunFolder) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        done = crnn_search("tensorboard", str(events.root), "--port", str(port))
-    assert done.code == 2
-    assert f"--port must be one that is free on this machine, got {port}: Address alr" in done.err
-
-
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
-def test_the_server_of_tensorboard_ends_with_its_process(
-    events: RunFolder, ending: signal.Signals
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    words = ["tensorboard", str(events.root), "--port", str(port)]
-    program = "from crnn_search.cli.app import main; main()"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
-        wait(lambda: _answers(port), 60, "TensorBoard does not answer")
-        process.send_signal(ending)
-        process.wait(timeout=20)
-        assert not _answers(port)
-        assert process.stderr
-        assert b"Traceback" not in process.stderr.read()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as page:
-            page.read()  # to its end: a server that is ended meanwhile prints a traceback
-    except OSError:
-        return False
-    return True
 
 
 def test_a_log_is_shown_without_colours_and_control_characters(

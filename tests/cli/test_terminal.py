@@ -104,6 +104,7 @@ COMMANDS = {
     "logs": "logs {root}/runs/demo",
     "stop": "stop {root}/runs/demo",
     "tensorboard": "tensorboard {root}/runs/demo --port -5",
+    "dashboard": "dashboard {root}/runs/demo --port -5",
     "submit": "submit {root}/space.yaml --storage {root}/runs --address http://127.0.0.1:9",
     "resume": "resume {root}/runs/demo",
     "extend": "extend {root}/runs/demo --trials 1",

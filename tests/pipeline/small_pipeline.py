@@ -25,7 +25,6 @@ from crnn_search.data import mnist
 from crnn_search.data.digits import Digits
 from crnn_search.hyperparameters import Arithmetic, TrialConfig
 from crnn_search.pipeline import run as pipeline
-from crnn_search.pipeline import search
 from crnn_search.results import plots
 from crnn_search.spaces.file import parse_space
 from crnn_search.spaces.space import SearchSpace
@@ -198,7 +197,7 @@ def no_cluster(digits: Digits) -> Iterator[None]:
             (mnist, "load", lambda *_, **__: digits),
             (digit_tables, "TEST_SEQUENCES", 20),
             (stage_log, "TensorBoard", mock.MagicMock()),
-            (search, "_copy_study", mock.MagicMock()),
+            (pipeline, "StudyMirror", mock.MagicMock()),
             (plots, "learning_curves", _plot),
             (plots, "rmse_by_length", _plot),
             (plots, "predicted", _plot),

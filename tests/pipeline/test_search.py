@@ -97,12 +97,24 @@ def test_winner_is_exported_in_every_format(finished: FinishedRun) -> None:
         assert (finished.folder / "model" / f"model.{name}").stat().st_size > 0
 
 
-def test_tensorboard_has_the_scalars_of_a_trial(finished: FinishedRun) -> None:
+def test_tensorboard_has_the_scalars_and_pictures_of_a_trial(finished: FinishedRun) -> None:
     trial = EventAccumulator(str(finished.folder / "tensorboard" / "search" / "trial-0000"))
     trial.Reload()
-    assert [event.step for event in trial.Scalars("validation_rmse")] == [1, 2]
-    assert {"train_loss", "learning_rate", "exact_sum_rate"} <= set(trial.Tags()["scalars"])
+    line = jsonl.read(finished.folder / "trials.jsonl")[0]
+    rmse = [(event.step, event.value) for event in trial.Scalars("validation/rmse")]
+    assert rmse == [(n, pytest.approx(v)) for n, v in enumerate(line["validation_rmse"], start=1)]
+    assert trial.Scalars("trial/rmse_full_budget")[0].value == pytest.approx(rmse[-1][1])
+    assert [picture.step for picture in trial.Images("validation/running prediction")] == [1, 2]
     assert "_hparams_/session_start_info" in trial.summary_metadata
+
+
+def test_tensorboard_has_what_each_retrained_network_reached(finished: FinishedRun) -> None:
+    folders = list((finished.folder / "tensorboard" / "retrain").iterdir())
+    assert len(folders) == 4
+    for folder in folders:
+        scalars = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+        assert "trial/train_rmse_retrained" in scalars
+        assert not {"trial/rmse_full_budget", "trial/rmse_where_stopped"} & set(scalars)
 
 
 def test_an_existing_name_is_refused(finished: FinishedRun) -> None:

@@ -11,22 +11,21 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import optuna
 import pytest
 import torch
 
 from crnn_search.cli.search import log_to
 from crnn_search.errors import StorageError
-from crnn_search.pipeline import search
 from crnn_search.pipeline.manifest import Manifest
 from crnn_search.results import plots
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage import retry
 from crnn_search.storage.files import write_json, write_text
-from crnn_search.storage.journal import Journal
+from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.training import checkpoint, engine
 from crnn_search.tuning.checkpoints import CheckpointFolder
+from crnn_search.tuning.study_mirror import StudyMirror
 from crnn_search.tuning.tensorboard import TensorBoard
 from tests.models.networks import SPECS, write
 from tests.tuning import examples
@@ -46,17 +45,18 @@ def write_log(run: RunFolder) -> None:
 
 
 def copy_study(run: RunFolder) -> None:
-    context = examples.context(run.root)
-    search._copy_study(optuna.create_study(), context)
-    for note in examples.notes(context):
+    notes: list[str] = []
+    with StudyMirror(run, SPACE, History(), "now", notes.append).running():
+        pass
+    for note in notes:
         raise NoteError(note)
 
 
 def write_events(run: RunFolder) -> None:
     notes: list[str] = []
-    board = TensorBoard(run.tensorboard / "search", notes.append)
+    task = examples.context(run.root).task
+    board = TensorBoard(run.tensorboard / "search", SPACE, task, notes.append)
     board.write(examples.TRIAL, examples.metrics(1, 2.0))
-    board.close(examples.TRIAL.name)
     for note in notes:
         raise NoteError(note)
 

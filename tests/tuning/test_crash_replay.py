@@ -144,7 +144,6 @@ def without_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setattr(recovery, "temporary", mock.MagicMock())
     monkeypatch.setattr(stage_log, "TensorBoard", mock.MagicMock())
-    monkeypatch.setattr(search, "_copy_study", mock.MagicMock())
 
 
 @pytest.fixture
