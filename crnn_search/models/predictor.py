@@ -168,7 +168,7 @@ def torch_predictor(network: CRNN, task: TaskInfo) -> Predictor:
 
     @torch.no_grad()
     def running(images: Tensor) -> Tensor:
-        return network.decode_running(encode(images))
+        return network.decode_running(encode(images), torch.ones(len(images), dtype=torch.int64))
 
     return Predictor(predict, task, running)
 

@@ -80,9 +80,9 @@ class CRNN(nn.Module):
         """
         return self._predict(self._states(gates, batch_sizes)[1])
 
-    def decode_running(self, gates: Tensor) -> Tensor:
-        """What `encode` returned of one sequence, `(T, 3G)`, to the sum after each step, `(T,)`."""
-        return self._predict(self._states(gates, torch.ones(len(gates), dtype=torch.int64))[0])
+    def decode_running(self, gates: Tensor, batch_sizes: Tensor) -> Tensor:
+        """The same to the sum after each image, float32 `(N,)`, in packed order."""
+        return self._predict(self._states(gates, batch_sizes)[0])
 
     def _states(self, gates: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """All states of the last GRU, and each sequence's last one."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.sequences import Batch, SequenceTable
 from crnn_search.hyperparameters import MNIST_SHAPE
 from crnn_search.training.model import CRNN
 
@@ -28,16 +32,43 @@ def predict(model: CRNN, images: Tensor, table: SequenceTable) -> Tensor:
 
     images: uint8 `(I, C, H, W)`, on the model's device.
     """
+    with _evaluated(model):
+        predictions = torch.empty(len(table), device=images.device)
+        for batch, gates in _encoded(model, images, table):
+            predictions[batch.order.to(images.device)] = model.decode(gates, batch.batch_sizes)
+        return predictions.cpu()
+
+
+def predict_running(model: CRNN, images: Tensor, table: SequenceTable) -> Tensor:
+    """The prediction after each image of a sequence, float32 `(S, T)` on the CPU.
+
+    NaN after a sequence's end. `T` is the width of the table. Otherwise as `predict`.
+    """
+    with _evaluated(model):
+        predictions = torch.full(table.indices.shape, math.nan)
+        for batch, gates in _encoded(model, images, table):
+            running = model.decode_running(gates, batch.batch_sizes).cpu()
+            active = torch.arange(len(batch.order)) < batch.batch_sizes[:, None]
+            by_step = torch.full(active.shape, math.nan)
+            by_step[active] = running
+            predictions[batch.order, : len(by_step)] = by_step.T
+        return predictions
+
+
+@contextlib.contextmanager
+def _evaluated(model: CRNN) -> Iterator[None]:
+    """A block without gradients, in which a model is in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            return _predict(model, images, table)
+            yield
     finally:
         model.train(was_training)
 
 
-def _predict(model: CRNN, images: Tensor, table: SequenceTable) -> Tensor:
+def _encoded(model: CRNN, images: Tensor, table: SequenceTable) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches of a table, and what `model.encode` gives for each one's images, `(N, 3G)`."""
     device = images.device
     images_at_once, sequences_at_once = CPU_CHUNKS if device.type == "cpu" else GPU_CHUNKS
     size = model.shape.rows * model.shape.columns
@@ -49,11 +80,8 @@ def _predict(model: CRNN, images: Tensor, table: SequenceTable) -> Tensor:
         gates[rows] = model.encode(images.index_select(0, distinct[rows].to(device)))
     longest = max(USUAL_LENGTH, table.indices.shape[1])
     sequences_at_once = max(1, sequences_at_once * USUAL_LENGTH // longest)
-    predictions = torch.empty(len(table), device=device)
     for batch in table.batches(sequences_at_once, by_length=True):
-        packed = gates[row_of[batch.images].to(device)]
-        predictions[batch.order.to(device)] = model.decode(packed, batch.batch_sizes)
-    return predictions.cpu()
+        yield batch, gates[row_of[batch.images].to(device)]
 
 
 def _distinct_images(table: SequenceTable, count: int) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from crnn_search.data.digits import Digits
+from crnn_search.data.sequences import SequenceTable
 from crnn_search.hyperparameters import MNIST_CRNN_2016
 from crnn_search.training import engine
-from crnn_search.training.predict import GPU_CHUNKS, predict
+from crnn_search.training.predict import GPU_CHUNKS, predict, predict_running
 from tests.conftest import small_table
 from tests.training.test_engine import CPU, SMALL
 
@@ -23,6 +24,34 @@ def test_predictions_match_single_sequences(digits: Digits) -> None:
             images = digits.pixels[table.indices[row, : table.lengths[row]].long()]
             expected[row] = model(images, torch.ones(len(images), dtype=torch.int64))
     torch.testing.assert_close(predict(model, digits.pixels, table), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_running_predictions_are_those_of_sequences_cut_there(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = engine.start(SMALL, seed=0, epochs=1, device=CPU).model
+    table = small_table(digits, 40)
+    encode, encoded = model.encode, list[int]()
+
+    def count_encoded(images: Tensor) -> Tensor:
+        encoded.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(model, "encode", count_encoded)
+    monkeypatch.setattr("crnn_search.training.predict.CPU_CHUNKS", (64, 16))
+    running = predict_running(model, digits.pixels, table)
+    used = torch.arange(8) < table.lengths[:, None]
+    assert sum(encoded) == len(table.indices[used].unique())
+    assert running.shape == (40, 8)
+    assert running.dtype == torch.float32
+    for length in range(1, 9):
+        longer = table.lengths >= length
+        cut = SequenceTable(
+            table.indices[longer], torch.full((int(longer.sum()),), length), table.targets[longer]
+        )
+        expected = predict(model, digits.pixels, cut)
+        torch.testing.assert_close(running[longer, length - 1], expected, rtol=1e-5, atol=1e-5)
+    assert running[~used].isnan().all()
 
 
 @pytest.mark.parametrize("training", [True, False])
