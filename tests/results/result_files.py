@@ -14,7 +14,7 @@ from crnn_search.data.sequences import SequenceTable
 from crnn_search.data.task import Task, TaskInfo
 from crnn_search.hyperparameters import MNIST_CRNN_2016, ImageShape, TrialConfig
 from crnn_search.storage import jsonl, stages
-from crnn_search.storage.files import read_json, write_json
+from crnn_search.storage.files import read_json, write_json, write_text
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, Trial, TrialRecord, TrialState, trial_name
 from crnn_search.training import checkpoint
@@ -76,6 +76,7 @@ def make_run(root: Path, info: TaskInfo) -> RunFolder:
     run = RunFolder(root)
     root.mkdir()
     write_json(run.manifest, _manifest(root.name, info))
+    write_text(run.space, _space(info))
     stopped = [record(12, "PRUNED", [9.0]), record(13, "PRUNED", [8.0, 5.0])]
     failed = [record(14, "FAIL", [7.0, 90.0, None]), record(15, "FAIL", [])]
     for ended in full_budget_records() + stopped + failed:
@@ -119,6 +120,24 @@ def record_stages(run: RunFolder) -> None:
     stages.record(run, stages.FINALISTS, (run.finalists, run.best))
     models = run.retrained_models.glob("*.safetensors")
     stages.record(run, stages.RETRAIN, (run.retrained, *models))
+
+
+def _space(info: TaskInfo) -> str:
+    """The search space that the trials are of."""
+    task = "{mnist_sums: {max_digits: 5}}" if info.sums else "{data: data/plants.npz, unit: mm}"
+    return f"""
+task: {task}
+search: {{trials: 16, max_epochs: 3, grace_epochs: 1, reduction_factor: 3, epoch_sequences: 500}}
+retrain: {{epochs: 2, seeds: 2, finalists: 2, epoch_sequences: 700}}
+space:
+  conv_channels: [4]
+  kernel_size: 5
+  pooling: 4
+  gru_sizes: {{list_of: {{int: [4, 16]}}, length: [1, 2]}}
+  learning_rate: {{float: [1.0e-4, 0.1], log: true}}
+  batch_size: {{choice: [32, 64, 128]}}
+  batch_norm: {{choice: [true, false]}}
+"""
 
 
 def _manifest(name: str, info: TaskInfo) -> dict[str, Any]:

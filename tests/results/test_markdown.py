@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 import pytest
+from crnn_search.results.html import to_html
 
 from crnn_search.results import formatting, markdown
-from crnn_search.results.html import to_html
 from crnn_search.storage.run_folder import RunFolder
 
 
