@@ -73,7 +73,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
         return {}
 
     monkeypatch.setattr("crnn_search.results.report.write_report", write_report)
-    monkeypatch.setattr("crnn_search.results.markdown.summary", lambda report: report)
+    monkeypatch.setattr("crnn_search.results.summary.summary", lambda report: report)
     monkeypatch.setattr("crnn_search.models.export.export_winner", export_winner)
     return tasks
 

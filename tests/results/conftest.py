@@ -10,7 +10,7 @@ from crnn_search.data import digits as tables
 from crnn_search.data.digits import Digits
 from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.data.own import OwnSequences
-from crnn_search.results import report
+from crnn_search.results import importance, report
 from crnn_search.storage.files import read_json
 from crnn_search.storage.run_folder import RunFolder
 from tests.results.result_files import make_run, own_task
@@ -20,6 +20,8 @@ from tests.results.result_files import make_run, own_task
 def few_test_sequences() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "TEST_SEQUENCES", 2000)
+        patch.setattr(tables, "LONGER_SEQUENCES", 20)
+        patch.setattr(importance, "RESAMPLES", 2)
         yield
 
 
@@ -58,7 +60,9 @@ def fresh(tmp_path: Path, sums: MnistSums, few_test_sequences: None) -> RunFolde
 
 
 @pytest.fixture(scope="module")
-def own_reported(tmp_path_factory: pytest.TempPathFactory, own: OwnSequences) -> RunFolder:
+def own_reported(
+    tmp_path_factory: pytest.TempPathFactory, own: OwnSequences, few_test_sequences: None
+) -> RunFolder:
     """A run on the user's own data with its report, not to be changed."""
     run = make_run(tmp_path_factory.mktemp("runs") / "day", own.info)
     report.write_report(run, own)

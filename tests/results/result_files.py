@@ -13,6 +13,8 @@ from crnn_search.data.own import OwnSequences
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.data.task import Task, TaskInfo
 from crnn_search.hyperparameters import MNIST_CRNN_2016, ImageShape, TrialConfig
+from crnn_search.results import scored
+from crnn_search.results.page import render
 from crnn_search.storage import jsonl, stages
 from crnn_search.storage.files import read_json, write_json, write_text
 from crnn_search.storage.run_folder import RunFolder
@@ -182,6 +184,16 @@ def change(path: Path, **values: Any) -> None:
     """Change some values of a JSON file of a run, as if its stage had written them."""
     write_json(path, read_json(path) | values)
     record_stages(RunFolder(path.parent))
+
+
+def to_markdown(report: Any, run: RunFolder) -> str:
+    """A changed report of a run, in Markdown."""
+    return render.to_markdown(render.finished_page(report, scored.read(run), run.location))
+
+
+def to_html(report: Any, run: RunFolder) -> str:
+    """The same as HTML."""
+    return render.to_html(render.finished_page(report, scored.read(run), run.location))
 
 
 def predictions(run: RunFolder, name: str, task: Task) -> Tensor:

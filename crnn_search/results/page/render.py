@@ -11,13 +11,14 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from crnn_search.results.formatting import plain
+from crnn_search.results.formatting import escaped, plain
 from crnn_search.results.outdated import PLACE
 from crnn_search.results.page import run_sections, search_sections, test_sections
 from crnn_search.results.page.document import Page, Text
 from crnn_search.results.page.pictures import write_sheet
 from crnn_search.results.schema import Report, SearchReport
 from crnn_search.results.scored import Scored
+from crnn_search.results.words import one_line
 from crnn_search.storage.files import write_text
 from crnn_search.storage.run_folder import RunFolder
 
@@ -54,8 +55,8 @@ def write_unfinished(run: RunFolder, report: SearchReport, stage: str) -> None:
 def finished_page(report: Report, scored: Scored, location: str) -> Page:
     """The report of a finished run. location: where it is stored, for commands."""
     return Page(
-        f"crnn-search report: {report['run']['name']}",
-        [plain(doubt["text"]) for doubt in report["warnings"]],
+        _title(report),
+        _warnings(report),
         test_sections.head(report, scored),
         [
             *test_sections.sections(report, scored),
@@ -72,14 +73,26 @@ def unfinished_page(report: SearchReport, stage: str, location: str) -> Page:
         "known so far. The test images have not been opened."
     )
     return Page(
-        f"crnn-search report: {report['run']['name']}",
-        [plain(doubt["text"]) for doubt in report["warnings"]],
+        _title(report),
+        _warnings(report),
         [Text(said)],
         [
             *search_sections.sections(report, None, None),
             *run_sections.unfinished_sections(report, location),
         ],
     )
+
+
+def _title(report: SearchReport) -> str:
+    return f"crnn-search report: {one_line(report['run']['name'])}"
+
+
+def _warnings(report: SearchReport) -> list[str]:
+    """As Markdown. Only those on data have the user's own words, which may be long."""
+    return [
+        (plain if doubt["kind"] == "data" else escaped)(doubt["text"])
+        for doubt in report["warnings"]
+    ]
 
 
 def to_markdown(page: Page) -> str:

@@ -113,8 +113,9 @@ def _compute(report: SearchReport, retrained: str) -> str:
     header = ["not spent", "trials", "epochs", "core time", "GPU time"]
     return (
         f"{table(['compute spent on', 'core time', 'GPU time'], rows)}\n\n{table(header, others)}"
-        "\n\nWhat was not spent is estimated by each trial's own pace; a limit of time or compute "
-        f"cuts trials, early stopping does not count those. Wall time: {times(report['seconds'])}."
+        "\n\nWhat was not spent is estimated by each trial's own pace. A limit of time or compute "
+        "cuts trials; those are not in what early stopping saved. Wall time: "
+        f"{times(report['seconds'])}."
     )
 
 

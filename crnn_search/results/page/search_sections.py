@@ -151,7 +151,7 @@ def _about_rows(report: SearchReport) -> str:
     shown, total = min(MAX_ROWS, len(report["rows"])), len(report["rows"])
     some = "" if shown == total else f" The best {shown} of {total}; all are in report.json."
     return (
-        "An RMSE counts after the epochs beside it: only trials with the full budget compare."
+        "An RMSE is that after the epochs beside it: only trials with the full budget compare."
         f"{some}"
     )
 
@@ -253,7 +253,7 @@ def _importance(report: SearchReport) -> list[Block]:
         for item in shares
     ]  # fmt: skip
     warm = (
-        " The dashboard also counts the trials of the warm start."
+        " The dashboard takes in the trials of the warm start, too."
         if report["run"].get("warm_start")
         else ""
     )

@@ -71,7 +71,7 @@ def sections(report: Report, scored: Scored) -> list[Section]:
         if lengths_vary(report)
         else None,
         Section("predicted", "Predicted against true", _predicted(report, scored)),
-        Section("steps", "Errors by position and digit", _steps(report)),
+        Section("steps", f"Errors by position{' and digit' * is_sums(report)}", _steps(report)),
         Section("worst", "The worst sequences", _worst(report, scored)),
         Section("data", "Data", [Text(_data(report))]) if report["data"] else None,
         Section("winner", "The winning configuration", [Text(_configuration(report))]),
