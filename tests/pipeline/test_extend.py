@@ -6,11 +6,13 @@ import dataclasses
 import platform
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from crnn_search.cluster import pace
 from crnn_search.data.digits import Digits
+from crnn_search.errors import InterruptedRun
 from crnn_search.pipeline import run as pipeline
 from crnn_search.storage import jsonl
 from crnn_search.storage.files import read_json
@@ -26,7 +28,15 @@ def test_an_extended_search_continues_in_the_same_study(tmp_path: Path, digits: 
         work(pipeline.launch, run)
         before = jsonl.read(run.ledger)
         report = read_json(run.report_json)
-        work(pipeline.extend, run, 2)
+        with (
+            mock.patch.object(pipeline, "_finish", side_effect=KeyboardInterrupt),
+            pytest.raises(InterruptedRun, match="crnn-search resume"),
+        ):
+            work(pipeline.extend, run, 2)
+        for page in (run.report_markdown, run.report_html):
+            assert page.read_text().count("Outdated: this is the report on 4 trials; the sear") == 1
+        work(pipeline.resume, run)
+    assert not any("Outdated" in p.read_text() for p in (run.report_markdown, run.report_html))
     after = jsonl.read(run.ledger)
     assert after[: len(before)] == before
     assert [trial["number"] for trial in after] == list(range(len(before) + 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -192,8 +193,9 @@ def to_markdown(report: Any, run: RunFolder) -> str:
 
 
 def to_html(report: Any, run: RunFolder) -> str:
-    """The same as HTML."""
-    return render.to_html(render.finished_page(report, scored.read(run), run.location))
+    """The same as HTML, without Plotly's script."""
+    with mock.patch("plotly.offline.get_plotlyjs", return_value=""):
+        return render.to_html(render.finished_page(report, scored.read(run), run.location))
 
 
 def predictions(run: RunFolder, name: str, task: Task) -> Tensor:

@@ -193,7 +193,7 @@ def test_no_text_of_a_run_is_markup(written: Any, reported: RunFolder) -> None:
     assert "<h1>crnn-search report: *a* [b](http://c) &lt;script&gt; | `d` \\x1b[31m</h1>" in page
     assert "CPU &lt;b&gt;x&lt;/b&gt;, cores 2" in page
     assert "<code>a | b</code></td>" in page
-    assert shape(page) == shape(reported.report_html.read_text())
+    assert page.count("<script") == 4
 
 
 def test_a_long_name_or_reason_is_cut(written: Any, reported: RunFolder) -> None:
