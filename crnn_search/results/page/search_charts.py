@@ -166,18 +166,17 @@ def parallel(rows: Sequence[TrialRow], axes: Sequence[Axis], rmse: str) -> Figur
     """Full-budget trials in parallel coordinates."""
     values = [row["validation_rmse"] for row in rows]
     dimensions = [_dimension(axis, [row["values"][axis["name"]] for row in rows]) for axis in axes]
-    dimensions.append({"label": safe(rmse), "values": values})
+    dimensions.append({"label": safe(rmse), "values": values, "tickformat": DIGITS})
     return {
         "data": [{
             "type": "parcoords",
             "dimensions": dimensions,
             "line": {"color": values, "colorscale": "Viridis", "reversescale": True},
-            "labelangle": -20,
-            "labelside": "bottom",
+            "labelangle": -15,
         }],
         "layout": {
             **{k: v for k, v in layout("", "").items() if k not in {"xaxis", "yaxis", "legend"}},
-            "height": 420, "margin": {"l": 60, "r": 60, "t": 40, "b": 100},
+            "height": 420, "margin": {"l": 90, "r": 60, "t": 90, "b": 30},
         },
     }  # fmt: skip
 
@@ -193,7 +192,7 @@ def _dimension(axis: Axis, values: Sequence[Any]) -> dict[str, Any]:
             "ticktext": texts,
         }
     if not axis["log"] or min(values) <= 0:
-        return {"label": axis["name"], "values": list(values)}
+        return {"label": axis["name"], "values": list(values), "tickformat": DIGITS}
     low, high = math.log10(min(values)), math.log10(max(values))
     ticks = [low + (high - low) * place / 4 for place in range(5)] if high > low else [low]
     return {
