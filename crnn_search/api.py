@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from crnn_search.data.arrays import SequenceData
     from crnn_search.pipeline.hooks import Hook
     from crnn_search.pipeline.run import Options
+    from crnn_search.results.schema import Report
     from crnn_search.spaces.space import SearchSpace
     from crnn_search.storage.trial import TrialRecord
     from crnn_search.tuning.progress import Progress
@@ -133,8 +134,8 @@ class Run:
             rows.append(dict.fromkeys((*COLUMNS, *PARAMETERS)) | row | trial.config)
         return sorted(rows, key=lambda row: row["number"])
 
-    def report(self) -> dict[str, Any]:
-        """The report of a finished run, the content of `report.json`.
+    def report(self) -> Report:
+        """The report of a finished run, the content of `report.json`: see `results.schema`.
 
         Raises:
             InputError: it has not been written yet, or was altered since.
@@ -146,7 +147,7 @@ class Run:
         if not path.is_file():
             raise InputError(f"{self.location} has no {path.name}: the run is not finished")
         stages.check(self.folder, stages.REPORT)
-        report: dict[str, Any] = read_json(path)
+        report: Report = read_json(path)
         return report
 
     def model(self) -> Model:

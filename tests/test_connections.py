@@ -45,7 +45,7 @@ COMMANDS = [
 
 FORKS = """
 import json, os, sys
-import matplotlib.figure, onnx, optuna, torch
+import onnx, optuna, plotly.offline, torch
 programs, log = json.loads(sys.argv[1])
 for number, (program, words) in enumerate(programs):
     if not os.fork():

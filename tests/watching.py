@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
-
 from crnn_search.storage.cache import CACHE_VARIABLE, cache_folder
 
 SHIM = r"""
@@ -77,19 +75,14 @@ LOG = "connections"
 def environment(folder: Path) -> dict[str, str]:
     """The environment of a program with a new home in `folder`, which is watched if possible.
 
-    Without what this process has set for itself. The caches stay: kernels take long to compile, and
-    matplotlib's list of fonts takes long to make.
+    Without what this process has set for itself. The cache stays: kernels take long to compile.
     """
     ours = {"ORT_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED"}
     found = {name: value for name, value in os.environ.items() if name not in ours}
     home, source, shim, log = (folder / name for name in ("home", "shim.c", "shim.so", LOG))
     home.mkdir()
     log.touch()
-    found |= {
-        "HOME": str(home),
-        CACHE_VARIABLE: str(cache_folder()),
-        "MPLCONFIGDIR": mpl.get_cachedir(),
-    }
+    found |= {"HOME": str(home), CACHE_VARIABLE: str(cache_folder())}
     if not POSSIBLE:
         return found
     source.write_text(SHIM)

@@ -44,6 +44,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     },
     "Results": {
         "report": results.report,
+        "compare": results.compare,
         "export": results.export,
         "predict": results.predict,
     },

@@ -207,7 +207,7 @@ def _display(run: RunFolder, *, verbose: bool, quiet: bool) -> Iterator[Progress
 
 def _print_report(run: api.Run) -> None:
     """Print the summary of a finished run, and where its files are."""
-    from crnn_search.results.markdown import summary
+    from crnn_search.results.summary import summary
 
     folder = run.folder
     terminal.show(summary(run.report()))

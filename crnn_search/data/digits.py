@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crnn_search.data.sequences import SequenceTable, Shared, derive_seed
+from crnn_search.data.sequences import SequenceTable, Shared, derive_seed, joined
 from crnn_search.data.task import Draw
 
 TRAINING_IMAGES = 60_000
@@ -18,6 +18,9 @@ TRAINING_IMAGES = 60_000
 
 VALIDATION_SEQUENCES = 20_000
 TEST_SEQUENCES = 60_000
+LONGER_SEQUENCES = 2_000
+"""Of each length beyond the task's."""
+
 SPLIT_SEED = 20_160_414
 
 DRAW_CHUNK = 16_384
@@ -147,3 +150,18 @@ def testing_table(labels: Tensor, max_digits: int) -> SequenceTable:
     """The fixed sequences of test images that only the final report reads."""
     pool = torch.arange(TRAINING_IMAGES, len(labels))
     return draw_table(pool, labels, TEST_SEQUENCES, max_digits, derive_seed("test"))
+
+
+def longer_table(labels: Tensor, max_digits: int) -> SequenceTable:
+    """Fixed sequences of test images that are longer than those of the task.
+
+    `LONGER_SEQUENCES` of each length up to twice `max_digits`, and of three and four times as many,
+    each length drawn with its own seed.
+    """
+    pool = torch.arange(TRAINING_IMAGES, len(labels))
+    tables = []
+    for length in (*range(max_digits + 1, 2 * max_digits + 1), 3 * max_digits, 4 * max_digits):
+        generator = torch.Generator().manual_seed(derive_seed("test", "longer", length))
+        lengths = torch.full((LONGER_SEQUENCES,), length)
+        tables.append(_fill(lengths, pool, labels, length, generator))
+    return joined(tables)

@@ -70,6 +70,14 @@ class MnistSums(Shared):
         """The fixed sequences of test images."""
         return tables.testing_table(self.digits.labels, self.max_digits)
 
+    def longer_table(self) -> SequenceTable:
+        """The fixed longer sequences of test images."""
+        return tables.longer_table(self.digits.labels, self.max_digits)
+
+    def image_values(self) -> Tensor:
+        """The digit of each image, uint8 `(I,)`."""
+        return self.digits.labels
+
     @cached_property
     def _training_images(self) -> Tensor:
         return tables.split_images(self.digits.labels)[0]

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from crnn_search.data import summary
 from crnn_search.data.dataset import Dataset
-from crnn_search.data.sequences import SequenceTable, Shared, derive_seed, shared_tensor
+from crnn_search.data.sequences import (
+    SequenceTable,
+    Shared,
+    derive_seed,
+    joined,
+    shared_tensor,
+)
 from crnn_search.data.task import Draw, TaskInfo
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import ImageShape
@@ -56,7 +62,7 @@ class OwnSequences(Shared):
 
     def known_table(self) -> SequenceTable:
         """All sequences of training and validation, whole."""
-        return _joined([self.training, self.validation])
+        return joined([self.training, self.validation])
 
     def validation_table(self) -> SequenceTable:
         """All validation sequences, whole."""
@@ -66,6 +72,12 @@ class OwnSequences(Shared):
         """All test sequences, whole. They must have been loaded."""
         assert self.test is not None
         return self.test
+
+    def longer_table(self) -> None:
+        """There are no other sequences than those of the data set."""
+
+    def image_values(self) -> None:
+        """What an image adds to a target is not known."""
 
 
 @dataclass(frozen=True)
@@ -139,20 +151,3 @@ def at_most(table: SequenceTable, longest: int, longer: Longer) -> SequenceTable
         indices = table.indices.gather(1, steps.clamp(max=table.indices.shape[1] - 1))
         indices = indices.masked_fill(~inside, 0)
     return SequenceTable(indices, lengths, table.targets, table.groups)
-
-
-def _joined(tables: list[SequenceTable]) -> SequenceTable:
-    """All sequences of some tables."""
-    steps = max(table.indices.shape[1] for table in tables)
-    indices = torch.zeros(sum(map(len, tables)), steps, dtype=torch.int32)
-    start = 0
-    for table in tables:
-        indices[start : start + len(table), : table.indices.shape[1]] = table.indices
-        start += len(table)
-    groups = [table.groups for table in tables if table.groups is not None]
-    return SequenceTable(
-        indices,
-        torch.cat([table.lengths for table in tables]),
-        torch.cat([table.targets for table in tables]),
-        torch.cat(groups) if groups else None,
-    )

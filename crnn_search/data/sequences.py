@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,23 @@ def _encoded_once(batch: Batch, reuse: int) -> Batch:
     rows = torch.empty_like(places)
     rows[places] = torch.arange(len(places)) // reuse
     return dataclasses.replace(batch, images=images[::reuse], rows=rows)
+
+
+def joined(tables: Sequence[SequenceTable]) -> SequenceTable:
+    """All sequences of some tables, in order; their reuse of images is forgotten."""
+    steps = max(table.indices.shape[1] for table in tables)
+    indices = torch.zeros(sum(map(len, tables)), steps, dtype=torch.int32)
+    start = 0
+    for table in tables:
+        indices[start : start + len(table), : table.indices.shape[1]] = table.indices
+        start += len(table)
+    groups = [table.groups for table in tables if table.groups is not None]
+    return SequenceTable(
+        indices,
+        torch.cat([table.lengths for table in tables]),
+        torch.cat([table.targets for table in tables]),
+        torch.cat(groups) if groups else None,
+    )
 
 
 def pack_order(lengths: Tensor) -> tuple[Tensor, Tensor]:

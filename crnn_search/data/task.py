@@ -112,6 +112,12 @@ class Task(Protocol):
     def testing_table(self) -> SequenceTable:
         """The sequences that only the final report reads. Their images must have been loaded."""
 
+    def longer_table(self) -> SequenceTable | None:
+        """Test sequences that are longer than any of training; None where there are none."""
+
+    def image_values(self) -> Tensor | None:
+        """What each image adds to a target, `(I,)`; None where that is not known."""
+
 
 class Source(Protocol):
     """Where a task comes from."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from crnn_search.errors import InputError
 from crnn_search.pipeline.manifest import Manifest, RunBudget
+from crnn_search.results.outdated import mark_outdated
 from crnn_search.spaces.space import SearchSpace, to_yaml
 from crnn_search.storage import stages
 from crnn_search.storage.checks import ALTERED, check_types
@@ -44,7 +45,7 @@ def apply(
     """Manifest and space of a run once its files say that it is extended; nothing is done twice.
 
     extension: the event of the last request. A report that exists is recorded in the manifest's
-    `earlier_reports`: it opened the test images.
+    `earlier_reports`: it opened the test images. Its pages stay, marked as outdated.
 
     Raises:
         StorageError: the run's folder or object store cannot be written.
@@ -58,10 +59,16 @@ def apply(
     manifest = dataclasses.replace(
         manifest, budget=RunBudget(limits, before), earlier_reports=reports
     )
+    space_before = space.search.trials
     search = space.search.model_copy(update={"trials": extension["trials"]})
     space = dataclasses.replace(space, search=search)
     stages.reopen(run, stages.FINALISTS)
     with run.changes():
+        mark_outdated(
+            run,
+            f"this is the report on {space_before} trials; the search was extended to "
+            f"{extension['trials']}, and a new report will take its place",
+        )
         manifest.write(run)
         for path in (run.finalists, run.best, run.retrained, run.report_json):
             path.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from crnn_search.pipeline.hooks import NO_HOOKS, HookRunner, Hooks
 from crnn_search.pipeline.manifest import UNLIMITED, Manifest
 from crnn_search.pipeline.source import digests, fit_to, keep, open_again, open_source
 from crnn_search.results import report
+from crnn_search.results.schema import Report
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.sections import MAX_TRIALS
 from crnn_search.spaces.space import SearchSpace, to_yaml
@@ -80,7 +81,7 @@ def launch(
     *,
     budget: Budget = UNLIMITED,
     warm_runs: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Report:
     """Run a search in a new folder, from its first trial to the exported winner.
 
     warm_runs: locations of earlier runs whose trials the sampler starts with.
@@ -114,7 +115,7 @@ def launch(
         return _continue(_Work(run, space, source, manifest, History(), journal), progress, options)
 
 
-def resume(run: RunFolder, progress: Progress, options: Options) -> dict[str, Any]:
+def resume(run: RunFolder, progress: Progress, options: Options) -> Report:
     """Continue a run where it stopped; returns the report. Raises as `launch` does."""
     with lease.acquire(run, progress.note):
         return _continue(_open(run, progress, options), progress, options)
@@ -122,7 +123,7 @@ def resume(run: RunFolder, progress: Progress, options: Options) -> dict[str, An
 
 def extend(
     run: RunFolder, trials: int, progress: Progress, options: Options, budget: Budget = UNLIMITED
-) -> dict[str, Any]:
+) -> Report:
     """Add trials to a run's search, and continue it as if it had been launched with them.
 
     Returns the new report. Raises as `launch` does.
@@ -156,7 +157,7 @@ def _open(run: RunFolder, progress: Progress, options: Options) -> _Work:
     )
 
 
-def _continue(work: _Work, progress: Progress, options: Options) -> dict[str, Any]:
+def _continue(work: _Work, progress: Progress, options: Options) -> Report:
     """Do what is left of a run; returns the report."""
     hooks = HookRunner(work.run, options.hooks, progress.note)
     with hooks.running():
@@ -166,9 +167,7 @@ def _continue(work: _Work, progress: Progress, options: Options) -> dict[str, An
             raise interrupted(work.run) from None
 
 
-def _finish(
-    work: _Work, progress: Progress, options: Options, on_trial_end: OnTrialEnd
-) -> dict[str, Any]:
+def _finish(work: _Work, progress: Progress, options: Options, on_trial_end: OnTrialEnd) -> Report:
     """Train what is left to train, and write the report."""
     run, journal = work.run, work.journal
     first_open = stages.first_open(run)
@@ -248,7 +247,7 @@ def _train(context: Context, limit: Limit, first_open: str | None) -> None:
     retrain.retrain(winner, context)
 
 
-def _report(run: RunFolder, progress: Progress, source: Source) -> dict[str, Any]:
+def _report(run: RunFolder, progress: Progress, source: Source) -> Report:
     """Score the retrained models on the test images, write the report, export the winner."""
     with run.changes():
         progress.doing("report: scoring the retrained networks on the test images")

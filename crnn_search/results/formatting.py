@@ -78,8 +78,13 @@ def code(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A text of one line as Markdown in which nothing is markup."""
-    return re.sub(r"([\\`*_\[\]<>&|~])", r"\\\1", printable(cut(" ".join(text.split()))))
+    """A text of one line as Markdown in which nothing is markup; a long one is cut."""
+    return escaped(cut(" ".join(text.split())))
+
+
+def escaped(text: str) -> str:
+    """A text as Markdown in which nothing is markup."""
+    return re.sub(r"([\\`*_\[\]<>&|~])", r"\\\1", printable(text))
 
 
 def block(text: str) -> str:

@@ -1,80 +1,95 @@
-"""How much each hyperparameter matters."""
+"""How much each hyperparameter matters: as Optuna's dashboard shows it, with its uncertainty."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.trial import FrozenTrial
 
-from crnn_search.hyperparameters import PARAMETERS
+from crnn_search.results.schema import Importance
+from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage.trial import TrialRecord, TrialState
 
 IMPORTANCE_TRIALS = 8
 """The fewest full-budget trials that importance is computed from."""
 
+RESAMPLES = 50
+"""How often the trials are drawn again, with replacement, for the interval."""
 
-def importances(trials: Sequence[TrialRecord]) -> tuple[dict[str, float] | None, str]:
-    """Each varied hyperparameter's share of importance, the highest first, and a note on it.
 
-    None where there are too few trials. By PED-ANOVA (Watanabe et al., IJCAI 2023): how much the
-    distribution of the best trials' values differs from that of all trials. Only trials that ran to
-    their full budget count; RMSEs of different fidelities cannot be compared.
+def importances(
+    trials: Sequence[TrialRecord], space: SearchSpace
+) -> tuple[list[Importance] | None, str]:
+    """Each searched parameter's share of importance, the highest first, and a note on it.
+
+    None where there are too few trials. By PED-ANOVA (Watanabe et al., IJCAI 2023) with Optuna's
+    settings, as its dashboard computes it: how much the distribution of the best tenth of the
+    trials differs from that of all. Only trials that ran to their full budget count; RMSEs of
+    different fidelities cannot be compared. Intervals are from a bootstrap of the trials.
     """
-    full = [t for t in trials if t.state == TrialState.COMPLETE and t.last_rmse is not None]
-    configs = [t.trial.config.to_dict() for t in full]
-    varied = {name: [_scalar(config[name]) for config in configs] for name in PARAMETERS}
-    varied = {name: values for name, values in varied.items() if len(set(values)) > 1}
+    ended = [t for t in trials if t.state in {TrialState.COMPLETE, TrialState.PRUNED}]
+    known = [_frozen(record, space) for record in ended if record.last_rmse is not None]
+    full = [trial for trial in known if trial.state == optuna.trial.TrialState.COMPLETE]
+    names = set().union(*(trial.params for trial in full))
+    varied = {name for name in names if len({str(t.params.get(name)) for t in full}) > 1}
     if len(full) < IMPORTANCE_TRIALS or len(varied) < 2:
         return None, (
             f"it needs at least {IMPORTANCE_TRIALS} trials that ran to their full budget and two "
             f"hyperparameters that vary among them, got {len(full)} and {len(varied)}"
         )
-    # At least five trials among the best, as Optuna's manual asks, but never more than half.
-    quantile = min(0.5, max(0.1, 5 / len(full)))
-    shares = _ped_anova(varied, [t.final_rmse for t in full], quantile)
-    return shares, (
-        f"PED-ANOVA on the {len(full)} trials that ran to their full budget: how much the best "
-        f"{quantile:.0%} of them differ from all of them. They are few, and early stopping chose "
-        "them: a hint, not a proof"
+    shares = _ped_anova(known)
+    rng = np.random.default_rng(0)
+    again = [
+        _ped_anova([full[place] for place in rng.integers(len(full), size=len(full))])
+        for _ in range(RESAMPLES)
+    ]
+    rows = [
+        Importance(name=name, share=share, interval=_interval([a.get(name, 0.0) for a in again]))
+        for name, share in shares.items()
+    ]
+    return rows, (
+        f"PED-ANOVA on the {len(full)} trials that ran to their full budget, as Optuna's dashboard "
+        "computes it: how much the best tenth of them differ from all of them. Intervals: where "
+        f"90 % of {RESAMPLES} bootstrap samples of the trials are. Early stopping chose these "
+        "trials: a hint, not a proof"
     )
 
 
-def _scalar(value: Any) -> Any:
-    """A list as text, since Optuna's categories must be scalars."""
-    return json.dumps(value) if isinstance(value, list) else value
+def _frozen(record: TrialRecord, space: SearchSpace) -> FrozenTrial:
+    """An ended trial as the study has it."""
+    config = record.trial.config.to_dict()
+    searched = {name: value for name, value in config.items() if name in space.space}
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState[record.state.name],
+        value=record.last_rmse,
+        params=space.to_params(searched),
+        distributions=space.distributions(searched),
+    )
 
 
-def _ped_anova(
-    columns: Mapping[str, list[Any]], rmse: Sequence[float], quantile: float
-) -> dict[str, float]:
-    """Importance of each column's values for an RMSE among the lowest share `quantile`."""
-    ranges = {name: _distribution(name, values) for name, values in columns.items()}
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study logs a line
-    study = optuna.create_study()
-    optuna.logging.set_verbosity(before)
-    for row, value in enumerate(rmse):
-        params = {name: values[row] for name, values in columns.items()}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=value))
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
+def _ped_anova(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """The importance of each parameter of some trials, the highest first."""
+    with _quiet():
+        study = optuna.create_study()
+        study.add_trials(trials)
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def _distribution(name: str, values: list[Any]) -> BaseDistribution:
-    """The range of some values, logarithmic if it spans a factor of ten."""
-    kind = PARAMETERS[name].kind
-    if kind not in {"int", "float"}:
-        return CategoricalDistribution(sorted(set(values)))
-    low, high = min(values), max(values)
-    log = low > 0 and high >= 10 * low
-    if kind == "int":
-        return IntDistribution(low, high, log=log)
-    return FloatDistribution(low, high, log=log)
+def _interval(shares: Sequence[float]) -> list[float]:
+    low, high = np.quantile(shares, (0.05, 0.95)).tolist()
+    return [low, high]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A block in which Optuna logs nothing: creating a study logs a line."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -49,9 +49,9 @@ BINS = 6
 class Score:
     """Predictions of `seeds` networks, or of one baseline, on a table of `sequences`.
 
-    `rmse`, `rmse_by_length`, `mae`, `r2` and `exact_sum_rate` are means over seeds; `rmse_std` is
-    the sample standard deviation, None with one seed. `r2` is None where all targets are equal,
-    `exact_sum_rate` unless they are sums. Lengths are strings, as in JSON: one length (`4`) or a
+    `rmse`, `mae`, `r2` and `exact_sum_rate`, whole and by length, are means over seeds; `rmse_std`
+    is the sample standard deviation, None with one seed. `r2` is None where all targets are equal,
+    the exact rates unless they are sums. Lengths are strings, as in JSON: one length (`4`) or a
     bin (`3–5`). The 95 % intervals, `[low, high]`, are for other images (or groups) and other
     seeds; None where the RMSE is 0 and where there is one group.
     """
@@ -62,18 +62,20 @@ class Score:
     rmse_by_seed: list[float]
     rmse_by_length: dict[str, float]
     rmse_interval_by_length: dict[str, list[float] | None]
+    mae_by_length: dict[str, float]
     sequences_by_length: dict[str, int]
     mae: float
     r2: float | None
     exact_sum_rate: float | None
+    exact_sum_rate_by_length: dict[str, float] | None
     sequences: int
     seeds: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The score by name, ready for JSON; the exact rate is left out unless targets are sums."""
+        """The score by name, ready for JSON; exact rates are left out unless targets are sums."""
         values = asdict(self)
         if self.exact_sum_rate is None:
-            del values["exact_sum_rate"]
+            del values["exact_sum_rate"], values["exact_sum_rate_by_length"]
         return values
 
 
@@ -104,7 +106,10 @@ def score(predictions: Sequence[Tensor], table: SequenceTable, *, sums: bool = F
     errors = _errors(predictions, table)
     by_seed = _rmse_by_seed(errors)
     by_length = _rows_by_length(table)
-    exact = [metrics.exact_sum_rate(p, table.targets) for p in predictions] if sums else []
+
+    def exact(rows: Tensor | slice) -> float:
+        return fmean(metrics.exact_sum_rate(p[rows], table.targets[rows]) for p in predictions)
+
     return Score(
         rmse=by_seed.mean().item(),
         rmse_std=by_seed.std().item() if len(by_seed) > 1 else None,
@@ -118,10 +123,14 @@ def score(predictions: Sequence[Tensor], table: SequenceTable, *, sums: bool = F
             length: _interval(errors[:, rows], table.take(rows))
             for length, rows in by_length.items()
         },
+        mae_by_length={length: _mae(errors[:, rows]) for length, rows in by_length.items()},
         sequences_by_length={length: len(rows) for length, rows in by_length.items()},
-        mae=float(np.abs(errors.numpy()).mean()),
+        mae=_mae(errors),
         r2=_r2(errors, table),
-        exact_sum_rate=fmean(exact) if exact else None,
+        exact_sum_rate=exact(slice(None)) if sums else None,
+        exact_sum_rate_by_length=(
+            {length: exact(rows) for length, rows in by_length.items()} if sums else None
+        ),
         sequences=len(table),
         seeds=len(errors),
     )
@@ -147,8 +156,8 @@ def paired_difference(a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceT
 
 def digit_baselines(
     training_labels: Tensor, table: SequenceTable, max_digits: int
-) -> dict[str, Score]:
-    """Scores of predicted sums that use no image, by name.
+) -> dict[str, Tensor]:
+    """Sums that are predicted without any image, float64 `(S,)`, by name.
 
     `mean_guess`: the mean sum that the training labels predict, for every sequence. `count_only`:
     the mean training digit times the sequence's length.
@@ -156,16 +165,15 @@ def digit_baselines(
     training_labels: the digits of the training images, `(I,)`; those of the table are not used.
     max_digits: length of the task's longest sequence; lengths are uniform from 1 to it.
     """
-    mean_digit = training_labels.double().mean().item()
-    mean_guess = torch.full((len(table),), mean_digit * (1 + max_digits) / 2)
+    mean_digit = training_labels.double().mean()
     return {
-        "mean_guess": score([mean_guess], table, sums=True),
-        "count_only": score([mean_digit * table.lengths], table, sums=True),
+        "mean_guess": (mean_digit * (1 + max_digits) / 2).expand(len(table)),
+        "count_only": mean_digit * table.lengths,
     }
 
 
-def baselines(known: SequenceTable, table: SequenceTable) -> dict[str, Score]:
-    """Scores on `table` of predictions that use no image, by name.
+def baselines(known: SequenceTable, table: SequenceTable) -> dict[str, Tensor]:
+    """Targets of `table` that are predicted without any image, float64 `(S,)`, by name.
 
     `mean_guess`: the mean target of the `known` sequences. `length_only`: their targets' least
     squares fit on their lengths; it is left out where all known lengths are equal.
@@ -176,18 +184,31 @@ def baselines(known: SequenceTable, table: SequenceTable) -> dict[str, Score]:
     if longer.any():
         slope = (longer * (targets - mean)).sum() / np.square(longer).sum()
         found["length_only"] = mean + slope * (table.lengths.double() - lengths.mean())
-    return {name: score([predictions], table) for name, predictions in found.items()}
+    return found
 
 
-def _errors(predictions: Sequence[Tensor], table: SequenceTable) -> Tensor:
-    """Predictions less targets, float64 `(K, S)`."""
-    stacked = torch.stack([p.double() for p in predictions])
-    bad = int((~stacked.isfinite()).sum())
+def check_finite(predictions: Sequence[Tensor]) -> None:
+    """Check predictions, one float `(S,)` for each seed.
+
+    Raises:
+        RunError: one is not a finite number.
+    """
+    bad = sum(int((~values.isfinite()).sum()) for values in predictions)
     if bad:
         raise RunError(
             f"predictions must be finite numbers, got {bad} that are not: the training diverged"
         )
-    return stacked - table.targets.double()
+
+
+def _errors(predictions: Sequence[Tensor], table: SequenceTable) -> Tensor:
+    """Predictions less targets, float64 `(K, S)`."""
+    check_finite(predictions)
+    return torch.stack([p.double() for p in predictions]) - table.targets.double()
+
+
+def _mae(errors: Tensor) -> float:
+    """Mean absolute error of errors `(K, S)`."""
+    return float(np.abs(errors.numpy()).mean())
 
 
 def _rmse_by_seed(errors: Tensor) -> Tensor:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from crnn_search.results.doubts import NETWORKS
 from crnn_search.results.formatting import number
+from crnn_search.results.schema import Report, SearchReport
 from crnn_search.text import cut, printable
-
-Report = dict[str, Any]
-
-LEARNING_CURVES = "learning_curves.png"
-RMSE_BY_LENGTH = "rmse_by_length.png"
-PREDICTED = "predicted.png"
-PLOTS = (LEARNING_CURVES, RMSE_BY_LENGTH, PREDICTED)
 
 LENGTH_ONLY = {"count_only": "count only", "length_only": "length only"}
 """The baseline that sees the length of a sequence: that of sums, and that of other targets."""
@@ -20,21 +13,19 @@ LENGTH_ONLY = {"count_only": "count only", "length_only": "length only"}
 MAX_SHORT = 30
 """Characters of a name or unit in a plot, a heading or beside a figure."""
 
-_NETWORKS = {"mnist_crnn_2016": "network of 2016", "default": "default network"}
 
-
-def is_sums(report: Report) -> bool:
+def is_sums(report: SearchReport) -> bool:
     """Whether the targets are sums of MNIST's digits."""
     return bool(report["task"]["sums"])
 
 
-def amount(report: Report, value: float | None) -> str:
+def amount(report: SearchReport, value: float | None) -> str:
     """A figure in the target's unit, not yet Markdown."""
     unit = report["task"]["unit"]
     return number(value) + (f" {short(unit)}" if unit and value is not None else "")
 
 
-def heading(report: Report, name: str) -> str:
+def heading(report: SearchReport, name: str) -> str:
     """The name of a figure or target with the target's unit, not yet Markdown: `RMSE (mm)`."""
     unit = report["task"]["unit"]
     return f"{short(name)} ({short(unit)})" if unit else short(name)
@@ -42,7 +33,7 @@ def heading(report: Report, name: str) -> str:
 
 def network(report: Report) -> str:
     """The network that the winner is compared with."""
-    return _NETWORKS[report["baseline_name"]]
+    return NETWORKS[report["baseline_name"]]
 
 
 def length_only(report: Report) -> str | None:

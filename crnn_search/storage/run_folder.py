@@ -199,6 +199,11 @@ class RunFolder:
         return self.root / "report.html"
 
     @property
+    def test_predictions(self) -> Path:
+        """What the retrained networks predicted for the test sequences."""
+        return self.root / "test_predictions.npz"
+
+    @property
     def plots(self) -> Path:
         return self.root / "plots"
 

@@ -107,6 +107,16 @@ def check(run: RunFolder, *stages: str) -> None:
             )
 
 
+def is_recorded(run: RunFolder, stage: str, path: Path) -> bool:
+    """Whether a stage is done, and one of its files is as it was then.
+
+    Raises:
+        InputError: `stages.json` or the file cannot be read.
+    """
+    name, files = path.relative_to(run.root).as_posix(), _read(run).get(stage, {})
+    return name in files and _is_as(run, name, files[name], contents=True)
+
+
 def _read(run: RunFolder) -> dict[str, Files]:
     """What is recorded, by stage; empty if nothing is."""
     if not run.stages.exists():

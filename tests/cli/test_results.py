@@ -73,7 +73,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
         return {}
 
     monkeypatch.setattr("crnn_search.results.report.write_report", write_report)
-    monkeypatch.setattr("crnn_search.results.markdown.summary", lambda report: report)
+    monkeypatch.setattr("crnn_search.results.summary.summary", lambda report: report)
     monkeypatch.setattr("crnn_search.models.export.export_winner", export_winner)
     return tasks
 
@@ -101,13 +101,41 @@ def test_report_and_export_refuse_other_data(
     assert not used
 
 
-@pytest.mark.parametrize("command", ["report", "export"])
-def test_run_without_retraining_is_refused(
-    crnn_search: CommandLine, run: RunFolder, command: str
-) -> None:
-    done = crnn_search(command, str(run.root))
+def test_run_without_retraining_is_not_exported(crnn_search: CommandLine, run: RunFolder) -> None:
+    done = crnn_search("export", str(run.root))
     assert done.code == 2
     assert "has no retrained.json: its winner has not been retrained yet" in done.err
+
+
+def test_report_of_an_unfinished_run_says_so(crnn_search: CommandLine, run: RunFolder) -> None:
+    done = crnn_search("report", str(run.root))
+    assert done.code == 0
+    assert f"{run.root} is not finished: its report has what is known so far" in done.out
+    assert "**This run is not finished: it is searching" in run.report_markdown.read_text()
+    assert not run.report_json.exists()
+    done = crnn_search("report", str(run.root), "--rescore")
+    assert done.code == 2
+    assert "--rescore needs a retrained winner" in done.err
+
+
+def test_compare_needs_two_runs(crnn_search: CommandLine, run: RunFolder) -> None:
+    done = crnn_search("compare", str(run.root))
+    assert done.code == 2
+    assert "compare needs two runs at least, got 1" in done.err
+
+
+def test_compare_of_runs_that_have_just_started(
+    crnn_search: CommandLine, run: RunFolder, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    done = crnn_search("compare", str(run.root), str(run.root), "--html", str(page))
+    assert done.code == 0, done.err
+    assert "Nothing: their spaces and winners are the same." in done.out
+    assert "Left out: fewer than two runs are finished." in done.out
+    assert page.is_file()
+    done = crnn_search("compare", *[str(run.root)] * 2, "--html", str(tmp_path / "no" / "a.html"))
+    assert done.code == 2
+    assert "--html must be in a folder that exists" in done.err
 
 
 @pytest.mark.parametrize("command", ["report", "export"])

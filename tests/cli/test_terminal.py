@@ -30,8 +30,8 @@ PROGRAM = "from crnn_search.cli.app import main; main()"
 
 WORK = """
 from crnn_search.pipeline import run as pipeline
-from crnn_search.results import markdown
 from crnn_search.hyperparameters import TrialConfig
+from crnn_search.results import summary
 from crnn_search.storage import stages
 from crnn_search.storage.trial import Trial, TrialRecord, TrialState
 from crnn_search.tuning.progress import Stage
@@ -50,7 +50,7 @@ def work(*arguments, **options):
     run.report_json.write_text("{}")
     stages.record(run, stages.REPORT, [run.report_json])
 pipeline.launch = work
-markdown.summary = lambda report: "summary · ×"
+summary.summary = lambda report: "summary · ×"
 """
 """A pipeline that shows a trial and prints a summary, in place of the real one."""
 

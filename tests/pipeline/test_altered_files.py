@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,8 +21,9 @@ from crnn_search.api import Run
 from crnn_search.data.digits import Digits
 from crnn_search.errors import CrnnSearchError, InputError
 from crnn_search.pipeline import run as pipeline
-from crnn_search.results import markdown
+from crnn_search.results.schema import Report
 from crnn_search.results.status import describe, list_status, plan, read_status
+from crnn_search.results.summary import summary
 from crnn_search.storage import jsonl
 from crnn_search.storage.journal import read_history
 from crnn_search.storage.run_folder import RunFolder
@@ -156,8 +157,8 @@ def _shown(run: RunFolder) -> dict[str, Any]:
             text.encode()
         json.dumps(found["status"], allow_nan=False)
         assert isinstance(listed, dict)
-    if isinstance(found["report"], dict):
-        markdown.summary(found["report"])
+    if isinstance(report := found["report"], dict):
+        summary(cast("Report", report))
     return found
 
 

@@ -57,8 +57,8 @@ def test_a_finished_run_has_every_file(tmp_path: Path, without_cluster: None) ->
     assert {trial["state"] for trial in found["ledger"]} >= {"COMPLETE", "PRUNED"}
     assert {
         "model/README.md", "model/config.json", "model/model.onnx", "model/model.safetensors",
-        "plots/learning_curves.png", "plots/rmse_by_length.png", "report.html", "report.md",
-        "best.json", "finalists.json", "stages.json",
+        "plots/worst.png", "plots/random.png", "report.html", "report.md",
+        "test_predictions.npz", "best.json", "finalists.json", "stages.json",
     } <= set(found["files"])  # fmt: skip
     assert recorder.points > len(recorder.copies) > 50
 

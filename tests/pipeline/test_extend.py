@@ -7,6 +7,7 @@ import io
 import platform
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from crnn_search.cli import terminal
 from crnn_search.cli.display import PlainProgress
 from crnn_search.cluster import pace
 from crnn_search.data.digits import Digits
+from crnn_search.errors import InterruptedRun
 from crnn_search.pipeline import run as pipeline
 from crnn_search.results.status import describe, read_status
 from crnn_search.storage import jsonl
@@ -31,7 +33,15 @@ def test_an_extended_search_continues_in_the_same_study(tmp_path: Path, digits: 
         before = jsonl.read(run.ledger)
         report = read_json(run.report_json)
         shown = io.StringIO()
-        work(pipeline.extend, run, 2, display=PlainProgress(terminal.console(shown)))
+        with (
+            mock.patch.object(pipeline, "_finish", side_effect=KeyboardInterrupt),
+            pytest.raises(InterruptedRun, match="crnn-search resume"),
+        ):
+            work(pipeline.extend, run, 2)
+        for page in (run.report_markdown, run.report_html):
+            assert page.read_text().count("Outdated: this is the report on 4 trials; the sear") == 1
+        work(pipeline.resume, run, display=PlainProgress(terminal.console(shown)))
+    assert not any("Outdated" in p.read_text() for p in (run.report_markdown, run.report_html))
     after = jsonl.read(run.ledger)
     ended = sum(trial["state"] != "INFEASIBLE" for trial in before)
     lines = shown.getvalue().splitlines()

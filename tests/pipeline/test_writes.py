@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from crnn_search.cli.search import log_to
+from crnn_search.data.sequences import SequenceTable
 from crnn_search.errors import StorageError
 from crnn_search.pipeline.manifest import Manifest
-from crnn_search.results import plots
+from crnn_search.results import scored
+from crnn_search.results.page.pictures import write_sheet
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage import retry
 from crnn_search.storage.files import write_json, write_text
@@ -67,6 +69,15 @@ class NoteError(Exception):
 
 NETWORK = SPECS["embedding"]
 SPACE = parse_space("space: {}")
+ONE = torch.zeros(1, dtype=torch.int64)
+SHOWN = scored.Shown(ONE, ONE + 1, ONE, torch.ones(1), torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+SCORED = scored.Scored(
+    SequenceTable(ONE[None].int(), ONE + 1, torch.ones(1)),
+    {"winner": torch.ones(1, 1)},
+    SHOWN,
+    SHOWN,
+    {"task": {"scale": 1.0}},
+)
 
 WRITERS: dict[str, Callable[[RunFolder], object]] = {
     "manifest": lambda run: Manifest.create(run, SPACE, {}).write(run),
@@ -81,9 +92,8 @@ WRITERS: dict[str, Callable[[RunFolder], object]] = {
         examples.SMALL,
         {},
     ),
-    "plot": lambda run: plots.learning_curves(
-        run.plots / "a.png", [examples.record(0, 1.0)], winner=0, epochs=1, ceiling=2.0
-    ),
+    "pictures": lambda run: write_sheet(run.plots / "a.png", SCORED.worst, SCORED),
+    "predictions": lambda run: scored.write(SCORED, run),
     "export": lambda run: write(NETWORK, run.model, "safetensors", "onnx"),
     "log": write_log,
     "study": copy_study,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from crnn_search.data.own import OwnSequences
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.data.task import Task, TaskInfo
 from crnn_search.hyperparameters import MNIST_CRNN_2016, ImageShape, TrialConfig
+from crnn_search.results import scored
+from crnn_search.results.page import render
 from crnn_search.storage import jsonl, stages
-from crnn_search.storage.files import read_json, write_json
+from crnn_search.storage.files import read_json, write_json, write_text
 from crnn_search.storage.journal import Journal
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, Trial, TrialRecord, TrialState, trial_name
@@ -77,6 +80,7 @@ def make_run(root: Path, info: TaskInfo) -> RunFolder:
     run = RunFolder(root)
     root.mkdir()
     write_json(run.manifest, _manifest(root.name, info))
+    write_text(run.space, _space(info))
     stopped = [record(12, "PRUNED", [9.0]), record(13, "PRUNED", [8.0, 5.0])]
     failed = [record(14, "FAIL", [7.0, 90.0, None]), record(15, "FAIL", [])]
     for ended in full_budget_records() + stopped + failed:
@@ -122,6 +126,24 @@ def record_stages(run: RunFolder) -> None:
     stages.record(run, stages.RETRAIN, (run.retrained, *models))
 
 
+def _space(info: TaskInfo) -> str:
+    """The search space that the trials are of."""
+    task = "{mnist_sums: {max_digits: 5}}" if info.sums else "{data: data/plants.npz, unit: mm}"
+    return f"""
+task: {task}
+search: {{trials: 16, max_epochs: 3, grace_epochs: 1, reduction_factor: 3, epoch_sequences: 500}}
+retrain: {{epochs: 2, seeds: 2, finalists: 2, epoch_sequences: 700}}
+space:
+  conv_channels: [4]
+  kernel_size: 5
+  pooling: 4
+  gru_sizes: {{list_of: {{int: [4, 16]}}, length: [1, 2]}}
+  learning_rate: {{float: [1.0e-4, 0.1], log: true}}
+  batch_size: {{choice: [32, 64, 128]}}
+  batch_norm: {{choice: [true, false]}}
+"""
+
+
 def _manifest(name: str, info: TaskInfo) -> dict[str, Any]:
     own = {"data": "data/plants.npz", "unit": info.unit}
     return {
@@ -164,6 +186,17 @@ def change(path: Path, **values: Any) -> None:
     """Change some values of a JSON file of a run, as if its stage had written them."""
     write_json(path, read_json(path) | values)
     record_stages(RunFolder(path.parent))
+
+
+def to_markdown(report: Any, run: RunFolder) -> str:
+    """A changed report of a run, in Markdown."""
+    return render.to_markdown(render.finished_page(report, scored.read(run), run.location))
+
+
+def to_html(report: Any, run: RunFolder) -> str:
+    """The same as HTML, without Plotly's script."""
+    with mock.patch("plotly.offline.get_plotlyjs", return_value=""):
+        return render.to_html(render.finished_page(report, scored.read(run), run.location))
 
 
 def predictions(run: RunFolder, name: str, task: Task) -> Tensor:

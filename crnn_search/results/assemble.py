@@ -1,0 +1,244 @@
+"""All figures of a report: from a run's files and what was scored to `report.json`'s content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, Literal
+
+from crnn_search.data.task import TaskInfo
+from crnn_search.hyperparameters import ImageShape, TrialConfig
+from crnn_search.results import doubts, scores, search_figures
+from crnn_search.results.schema import Compute, Doubt, Importance, Report, SearchReport
+from crnn_search.results.scored import WINNER, Scored
+from crnn_search.spaces.file import load_space
+from crnn_search.spaces.space import SearchSpace
+from crnn_search.storage import jsonl, ledger
+from crnn_search.storage.files import read_json
+from crnn_search.storage.journal import SEARCH, History
+from crnn_search.storage.run_folder import RunFolder
+from crnn_search.storage.trial import METRIC, TrialRecord
+
+TIMED = ("start", SEARCH, "finalists", "retrain")
+"""The stages whose durations are shown."""
+
+PUBLISHED = (
+    {"name": "mnistCRNN README, 2016", "rmse": 1.17},
+    {"name": "mnistCRNN README, 2018 (ImageNet MobileNet)", "rmse": 0.65},
+)
+"""What github.com/jamesmf/mnistCRNN states for sums of 1 to 8 digits, on sequences of its own."""
+
+
+def assemble(run: RunFolder, history: History, scored: Scored) -> Report:
+    """All that the report of a finished run states, ready for JSON.
+
+    Raises:
+        InputError: a result file is missing or was altered.
+        RunError: a prediction is not a finite number.
+    """
+    best, retrained = map(read_json, (run.best, run.retrained))
+    finalists = read_json(run.finalists)["finalists"]
+    facts, name = scored.facts, retrained["baseline_name"]
+    info, config = TaskInfo.from_dict(facts["task"]), TrialConfig.from_dict(best["config"])
+    space = load_space(run.space)
+    trials = list(history.records(SEARCH).values())
+    arithmetics = _arithmetics(trials, finalists, retrained)
+    test, baselines = _test(scored, info), _baselines(scored, info)
+    improvement = _difference(scored, name)
+    warnings = [
+        *doubts.beaten(test, baselines, name, improvement),
+        *doubts.short_retraining(space),
+        *doubts.on_border(space, config.to_dict()),
+        *doubts.different_arithmetics(arithmetics),
+        *(
+            Doubt(kind="data", text=text)
+            for text in (facts["data"] or {"warnings": []})["warnings"]
+        ),
+    ]
+    found = facts["importance"], facts["importance_note"]
+    known = _search(run, history, space, info.to_dict(), facts["ms_per_sequence"], found)
+    key: Literal["core_seconds", "gpu_seconds"]
+    for key in ("core_seconds", "gpu_seconds"):
+        spent: dict[str, float] = known["compute"][key]
+        spent["finalists"] = sum(row[key] for row in finalists)
+        spent["retrain"] = sum(entry[key] for entry in networks(retrained))
+    return {
+        **known,
+        "warnings": warnings,
+        "data": facts["data"],
+        "arithmetics": arithmetics,
+        "test": test,
+        "ensemble": _ensemble(scored, info),
+        "longer": facts["longer"],
+        "steps": facts["steps"],
+        "baselines": baselines | ({"published": list(PUBLISHED)} if info.sums else {}),
+        "baseline_name": name,
+        "baseline_config": facts["baseline_config"],
+        "improvement": improvement,
+        "best_trial": best["number"],
+        "best_validation_rmse": best[METRIC],
+        "best_config": config.to_dict(),
+        "best_parameters": config.model.parameter_count(info.shape),
+        "finalists": finalists,
+        "retrained": {
+            "epochs": retrained["epochs"],
+            "epoch_sequences": retrained["epoch_sequences"],
+            "winner": [_entry(entry) for entry in retrained["winner"]],
+            "baseline": [_entry(entry) for entry in retrained["baseline"]],
+        },
+        "timed_on": facts["timed_on"],
+    }
+
+
+def assemble_unfinished(run: RunFolder, history: History) -> SearchReport:
+    """All that is known of a run whose winner has not been retrained.
+
+    Raises:
+        InputError: a result file is missing or was altered.
+    """
+    from crnn_search.results.importance import importances  # Optuna is slow to import
+
+    found = importances(history.ended().trials, load_space(run.space))
+    return assemble_search(run, history, found)
+
+
+def assemble_search(
+    run: RunFolder,
+    history: History,
+    importance: tuple[list[Importance] | None, str] = (None, "not computed"),
+) -> SearchReport:
+    """The figures of a run's search, without its data. Raises as above."""
+    space = load_space(run.space)
+    task = space.task
+    info = {
+        "name": task.name, "target": task.target or "sum", "unit": task.unit,
+        "sums": task.data is None, "longest": task.max_digits if task.data is None else None,
+        "shape": list(space.shape) if task.data is None else None,
+    }  # fmt: skip
+    return _search(run, history, space, info, {}, importance)
+
+
+def networks(retrained: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of the retrained networks, each once: the winner may be the baseline."""
+    entries = (*retrained["winner"], *retrained["baseline"])
+    return list({entry["file"]: entry for entry in entries}.values())
+
+
+def _search(
+    run: RunFolder,
+    history: History,
+    space: SearchSpace,
+    task: dict[str, Any],
+    ms_per_sequence: Mapping[str, float],
+    importance: tuple[list[Importance] | None, str],
+) -> SearchReport:
+    """What there is to say of the search. task: as `TaskInfo.to_dict` gives it."""
+    manifest = read_json(run.manifest)
+    trials = list(history.records(SEARCH).values())
+    shape = ImageShape(*task["shape"]) if task["shape"] else None
+    shares, note = importance
+    return {
+        "run": {k: v for k, v in manifest.items() if k not in {"space", "arithmetic"}},
+        "space": manifest["space"],
+        "searched": {name: domain.to_yaml() for name, domain in space.space.items()},
+        "task": task,
+        "arithmetic": manifest["arithmetic"],
+        "trials": ledger.outcomes(history.ended()),
+        "rows": search_figures.rows(trials, space, shape, ms_per_sequence),
+        "axes": search_figures.axes(space),
+        "incumbents": search_figures.incumbents(trials, _order(run, history)),
+        "rungs": search_figures.rungs(trials, space),
+        "compute": _compute(history, space),
+        "importance": shares,
+        "importance_note": note,
+        "seconds": {name: history.seconds[name] for name in TIMED if name in history.seconds},
+        "warnings": doubts.short_retraining(space),
+    }
+
+
+def _order(run: RunFolder, history: History) -> list[int]:
+    """The numbers of the search's ended trials, in the order in which they ended."""
+    listed = jsonl.read(run.ledger) if run.ledger.exists() else []
+    late = [e.trial.number for e in history.unlisted if isinstance(e, TrialRecord)]
+    return [*(line["number"] for line in listed), *late]
+
+
+def _compute(history: History, space: SearchSpace) -> Compute:
+    """Core and GPU seconds by purpose, and what was not spent."""
+    search = list(history.records(SEARCH).values())
+    ended = history.ended().trials
+
+    def spent(key: str) -> dict[str, float]:
+        later = {
+            stage: _sum(history.records(stage).values(), key) for stage in ("finalists", "retrain")
+        }
+        return ledger.spent(search, key) | later
+
+    return Compute(
+        core_seconds=spent("core_seconds"),
+        gpu_seconds=spent("gpu_seconds"),
+        asha_saved_share=ledger.saved_share(ended, space.search.max_epochs),
+        stopped_early=search_figures.untrained(ended, cut=False),
+        cut=search_figures.untrained(ended, cut=True),
+    )
+
+
+def _sum(records: Iterable[TrialRecord], key: str) -> float:
+    return float(sum(getattr(record, key) for record in records))
+
+
+def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report says of a retrained network."""
+    names = ("seed", "file", "seconds", "core_seconds", "gpu_seconds", "node", "device")
+    return {name: entry[name] for name in names}
+
+
+def _arithmetics(
+    trials: Sequence[TrialRecord],
+    finalists: Sequence[Mapping[str, Any]],
+    retrained: Mapping[str, Any],
+) -> dict[str, list[str]]:
+    """The names of the trials that trained in each arithmetic; one that moved may be in two."""
+    ordered = sorted(trials, key=lambda record: record.trial.number)
+    used = [(record.trial.name, record.arithmetics) for record in ordered]
+    used += [(f"finalist {row['number']}", row["arithmetics"]) for row in finalists]
+    used += [(PurePath(e["file"]).stem, e["arithmetics"]) for e in networks(retrained)]
+    by_arithmetic: dict[str, list[str]] = {}
+    for name, arithmetics in used:
+        for arithmetic in arithmetics:
+            by_arithmetic.setdefault(arithmetic, []).append(name)
+    return by_arithmetic
+
+
+def _test(scored: Scored, info: TaskInfo) -> dict[str, Any]:
+    """The winner's score, and what it was scored on."""
+    table = scored.table
+    score = scores.score(list(scored.predictions[WINNER]), table, sums=info.sums)
+    return {
+        **score.to_dict(),
+        "exported_rmse": score.rmse_by_seed[0],
+        "images": scored.facts["images"],
+        "groups": None if table.groups is None else len(table.groups.unique()),
+    }
+
+
+def _ensemble(scored: Scored, info: TaskInfo) -> dict[str, Any] | None:
+    """The score of the mean of the seeds' predictions, if there is more than one seed."""
+    found = scored.predictions[WINNER]
+    if len(found) == 1:
+        return None
+    return scores.score([found.double().mean(0)], scored.table, sums=info.sums).to_dict()
+
+
+def _baselines(scored: Scored, info: TaskInfo) -> dict[str, Any]:
+    """The scores of the baselines by name."""
+    return {
+        name: scores.score(list(found), scored.table, sums=info.sums).to_dict()
+        for name, found in scored.predictions.items()
+        if name != WINNER
+    }
+
+
+def _difference(scored: Scored, baseline: str) -> dict[str, Any]:
+    theirs, ours = (list(scored.predictions[name]) for name in (baseline, WINNER))
+    return scores.paired_difference(theirs, ours, scored.table).to_dict()
