@@ -66,8 +66,16 @@ def complain(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
-def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, right: int = 0) -> None:
+def show_table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    right: int = 0,
+    folded: Collection[str] | None = None,
+) -> None:
     """Print a table. right: how many of its last columns are right-aligned.
+
+    folded: the columns that a narrow terminal may break into lines, by default all.
 
     Raises:
         CrnnSearchError: it cannot be written.
@@ -76,7 +84,12 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, right: 
     table = Table(box=None, pad_edge=False)
     for place, name in enumerate(names):
         side = "right" if place >= len(names) - right else "left"
-        table.add_column(name, overflow="fold", justify=side)  # type: ignore[arg-type]
+        table.add_column(
+            name,
+            overflow="fold",
+            no_wrap=folded is not None and name not in folded,
+            justify=side,  # type: ignore[arg-type]
+        )
     for row in rows:
         table.add_row(*map(printable, row))
     with _written():

@@ -92,8 +92,9 @@ def show(rows: Rows, searched: Iterable[str]) -> None:
         "epochs": [_text(row["epochs"]) for row in rows],
         "validation RMSE": [_figure(row["validation_rmse"]) for row in rows],
         "train RMSE": [_figure(_root(row["train_loss"])) for row in rows],
-        "core time": [_text(row["core_seconds"] and duration(row["core_seconds"])) for row in rows],
     }
+    kind = "GPU" if any(row["gpu_seconds"] for row in rows) else "core"
+    columns[f"{kind} time"] = [_time(row[f"{kind.lower()}_seconds"]) for row in rows]
     right = {"trial", *list(columns)[2:]}
     columns |= {name: [compact(row[name]) for row in rows] for name in searched}
     if any(row["reason"] for row in rows):
@@ -109,6 +110,10 @@ def _root(loss: float | None) -> float | None:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else figure(value)
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
 
 
 def _text(value: object) -> str:

@@ -69,7 +69,10 @@ def list_(
         terminal.show(json.dumps(contents, indent=2))
         return
     columns = "run", "state", "started", "duration", "trials", "best RMSE", "test RMSE"
-    terminal.show_table(columns, (_run_row(run, content) for run, content in found), right=4)
+    rows = [_run_row(run, content) for run, content in found]
+    terminal.show_table(
+        columns, rows, right=4, folded={"run"} if all(map(_is_short, rows)) else None
+    )
 
 
 def trials(
@@ -223,5 +226,13 @@ def _run_row(run: RunFolder, content: dict[str, Any] | InputError) -> list[str]:
 
 
 def _minute(when: datetime.datetime | int | None) -> str:
-    """A local time, to the minute; empty if there is none."""
-    return f"{when:%Y-%m-%d %H:%M}" if isinstance(when, datetime.datetime) else ""
+    """A local time, to the minute and with the year if it is another; empty if there is none."""
+    if not isinstance(when, datetime.datetime):
+        return ""
+    this_year = when.year == datetime.datetime.now().year
+    return f"{when:%m-%d %H:%M}" if this_year else f"{when:%Y-%m-%d %H:%M}"
+
+
+def _is_short(row: list[str]) -> bool:
+    """Whether a run's state is not the reason why it cannot be read."""
+    return len(row[1]) < 20

@@ -28,6 +28,7 @@ def check_budget(limit: Limit, context: Context) -> None:
         raise InputError(f"{reason} before the first trial starts; give a larger one")
     paces = limit.paces(trained)
     if not trained:
+        context.progress.doing("measuring how fast trials train")
         pace = measure_pace(context.space, context.task, allocation, context.arithmetic) or 0.0
         paces = {
             "time_s": pace,

@@ -28,7 +28,7 @@ FEWEST_CONFIGS = 3
 KEPT_S, SHARE = 10.0, 0.01
 """How long a simulation counts, and the most of a core's time that simulations take."""
 
-SPEED_SPREAD = 0.15
+SPEED_SPREAD = 0.3
 """How unevenly a machine computes, which other programs may use, too: of the logarithm of times."""
 
 TEST_TABLES = 3
@@ -45,7 +45,8 @@ class Pace(NamedTuple):
 class TimeLeft:
     """Measures epochs as they come, and simulates the rest of the run with the real scheduler.
 
-    Drawn are the coming trials, which of them are good, and how fast the sampler learns.
+    Drawn are the coming trials, which of them are good, and how fast the sampler learns. It may be
+    asked in another thread than the one that changes the records.
     """
 
     def __init__(self, limit: Limit, records: Records) -> None:
@@ -53,10 +54,13 @@ class TimeLeft:
         self._limit, self._records = limit, records
         self._space, self._concurrent = limit.space, limit.concurrent
         self._paces: dict[TrialConfig, Pace] = {}
+        self._created, self._start_s = time.monotonic(), 0.0
         self._known: tuple[str, float, float, TimeRange | None] = "", 0.0, 0.0, None
 
     def measure(self, trial: Trial, metrics: EpochMetrics) -> None:
-        """Take in what an epoch of a trial took."""
+        """Take in what an epoch of a trial took; with the first, what a stage takes to start."""
+        if not self._paces:
+            self._start_s = max(0.0, time.monotonic() - self._created - metrics.seconds)
         rest_s = metrics.seconds - trial.epoch_sequences / metrics.sequences_per_s
         if trial.all_images:
             rest_s = self._paces[trial.config].validation_s if trial.config in self._paces else 0.0
@@ -97,7 +101,8 @@ class TimeLeft:
     def _run(self, stage: str, epochs: Mapping[str, float], draws: random.Random) -> float:
         """Seconds of the rest of a run: of the stage, of those after it, and of the report."""
         retrain, records = self._space.retrain, list(self._records.get(stage, {}).values())
-        best = ranked(self._records.get(SEARCH, {}).values())[: retrain.finalists]
+        searched = list(self._records.get(SEARCH, {}).values())
+        best = ranked(searched)[: retrain.finalists]
         finalists = [self._pace(record.trial.config, draws) for record in best]
         winner = draws.choice(finalists or list(self._paces.values()))
         later_s = TEST_TABLES * 2 * retrain.seeds * winner.validation_s
@@ -105,12 +110,15 @@ class TimeLeft:
             repeated, _ = later_stages(self._space, len(finalists))
             again = [pace for pace in finalists for _ in range(retrain.seeds)][: repeated.trials]
             later_s += self._at_once([repeated.epochs * self._epoch_s(pace) for pace in again])
+            later_s += self._start_s * bool(again)
         if stage != "retrain":
             # The baseline is measured in its retraining only: it may be small or large.
             baseline = self._drawn(draws).sequence_s * 2 ** draws.uniform(-1, 1)
             both = [winner.sequence_s] * retrain.seeds + [baseline] * retrain.seeds
             sequences = retrain.epochs * retrain.epoch_sequences
-            later_s += self._at_once([sequences * sequence_s for sequence_s in both])
+            later_s += self._start_s + self._at_once(
+                [sequences * sequence_s for sequence_s in both]
+            )
         if stage == SEARCH:
             budget_s = self._limit.time_left_s() - later_s
             return later_s + min(self._search(records, epochs, draws), max(0.0, budget_s))

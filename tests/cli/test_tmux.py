@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,8 +17,12 @@ from crnn_search.data.digits import Digits
 from tests import held, small_run
 from tests.waiting import wait
 
-SPACE = small_run.SPACE.replace("reduction_factor: 2", "reduction_factor: 100")
-"""So that no trial is stopped early before it is held."""
+SPACE = small_run.SPACE.replace("reduction_factor: 2", "reduction_factor: 100").replace(
+    "epoch_sequences: 256,\n", "epoch_sequences: 8000,\n", 1
+)
+"""So that no trial is stopped early before it is held, and that epochs take a while."""
+
+PART = re.compile(r"trial-000\d  (running \d+%|validating)")
 
 PROGRAM = f"from tests.small_run import one_core; one_core()\n{held.PROGRAM}{small_run.PROGRAM}"
 
@@ -48,16 +53,20 @@ class Terminal:
         """What is on the screen."""
         return [line.rstrip() for line in self.tmux("capture-pane", "-p").splitlines()]
 
-    def wait_for(self, *texts: str) -> list[str]:
-        """Wait until the screen shows all of these; returns its lines."""
+    def wait_for(self, *texts: str | re.Pattern[str]) -> list[str]:
+        """Wait until the screen shows all of these texts and patterns; returns its lines."""
         shown: list[str] = []
 
         def seen() -> bool:
             shown[:] = self.lines()
-            return all(any(text in line for line in shown) for text in texts)
+            return all(any(_is_in(line, text) for line in shown) for text in texts)
 
         wait(seen, 240, lambda: f"the screen lacks some of {texts}:\n" + "\n".join(shown), 0.2)
         return shown
+
+
+def _is_in(line: str, text: str | re.Pattern[str]) -> bool:
+    return text in line if isinstance(text, str) else bool(text.search(line))
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 @pytest.mark.slow
-@pytest.mark.long(20)
+@pytest.mark.long(25)
 def test_the_live_view_in_a_real_terminal(
     terminal: Terminal, tmp_path: Path, digits: Digits
 ) -> None:
@@ -77,6 +86,7 @@ def test_the_live_view_in_a_real_terminal(
     terminal.run(80, 24, tmp_path, sys.executable, "-c", PROGRAM, *small_run.LAUNCH)
     terminal.wait_for("demo · loading Ray, Optuna and PyTorch · ")
     terminal.wait_for("demo · starting Ray · ")
+    shown = terminal.wait_for("demo · search · ", PART)
     shown = terminal.wait_for("demo · search · ", "2 of 5 trials ended: 2 completed · 1 running",
                               "trial-0002  running")  # fmt: skip
     assert len(shown) <= 24

@@ -72,10 +72,10 @@ def test_the_table_has_all_columns_where_nothing_is_a_terminal(
 ) -> None:
     lines = crnn_search("trials", str(run.root)).out.splitlines()
     assert lines[0].split() == [
-        "trial", "state", "epochs", "validation", "RMSE", "train", "RMSE", "core", "time",
+        "trial", "state", "epochs", "validation", "RMSE", "train", "RMSE", "GPU", "time",
         "conv_channels", "learning_rate", "reason",
     ]  # fmt: skip
-    assert lines[1].split()[:7] == ["5", "completed", "3", "1.500", "1.225", "30", "s"]
+    assert lines[1].split()[:7] == ["5", "completed", "3", "1.500", "1.225", "3", "s"]
     states = [line.split()[1] for line in lines[1:]]
     assert states == [
         "completed", "completed", "unfinished", "stopped", "stopped", "cut", "failed", "infeasible",

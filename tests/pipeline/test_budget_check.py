@@ -27,7 +27,7 @@ def notes_of(budget: Budget, elapsed_s: float = 1.0, *records: TrialRecord) -> l
         arithmetic=None,
         allocation=Allocation(1.0, 0.0, 2),
         history=SimpleNamespace(records=lambda stage: dict(enumerate(records))),
-        progress=SimpleNamespace(note=notes.append),
+        progress=SimpleNamespace(doing=print, note=notes.append),
     )
     limit = Limit(budget, SPACE, 2, lambda: elapsed_s)
     budget_check.check_budget(limit, cast(Context, context))

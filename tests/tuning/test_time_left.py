@@ -89,6 +89,17 @@ def test_what_follows_a_search_counts() -> None:
     assert shorter == pytest.approx((low - 2 * EPOCH_S, high - 2 * EPOCH_S), rel=0.05)
 
 
+def test_a_stage_takes_as_long_to_start_as_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    low, high = of(made()[0]("search", {}))
+    now = iter([0.0, 20.0 + EPOCH_S])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now, 100.0))
+    late, records = made()
+    assert late._start_s == 20.0
+    assert of(late("search", {})) == pytest.approx((low + 40.0, high + 40.0), abs=0.01)
+    records["finalists"] = {"a": new(0, 4, "-seed-0")}
+    assert of(late("finalists", {}))[0] == pytest.approx(low - FINALISTS_S + 20.0, rel=0.05)
+
+
 def test_a_retraining_has_no_validation_and_is_measured_itself() -> None:
     left, records = made()
     options: Any = {"all_images": True, "epochs": 5}
