@@ -105,12 +105,12 @@ class StudyWriter:
         study = optuna.create_study(
             study_name=self._name, storage=self._storage, load_if_exists=True
         )
-        if not study.user_attrs:
-            for name, value in self._of.attributes.items():
-                study.set_user_attr(name, value)
+        if "created" not in study.user_attrs:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 study.set_metric_names([METRIC])
+            for name, value in self._of.attributes.items():
+                study.set_user_attr(name, value)
         self._study = self._storage.get_study_id_from_name(self._name)
         self._known = study.get_trials()
         self._ids = [
@@ -170,10 +170,17 @@ class StudyWriter:
 
 
 def find_name(storage: RDBStorage, of: StudyOf) -> str:
-    """The name of a run's study: the run's or, where another run has that, with its time."""
+    """The name of a run's study: the run's or, where another study has that, with its time.
+
+    A study without trials that does not say of what run it is was just created by a session that
+    lost its connection.
+    """
     for study in storage.get_all_studies():
-        if study.study_name == of.name and study.user_attrs.get("created") != of.created:
-            return f"{of.name} {of.created}"
+        if study.study_name == of.name:
+            number = storage.get_study_id_from_name(of.name)
+            unused = "created" not in study.user_attrs and not storage.get_all_trials(number)
+            ours = unused or study.user_attrs.get("created") == of.created
+            return of.name if ours else f"{of.name} {of.created}"
     return of.name
 
 

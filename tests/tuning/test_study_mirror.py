@@ -19,8 +19,8 @@ from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial, TrialRecord, TrialState
 from crnn_search.tuning import study_mirror
 from crnn_search.tuning.study_mirror import StudyMirror
-from crnn_search.tuning.study_storage import of_server
-from crnn_search.tuning.study_writer import StudyWriter
+from crnn_search.tuning.study_storage import of_file, of_server
+from crnn_search.tuning.study_writer import StudyOf, StudyWriter
 from tests.postgres import Postgres, needs_postgres, server
 from tests.tuning.examples import record
 from tests.waiting import wait
@@ -170,6 +170,21 @@ def test_updates_do_not_wait_for_a_database_that_hangs(
     hangs.set()
     (note,) = notes
     assert note.endswith("study.db, is not up to date at the end of this session")
+
+
+@pytest.mark.parametrize(("trials", "name"), [(0, "demo"), (1, "demo 2026-01-01")])
+def test_a_study_that_says_nothing_is_taken_if_it_is_empty(
+    tmp_path: Path, trials: int, name: str
+) -> None:
+    """A connection may be lost before a study says of what run it is."""
+    file = of_file(tmp_path / "studies.db")
+    other = optuna.create_study(study_name="demo", storage=storage(file.url))
+    for _ in range(trials):
+        other.ask()
+    StudyWriter(file, StudyOf("demo", "runs/demo", "2026-01-01"), SPACE).close()
+    assert name in optuna.get_all_study_names(storage(file.url))
+    written = optuna.load_study(study_name=name, storage=storage(file.url))
+    assert written.user_attrs["created"] == "2026-01-01"
 
 
 @pytest.fixture
