@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from crnn_search.errors import InputError
 from crnn_search.results import scored as scoring
@@ -171,7 +172,9 @@ def _searched(run: Compared) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    return str(value)
+    """A value as in a search space file, in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    return text.removesuffix("...\n").strip()
 
 
 def _reached(runs: Sequence[Compared], rmse: Sequence[float]) -> Part:

@@ -89,9 +89,11 @@ def _list_axes(
     if domain.min_length < domain.max_length:
         yield f"{name} depth", False, lambda config: len(config[name])
     if not isinstance(domain.item, Fixed):
-        label = name if domain.max_length == 1 else f"{name} mean"
         log = bool(getattr(domain.item, "log", False))
-        yield label, log, lambda config: round(statistics.fmean(config[name]), 3)
+        if domain.max_length == 1:
+            yield name, log, lambda config: config[name][0]
+        else:
+            yield f"{name} mean", log, lambda config: round(statistics.fmean(config[name]), 3)
 
 
 def _value(name: str, config: Mapping[str, Any]) -> Any:

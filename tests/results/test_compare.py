@@ -35,7 +35,7 @@ def test_what_differs_is_shown_and_winners_are_paired(
     found = parts(comparison)
     assert [row[0] for row in found["The runs"].rows] == ["night", "other"]
     assert found["What differs"].rows == [
-        ["space.batch_size", "{'choice': [32, 64, 128]}", "{'choice': [32, 64]}"]
+        ["space.batch_size", "{choice: [32, 64, 128]}", "{choice: [32, 64]}"]
     ]
     (reached, never) = found["Trials to an RMSE"].rows
     assert reached[0] == "1.20"

@@ -68,9 +68,15 @@ def finished_page(report: Report, scored: Scored, location: str) -> Page:
 
 def unfinished_page(report: SearchReport, stage: str, location: str) -> Page:
     """What is known of a run in a stage. location: where it is stored, for commands."""
+    earlier = report["run"].get("earlier_reports")
+    opened = (
+        "The test images were opened by its report before it was extended, not since."
+        if earlier
+        else "The test images have not been opened."
+    )
     said = (
         f"**This run is not finished: {_STAGES[stage]}, or was when it stopped.** This is what is "
-        "known so far. The test images have not been opened."
+        f"known so far. {opened}"
     )
     return Page(
         _title(report),
