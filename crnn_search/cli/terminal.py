@@ -124,9 +124,9 @@ def show_columns(columns: Mapping[str, Sequence[str]], right: Collection[str]) -
 
 
 def _wide_console() -> Console:
-    """A console without a width where there is no terminal: programs read the lines."""
+    """A console without a width where there is no terminal, and no COLUMNS: programs read it."""
     out = console()
-    if not out.is_terminal:
+    if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = MAX_WIDTH
     return out
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from crnn_search.storage.journal import History, Journal
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import Trial, TrialRecord, TrialState
 from crnn_search.training import checkpoint, engine
+from crnn_search.tuning import stage_log
 from crnn_search.tuning.callback import RunCallback
 from crnn_search.tuning.context import Context
 
@@ -44,6 +46,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             callback.finish(callback.records[trial.name])
 
     monkeypatch.setattr("crnn_search.pipeline.stage.tuner.run_trials", run_trials)
+    monkeypatch.setattr(stage_log, "TensorBoard", mock.MagicMock())
     return names
 
 
