@@ -53,7 +53,8 @@ METHODS = {
 }
 
 SESSION = {
-    "address", "command", "data", "data_dir", "display", "on_end", "on_trial_end", "verbose",
+    "address", "command", "data", "data_dir", "display", "on_end", "on_trial_end", "study_storage",
+    "verbose",
 }  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class StudyMirror:
         self._changed = threading.Condition()
         self._known = _earlier(run, history)
         self._dirty = set(self._known)
-        self._ending = False
+        self._ending, self._deadline = False, 0.0
         self._problem: str | None = None
 
     @contextlib.contextmanager
@@ -70,7 +70,7 @@ class StudyMirror:
             yield
         finally:
             with self._changed:
-                self._ending = True
+                self._ending, self._deadline = True, time.monotonic() + END_S
                 self._changed.notify()
             thread.join(END_S)
             if self._problem or thread.is_alive():
@@ -101,7 +101,7 @@ class StudyMirror:
             writer: StudyWriter | None = None
             failures = 0
             while True:
-                copies, is_last = self._wait(everything=writer is None)
+                copies, ends = self._wait(everything=writer is None)
                 try:
                     writer = writer or self._open(folder, copies)
                     started = time.monotonic()
@@ -109,20 +109,25 @@ class StudyMirror:
                     self._publish(folder)
                 except Exception as error:  # SQLAlchemy's have no nearer base
                     self._failed(error)
-                    if writer:
-                        with contextlib.suppress(Exception):
-                            writer.close()
+                    _close(writer)
                     writer, pause_s = None, RETRY_S[min(failures, len(RETRY_S) - 1)]
                     failures += 1
+                    ends = ends and (self._server is None or time.monotonic() > self._deadline)
                 else:
                     self._succeeded()
                     failures, pause_s = 0, max(PAUSE_S, BUSY * (time.monotonic() - started))
-                if is_last:
+                if ends:
                     break
-                with self._changed:
-                    self._changed.wait_for(lambda: self._ending, pause_s)
-            if writer:
-                writer.close()
+                self._pause(pause_s)
+            _close(writer)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; at most a second once the session ends."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._ending, seconds):
+                return
+        if self._problem:
+            time.sleep(min(seconds, 1.0))
 
     def _wait(self, *, everything: bool) -> tuple[list[TrialCopy], bool]:
         """The trials to write, by number, once there is one; and whether the session ends."""
@@ -142,8 +147,12 @@ class StudyMirror:
             file.unlink(missing_ok=True)
             storage = of_file(file)
         writer = StudyWriter(storage, self._of, self._space)
-        if not writer.agrees_with(copies):
-            writer.write_anew()
+        try:
+            if not writer.agrees_with(copies):
+                writer.write_anew()
+        except BaseException:
+            _close(writer)
+            raise
         return writer
 
     def _publish(self, folder: Path | None) -> None:
@@ -162,6 +171,12 @@ class StudyMirror:
         if self._problem is not None:
             self._note(f"{self._place} is up to date again")
         self._problem = None
+
+
+def _close(writer: StudyWriter | None) -> None:
+    if writer:
+        with contextlib.suppress(Exception):  # its connection is lost
+            writer.close()
 
 
 def _earlier(run: RunFolder, history: History) -> dict[int, TrialCopy]:

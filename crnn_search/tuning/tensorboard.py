@@ -68,7 +68,7 @@ class TensorBoard:
 
     def ended(self, record: TrialRecord) -> None:
         """Write how a trial ended: it writes no more."""
-        values = hparams.figures(record, self._task.info.shape)
+        values = hparams.figures(record, self._space.shape)
         summaries = [scalar(tag, value) for tag, value in values.items()]
         summaries.append(hparams.session_end(record))
         name = record.trial.name

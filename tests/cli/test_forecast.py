@@ -104,10 +104,7 @@ def test_gpu_hours_and_at_most(
     assert found[-2] == "measured: 10 configurations, 10 at once, each on 0.25 GPUs of"
 
 
-def test_check_forecasts_a_run(
-    crnn_search: CommandLine, tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def test_check_forecasts_a_run(crnn_search: CommandLine, tmp_path: Path, digits: Digits) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(TINY)
     with forecasts_here(digits):

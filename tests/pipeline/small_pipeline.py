@@ -42,6 +42,8 @@ from crnn_search.tuning.checkpoints import CheckpointFolder
 from crnn_search.tuning.context import Context
 from crnn_search.tuning.epoch_result import EpochResult
 from crnn_search.tuning.progress import Progress
+from crnn_search.tuning.study_mirror import StudyMirror
+from crnn_search.tuning.tensorboard import TensorBoard
 from crnn_search.tuning.worker import Worker
 from tests.small_run import without
 from tests.tuning.fake_tune import FakeTune
@@ -190,15 +192,18 @@ def forecasts_here(digits: Digits) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def no_cluster(digits: Digits) -> Iterator[None]:
-    """A pipeline that needs neither Ray nor MNIST, and takes no time for what is not files."""
+def no_cluster(digits: Digits, *, boards: bool = False) -> Iterator[None]:
+    """A pipeline that needs neither Ray nor MNIST, and takes no time for what is not files.
+
+    boards: with TensorBoard's files and the copy of the study.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(no_ray())
         for thing, name, other in (
             (mnist, "load", lambda *_, **__: digits),
             (digit_tables, "TEST_SEQUENCES", 20),
-            (stage_log, "TensorBoard", mock.MagicMock()),
-            (pipeline, "StudyMirror", mock.MagicMock()),
+            (stage_log, "TensorBoard", TensorBoard if boards else mock.MagicMock()),
+            (pipeline, "StudyMirror", StudyMirror if boards else mock.MagicMock()),
             (digit_tables, "LONGER_SEQUENCES", 2),
             (scored, "ms_per_sequence", lambda *_: 1.0),
             (plotly.offline, "get_plotlyjs", lambda: "// Plotly"),

@@ -1,4 +1,4 @@
-"""TensorBoard and Optuna's dashboard on a search that is interrupted, resumed and extended.
+"""TensorBoard and Optuna's dashboard on a search that is interrupted and resumed.
 
 They are the real servers, read through a real browser; the study goes into a file first, then into
 a real PostgreSQL server, which is killed and started again while the search goes on.
@@ -41,13 +41,14 @@ from tests.waiting import wait
 
 MAIN = "from crnn_search.cli.app import main; main()"
 SECRET = "s3cret"
+WORDS = {"COMPLETE": "Complete", "PRUNED": "Pruned"}
 
 
 @contextlib.contextmanager
 def board(root: Path, *words: str) -> Iterator[str]:
     """A server on the run; gives the URL that it says."""
     with subprocess.Popen(
-        [sys.executable, "-c", MAIN, *words, "runs/demo", "--port", "0"],
+        [sys.executable, "-c", MAIN, words[0], "runs/demo", "--port", "0", *words[1:]],
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -94,18 +95,14 @@ def study_of(url: str) -> optuna.Study:
     return optuna.load_study(study_name="demo", storage=storage)
 
 
-def states_of(run: Path) -> list[str]:
-    return [line["state"] for line in jsonl.read(run / "trials.jsonl")]
-
-
-@pytest.mark.long(120)
+@pytest.mark.long(80)
 @pytest.mark.slow
 @needs_chromium
 @needs_postgres
 def test_boards_follow_a_search_through_all_that_happens_to_it(
     tmp_path: Path, digits: Digits
 ) -> None:
-    prepare(tmp_path, digits, SPACE)
+    prepare(tmp_path, digits, SPACE.replace("seeds: 2", "seeds: 1"))
     run, go = tmp_path / "runs" / "demo", held.go_file("demo", tmp_path)
     process = start(tmp_path, *LAUNCH, before=held.PROGRAM, HELD=str(tmp_path))
     wait_for(run, process=process, event="epoch", name="trial-0002")
@@ -142,7 +139,13 @@ def test_boards_follow_a_search_through_all_that_happens_to_it(
         files = [path for path in run.rglob("*") if path.is_file()]
         assert not [path for path in files if SECRET.encode() in path.read_bytes()]
         assert SECRET not in log
-        _extended(tmp_path, browser)
+        states = [WORDS[line["state"]] for line in lines]
+        with board(tmp_path, "dashboard", "--study-storage", postgres.url) as url:
+            check_dashboard(browser, url, states)
+        names = [line["name"] for line in lines]
+        best = json.loads((run / "best.json").read_text())["number"]
+        with board(tmp_path, "tensorboard") as url:
+            check_hparams(browser, url, run, [*names, f"trial-{best:04d}-retrained-0"])
 
 
 def _has_study(url: str) -> bool:
@@ -162,19 +165,3 @@ def _processes_with(text: str) -> set[int]:
                 if text.encode() in Path(f"/proc/{name}/{file}").read_bytes():
                     found.add(int(name))
     return found
-
-
-def _extended(root: Path, browser: Page) -> None:
-    """More trials; the study is in a file again, and TensorBoard has the new trials, too."""
-    run = root / "runs" / "demo"
-    process = start(root, "extend", "runs/demo", "--trials", "2", "--data-dir", "data")
-    assert wait_for_end(process, root) == 0, (root / "log").read_text()
-    words = {"COMPLETE": "Complete", "PRUNED": "Pruned"}
-    states = [words[state] for state in states_of(run)]
-    assert len(states) == 7
-    best = json.loads((run / "best.json").read_text())["number"]
-    with board(root, "dashboard") as url:
-        check_dashboard(browser, url, states)
-    with board(root, "tensorboard") as url:
-        names = [f"trial-{number:04d}" for number in range(7)]
-        check_hparams(browser, url, run, [*names, f"trial-{best:04d}-retrained-1"])

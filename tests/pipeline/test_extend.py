@@ -9,7 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+import optuna
 import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy.pool import NullPool
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crnn_search.cli import terminal
 from crnn_search.cli.display import PlainProgress
@@ -25,10 +30,31 @@ from crnn_search.tuning.budget import Budget
 from tests.pipeline.small_pipeline import SPACE, no_cluster, work
 
 
+def check_boards(run: RunFolder) -> list[FrozenTrial]:
+    """Check that both boards have what the ledger says; returns the trials of the study."""
+    storage = RDBStorage(f"sqlite:///{run.study}", engine_kwargs={"poolclass": NullPool})
+    trials = optuna.load_study(study_name=run.name, storage=storage).trials
+    lines = sorted(jsonl.read(run.ledger), key=lambda line: int(line["number"]))
+    states = [line["state"].replace("INFEASIBLE", "FAIL") for line in lines]
+    assert [trial.state.name for trial in trials] == states
+    assert [trial.user_attrs.get("reason") for trial in trials] == [it["reason"] for it in lines]
+    for trial, line in zip(trials, lines, strict=True):
+        values = line.get("validation_rmse", [])
+        assert trial.intermediate_values == dict(enumerate(values, start=1))
+        if values:
+            events = EventAccumulator(str(run.tensorboard / "search" / line["name"])).Reload()
+            shown = [event.value for event in events.Scalars("validation/rmse")]
+            assert shown == [pytest.approx(value) for value in values]
+            full = line["state"] == "COMPLETE"
+            tags = {"trial/rmse_full_budget": full, "trial/rmse_where_stopped": not full}
+            assert {tag: tag in events.Tags()["scalars"] for tag in tags} == tags
+    return trials
+
+
 def test_an_extended_search_continues_in_the_same_study(tmp_path: Path, digits: Digits) -> None:
     run = RunFolder(tmp_path / "demo")
     run.root.mkdir(parents=True)
-    with no_cluster(digits):
+    with no_cluster(digits, boards=True):
         work(pipeline.launch, run)
         before = jsonl.read(run.ledger)
         report = read_json(run.report_json)
@@ -64,6 +90,7 @@ def test_an_extended_search_continues_in_the_same_study(tmp_path: Path, digits: 
     trained = [e["trial"]["name"] for e in jsonl.read(run.journal) if e["event"] == "trial"]
     baseline = [name for name in trained if "mnist" in name]
     assert len(baseline) == 1, "the network of 2016 is not trained again"
+    check_boards(run)
 
 
 def test_budget_and_warm_start(
@@ -77,13 +104,15 @@ def test_budget_and_warm_start(
     first.root.mkdir(parents=True)
     run.root.mkdir()
     longer = dataclasses.replace(SPACE, search=SPACE.search.model_copy(update={"max_epochs": 4}))
-    with no_cluster(digits):
+    with no_cluster(digits, boards=True):
         work(pipeline.launch, first)
         notes = work(
             pipeline.launch, run, space=longer, budget=Budget(core_seconds=0.0001),
             warm_runs=[str(first.root)],
         )  # fmt: skip
     assert "warm start: 4 earlier trials" in notes[0]
+    copies = check_boards(run)
+    assert [copy.user_attrs["reason"] for copy in copies if copy.state.name == "PRUNED"]
     (trial,) = [t for t in jsonl.read(run.ledger) if t["state"] != "INFEASIBLE"]
     assert trial["state"] == "PRUNED"
     too_small = "budget of core time of 0.0001 s is too small: finalists and retraining alone take"
