@@ -30,7 +30,7 @@ def report(
         bool, typer.Option("--rescore", help="Predict the test sequences again, too.")
     ] = False,
 ) -> None:
-    """Write a run's report again; of an unfinished run what is known so far."""
+    """Write a run's report again, or what is known so far."""
     found = api.open_run(run)
     found.check(force=True)
     folder = found.folder
@@ -79,7 +79,7 @@ def compare(
         "comparison.html"
     ),
 ) -> None:
-    """Put runs side by side, here and as a page: spaces, trials to an RMSE, winners."""
+    """Put runs side by side, here and as a page."""
     from crnn_search.results.compare import compare_runs, write_page
 
     if len(runs) < 2:
