@@ -10,7 +10,7 @@ import pytest
 
 from crnn_search.results import compare
 from crnn_search.storage.run_folder import RunFolder
-from tests.browser import chromium, page_of, serious_faults
+from tests.results.chromium import chromium, page_of, serious_faults
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 

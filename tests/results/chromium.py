@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-AXE = Path(__file__).parents[1] / ".venv" / "node" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = Path(__file__).parents[2] / ".venv" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 """`.ci/run` installs it."""
 
 SERIOUS = {"serious", "critical"}
