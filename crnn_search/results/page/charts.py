@@ -62,7 +62,9 @@ def log_axis(values: Sequence[float | None], ceiling: float = math.inf) -> dict[
     shown = [value for value in values if value is not None and 0 < value <= ceiling]
     found: dict[str, Any] = {"type": "log", "tickformat": "~g"}
     if shown:
-        found["range"] = [math.log10(min(shown)) - 0.06, math.log10(max(shown)) + 0.06]
+        low, high = math.log10(min(shown)), math.log10(max(shown))
+        found["range"] = [low - 0.06, high + 0.06]
+        found |= {"dtick": "D2"} if high - low > 0.9 else {}  # 1, 2 and 5 only
     return found
 
 
