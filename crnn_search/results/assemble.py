@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from crnn_search.data.task import TaskInfo
 from crnn_search.hyperparameters import ImageShape, TrialConfig
-from crnn_search.results import doubts, scores, search_figures
-from crnn_search.results.schema import Compute, Doubt, Importance, Report, SearchReport
-from crnn_search.results.scored import WINNER, Scored
+from crnn_search.results import doubts, search_figures
+from crnn_search.results.schema import Compute, Importance, Report, SearchReport
+from crnn_search.results.scored import Scored
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import jsonl, ledger
@@ -34,7 +34,6 @@ def assemble(run: RunFolder, history: History, scored: Scored) -> Report:
 
     Raises:
         InputError: a result file is missing or was altered.
-        RunError: a prediction is not a finite number.
     """
     best, retrained = map(read_json, (run.best, run.retrained))
     finalists = read_json(run.finalists)["finalists"]
@@ -43,38 +42,23 @@ def assemble(run: RunFolder, history: History, scored: Scored) -> Report:
     space = load_space(run.space)
     trials = list(history.records(SEARCH).values())
     arithmetics = _arithmetics(trials, finalists, retrained)
-    test, baselines = _test(scored, info), _baselines(scored, info)
-    improvement = _difference(scored, name)
-    warnings = [
-        *doubts.beaten(test, baselines, name, improvement),
-        *doubts.short_retraining(space),
-        *doubts.on_border(space, config.to_dict()),
-        *doubts.different_arithmetics(arithmetics),
-        *(
-            Doubt(kind="data", text=text)
-            for text in (facts["data"] or {"warnings": []})["warnings"]
-        ),
-    ]
     found = facts["importance"], facts["importance_note"]
     known = _search(run, history, space, info.to_dict(), facts["ms_per_sequence"], found)
-    key: Literal["core_seconds", "gpu_seconds"]
-    for key in ("core_seconds", "gpu_seconds"):
-        spent: dict[str, float] = known["compute"][key]
-        spent["finalists"] = sum(row[key] for row in finalists)
-        spent["retrain"] = sum(entry[key] for entry in networks(retrained))
+    _add_later(known["compute"], finalists, retrained)
     return {
         **known,
-        "warnings": warnings,
-        "data": facts["data"],
+        "warnings": [
+            *doubts.beaten(facts["test"], facts["baselines"], name, facts["improvement"]),
+            *doubts.short_retraining(space),
+            *doubts.on_border(space, config.to_dict()),
+            *doubts.different_arithmetics(arithmetics),
+            *doubts.of_data(facts["data"]),
+        ],
+        **{key: facts[key] for key in _AS_SCORED},  # type: ignore[typeddict-item]
         "arithmetics": arithmetics,
-        "test": test,
-        "ensemble": _ensemble(scored, info),
-        "longer": facts["longer"],
-        "steps": facts["steps"],
-        "baselines": baselines | ({"published": list(PUBLISHED)} if info.sums else {}),
+        "baselines": facts["baselines"] | ({"published": list(PUBLISHED)} if info.sums else {}),
         "baseline_name": name,
         "baseline_config": facts["baseline_config"],
-        "improvement": improvement,
         "best_trial": best["number"],
         "best_validation_rmse": best[METRIC],
         "best_config": config.to_dict(),
@@ -83,11 +67,13 @@ def assemble(run: RunFolder, history: History, scored: Scored) -> Report:
         "retrained": {
             "epochs": retrained["epochs"],
             "epoch_sequences": retrained["epoch_sequences"],
-            "winner": [_entry(entry) for entry in retrained["winner"]],
-            "baseline": [_entry(entry) for entry in retrained["baseline"]],
+            **{key: list(map(_entry, retrained[key])) for key in ("winner", "baseline")},
         },
-        "timed_on": facts["timed_on"],
     }
+
+
+_AS_SCORED = ("data", "test", "ensemble", "longer", "steps", "improvement", "timed_on")
+"""What a report has as it was scored."""
 
 
 def assemble_unfinished(run: RunFolder, history: History) -> SearchReport:
@@ -183,6 +169,16 @@ def _compute(history: History, space: SearchSpace) -> Compute:
     )
 
 
+def _add_later(
+    compute: Compute, finalists: Sequence[Mapping[str, Any]], retrained: Mapping[str, Any]
+) -> None:
+    """Put what finalists and retraining took into the account, as their files say."""
+    key: Literal["core_seconds", "gpu_seconds"]
+    for key in ("core_seconds", "gpu_seconds"):
+        compute[key]["finalists"] = sum(row[key] for row in finalists)
+        compute[key]["retrain"] = sum(entry[key] for entry in networks(retrained))
+
+
 def _sum(records: Iterable[TrialRecord], key: str) -> float:
     return float(sum(getattr(record, key) for record in records))
 
@@ -208,37 +204,3 @@ def _arithmetics(
         for arithmetic in arithmetics:
             by_arithmetic.setdefault(arithmetic, []).append(name)
     return by_arithmetic
-
-
-def _test(scored: Scored, info: TaskInfo) -> dict[str, Any]:
-    """The winner's score, and what it was scored on."""
-    table = scored.table
-    score = scores.score(list(scored.predictions[WINNER]), table, sums=info.sums)
-    return {
-        **score.to_dict(),
-        "exported_rmse": score.rmse_by_seed[0],
-        "images": scored.facts["images"],
-        "groups": None if table.groups is None else len(table.groups.unique()),
-    }
-
-
-def _ensemble(scored: Scored, info: TaskInfo) -> dict[str, Any] | None:
-    """The score of the mean of the seeds' predictions, if there is more than one seed."""
-    found = scored.predictions[WINNER]
-    if len(found) == 1:
-        return None
-    return scores.score([found.double().mean(0)], scored.table, sums=info.sums).to_dict()
-
-
-def _baselines(scored: Scored, info: TaskInfo) -> dict[str, Any]:
-    """The scores of the baselines by name."""
-    return {
-        name: scores.score(list(found), scored.table, sums=info.sums).to_dict()
-        for name, found in scored.predictions.items()
-        if name != WINNER
-    }
-
-
-def _difference(scored: Scored, baseline: str) -> dict[str, Any]:
-    theirs, ours = (list(scored.predictions[name]) for name in (baseline, WINNER))
-    return scores.paired_difference(theirs, ours, scored.table).to_dict()

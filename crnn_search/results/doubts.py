@@ -87,3 +87,8 @@ def different_arithmetics(names: Mapping[str, Sequence[str]]) -> list[Doubt]:
         f"configurations and seeds: {'; '.join(parts)}"
     )
     return [Doubt(kind="arithmetic", text=text)]
+
+
+def of_data(data: Mapping[str, Any] | None) -> list[Doubt]:
+    """Warnings of what is doubtful in a data set of the user's own."""
+    return [Doubt(kind="data", text=text) for text in (data["warnings"] if data else [])]

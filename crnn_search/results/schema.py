@@ -98,7 +98,7 @@ class Importance(TypedDict):
 
 
 class StepError(TypedDict):
-    """Errors of the steps at one position, or of one digit: see `scored.step_errors`."""
+    """Errors of the steps at one position, or of one digit: see `score_figures.steps`."""
 
     steps: int
     mean: float

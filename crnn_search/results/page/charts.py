@@ -62,7 +62,9 @@ def log_axis(values: Sequence[float | None], ceiling: float = math.inf) -> dict[
     shown = [value for value in values if value is not None and 0 < value <= ceiling]
     found: dict[str, Any] = {"type": "log", "tickformat": "~g"}
     if shown:
-        found["range"] = [math.log10(min(shown)) - 0.06, math.log10(max(shown)) + 0.06]
+        low, high = math.log10(min(shown)), math.log10(max(shown))
+        found["range"] = [low - 0.06, high + 0.06]
+        found |= {"dtick": "D2"} if high - low > 0.9 else {}  # 1, 2 and 5 only
     return found
 
 
@@ -93,21 +95,24 @@ def by_length(
                 "hovertemplate": f"%{{x}} {steps}: %{{y:{DIGITS}}}<extra>{label}</extra>",
             }
         )
-    shapes: list[dict[str, Any]] = []
-    notes: list[dict[str, Any]] = []
-    if any(longer.values()):
-        edge = max(map(int, places)) + 0.5
-        shapes = [{"type": "line", "x0": edge, "x1": edge, "yref": "paper", "y0": 0, "y1": 1,
-                   "line": {"color": GREY, "dash": "dot", "width": 1}}]  # fmt: skip
-        notes = [{"x": edge, "yref": "paper", "y": 0, "xanchor": "left", "yanchor": "bottom",
-                  "text": "longer than in training", "showarrow": False}]  # fmt: skip
     axis = {"type": "linear" if numeric else "category"}
+    shown = layout(f"{steps} in the sequence", rmse, xaxis=axis, yaxis=log_axis(known))
+    if any(longer.values()):
+        shown |= _edge(max(map(int, places)) + 0.5)
+    return {"data": data, "layout": shown}
+
+
+def _edge(x: float) -> dict[str, Any]:
+    """A line where the lengths of training end."""
+    line = {"color": GREY, "dash": "dot", "width": 1}
     return {
-        "data": data,
-        "layout": layout(
-            f"{steps} in the sequence", rmse, xaxis=axis, yaxis=log_axis(known),
-            shapes=shapes, annotations=notes,
-        ),
+        "shapes": [{
+            "type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line,
+        }],
+        "annotations": [{
+            "x": x, "yref": "paper", "y": 0, "xanchor": "left", "yanchor": "bottom",
+            "text": "longer than in training", "showarrow": False,
+        }],
     }  # fmt: skip
 
 

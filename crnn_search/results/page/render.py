@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from crnn_search.results.formatting import escaped, plain
 from crnn_search.results.outdated import PLACE
-from crnn_search.results.page import run_sections, search_sections, test_sections
+from crnn_search.results.page import run_sections, score_sections, search_sections
 from crnn_search.results.page.document import Page, Text
 from crnn_search.results.page.pictures import write_sheet
 from crnn_search.results.schema import Report, SearchReport
@@ -37,7 +37,7 @@ def write(run: RunFolder, report: Report, scored: Scored) -> list[Path]:
         StorageError: one cannot be written.
     """
     page = finished_page(report, scored, run.location)
-    worst, random = (run.plots / name for name in (test_sections.WORST, test_sections.RANDOM))
+    worst, random = (run.plots / name for name in (score_sections.WORST, score_sections.RANDOM))
     write_sheet(worst, scored.worst, scored)
     write_sheet(random, scored.random, scored)
     write_text(run.report_markdown, to_markdown(page))
@@ -57,9 +57,9 @@ def finished_page(report: Report, scored: Scored, location: str) -> Page:
     return Page(
         _title(report),
         _warnings(report),
-        test_sections.head(report, scored),
+        score_sections.head(report, scored),
         [
-            *test_sections.sections(report, scored),
+            *score_sections.sections(report, scored),
             *search_sections.sections(report, report["best_trial"], report["timed_on"]),
             *run_sections.sections(report, location),
         ],

@@ -279,16 +279,6 @@ def _pareto(report: SearchReport, full: list[TrialRow], timed_on: str | None) ->
         for key in costs
     }
     best = {row["number"]: row for some in fronts.values() for row in some}
-    timed = sum(row["ms_per_sequence"] is not None for row in full)
-    note = (
-        "Trials with the full budget, in the search. A front has those that no other trial beats."
-    )
-    if timed:
-        note += (
-            f" Milliseconds are measured: CPU time of one thread of {plain(timed_on or 'this CPU')}"
-            f" for a sequence of the longest length in a batch of 64, in float32, for the best "
-            f"{timed} trials."
-        )
     charts = [
         Chart(
             f"pareto-{key}",
@@ -307,8 +297,23 @@ def _pareto(report: SearchReport, full: list[TrialRow], timed_on: str | None) ->
         for row in sorted(best.values(), key=lambda row: row["number"])
     ]  # fmt: skip
     return [
-        Text(note),
+        Text(_about_costs(full, timed_on)),
         *charts,
         Configs({str(row["number"]): config_of(row) for row in full}),
         Text(table(["trial", plain(rmse), *costs.values(), "on the front of"], rows)),
     ]
+
+
+def _about_costs(full: Sequence[TrialRow], timed_on: str | None) -> str:
+    """What a front is, and how milliseconds were measured."""
+    note = (
+        "Trials with the full budget, in the search. A front has those that no other trial beats."
+    )
+    timed = sum(row["ms_per_sequence"] is not None for row in full)
+    if timed:
+        note += (
+            f" Milliseconds are measured: CPU time of one thread of {plain(timed_on or 'this CPU')}"
+            " for a sequence of the longest length in a batch of 64, in float32, for the best "
+            f"{timed} trials."
+        )
+    return note
