@@ -155,7 +155,7 @@ def test_searches_are_compared_with_forecasts() -> None:
 
 
 def test_simulated_workers_share_a_search() -> None:
-    setting = {"trials": 24, "factor": 3, "grace": 1}
+    setting = {"trials": 60, "factor": 3, "grace": 1}
     rows = {
         workers: [simulate.search(**setting, workers=workers, seed=seed) for seed in (0, 1)]
         for workers in (1, 4)

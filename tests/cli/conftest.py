@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ def crnn_search(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     """Runs `crnn-search` with the given arguments, on a terminal of 80 columns."""
 
     def run(*arguments: str) -> Done:
-        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("COLUMNS", os.environ.get("COLUMNS", "80"))
         monkeypatch.setattr(sys, "argv", ["crnn-search", *arguments])
         monkeypatch.setattr("os._exit", sys.exit)
         capsys.readouterr()

@@ -70,7 +70,7 @@ def test_trials_are_sorted_and_filtered(crnn_search: CommandLine, run: RunFolder
 def test_the_table_has_all_columns_where_nothing_is_a_terminal(
     crnn_search: CommandLine, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setenv("COLUMNS", "10000")
     lines = crnn_search("trials", str(run.root)).out.splitlines()
     assert lines[0].split() == [
         "trial", "state", "epochs", "validation", "RMSE", "train", "RMSE", "GPU", "time",
