@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,6 @@ def _finish(
             with run.changes():
                 manifest = manifest.on_cluster(space, _hardware(probe), arithmetic)
                 manifest.write(run)
-            mirror = StudyMirror(
-                run, space, work.history, manifest.created, progress.note, options.study_storage
-            )
             context = Context(
                 run,
                 space,
@@ -201,12 +199,20 @@ def _finish(
                 arithmetic,
                 progress,
                 on_trial_end,
-                mirror.update,
             )
-            with mirror.running():
-                _train(context, manifest.budget, first_open)
+            with _mirrored(context, manifest.created, options.study_storage) as mirrored:
+                _train(mirrored, manifest.budget, first_open)
     journal.write("stage", stage="report")
     return _report(run, progress, work.source)
+
+
+@contextlib.contextmanager
+def _mirrored(context: Context, created: str, server: StudyStorage | None) -> Iterator[Context]:
+    """A block in which a database follows the search of the context that it gets."""
+    run, note = context.run, context.progress.note
+    mirror = StudyMirror(run, context.space, context.history, created, note, server)
+    with mirror.running():
+        yield dataclasses.replace(context, on_search_change=mirror.update)
 
 
 def _hardware(probe: GpuProbe | None) -> dict[str, Any]:
