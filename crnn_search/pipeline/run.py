@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,13 +182,8 @@ def _finish(work: _Work, progress: Progress, options: Options, on_trial_end: OnT
         with connection.connect(address, progress.note, verbose=options.verbose):
             progress.doing("preparing the trials")
             context, limit = _prepare(work, task, progress, on_trial_end, grows=address is not None)
-            mirror = StudyMirror(
-                run, context.space, work.history, work.manifest.created, progress.note,
-                options.study_storage,
-            )  # fmt: skip
-            with mirror.running():
-                context = dataclasses.replace(context, on_search_change=mirror.update)
-                _train(context, limit, first_open)
+            with _mirrored(context, work.manifest.created, options.study_storage) as mirrored:
+                _train(mirrored, limit, first_open)
     journal.write("stage", stage="report")
     return _report(run, progress, work.source)
 
@@ -230,6 +226,15 @@ def _prepare(
         on_trial_end,
     )
     return context, limit
+
+
+@contextlib.contextmanager
+def _mirrored(context: Context, created: str, server: StudyStorage | None) -> Iterator[Context]:
+    """A block in which a database follows the search of the context that it gets."""
+    run, note = context.run, context.progress.note
+    mirror = StudyMirror(run, context.space, context.history, created, note, server)
+    with mirror.running():
+        yield dataclasses.replace(context, on_search_change=mirror.update)
 
 
 def _hardware(probe: GpuProbe | None) -> dict[str, Any]:
