@@ -202,7 +202,7 @@ def results(run: Path) -> dict[str, Any]:
     return without(TIMINGS, {"ledger": ledger, "report": report, **chosen})  # type: ignore[no-any-return]
 
 
-TIMINGS = {"seconds", "core_seconds", "gpu_seconds", "node"}
+TIMINGS = {"seconds", "core_seconds", "gpu_seconds", "node", "ms_per_sequence"}
 
 
 def without(keys: Collection[str], value: Any) -> Any:
