@@ -5,7 +5,7 @@ field has a `Rule`; its valid values, default and help text are stated there and
 else. Search spaces, the command line and the constructors check against it. In files a
 configuration is one flat mapping, name to value, as in a search space's `space:` section.
 
-`python -m crnn_search.hyperparameters` prints README's table.
+`python -m crnn_search.hyperparameters` prints the table of `docs/space.md`.
 """
 
 from __future__ import annotations
@@ -361,7 +361,7 @@ MNIST_CRNN_2016 = TrialConfig(
 
 
 def markdown_table() -> str:
-    """README's table of the hyperparameters: name, valid values, default, help."""
+    """The table of the hyperparameters in `docs/space.md`: name, valid values, default, help."""
     defaults = TrialConfig(ModelSpec(), TrainingSpec()).to_dict()
     lines = ["| name | valid values | default | |", "| --- | --- | --- | --- |"]
     for name, rule in PARAMETERS.items():

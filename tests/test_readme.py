@@ -34,11 +34,11 @@ from tests.cli.test_forecast import FORECAST
 from tests.small_run import FinishedRun, run_here
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README, SPACE_PAGE = (ROOT / "README.md").read_text(), (ROOT / "docs" / "space.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
 COMMANDS = [
@@ -52,7 +52,7 @@ MAKES = [line for line in COMMANDS if line.startswith("make ")]
 ON_A_RUN = [
     line
     for line in COMMANDS
-    if line.split()[1] in {"report", "export", "predict", "status", "resume"}
+    if line.split()[1] in {"report", "compare", "export", "predict", "status", "resume"}
 ]
 DATA = [line for line in COMMANDS if line.startswith("crnn-search data")]
 EXTENSIONS = [line for line in COMMANDS if line.startswith("crnn-search extend")]
@@ -175,6 +175,7 @@ def test_lines_on_a_finished_run(line: str, finished: FinishedRun) -> None:
     assert done.returncode == 0, done.stderr
     printed = {
         "report": "test RMSE",
+        "compare": "comparison.html",
         "export": "onnx: largest difference to PyTorch",
         "predict": "one.png: ",
         "status": "demo: finished",
@@ -283,8 +284,9 @@ def test_python_snippets_run(finished: FinishedRun) -> None:
 
 
 def test_search_spaces_in_the_text_are_valid() -> None:
-    for text in blocks("yaml"):
+    for text in (*blocks("yaml"), *blocks("yaml", SPACE_PAGE)):
         parse_space(text)
+    assert set(blocks("console", SPACE_PAGE)) <= set(blocks("console"))
 
 
 def test_table_of_hyperparameters_is_complete() -> None:
@@ -292,12 +294,13 @@ def test_table_of_hyperparameters_is_complete() -> None:
     for name, rule in PARAMETERS.items():
         default = str(defaults[name]).lower() if rule.kind == "bool" else defaults[name]
         row = f"| `{name}` | {rule.describe()} | {default} | {rule.help} |"
-        assert row in README
+        assert row in SPACE_PAGE
 
 
-def test_linked_files_exist() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", "docs/space.md", "docs/cluster.md"])
+def test_linked_files_exist(page: str) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
 
 
 @pytest.mark.parametrize("name", ["quick", "default", "mnist_crnn_2016"])

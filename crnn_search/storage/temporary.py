@@ -24,7 +24,7 @@ _LOCK = ".lock"
 _handles: dict[Path, int] = {}
 
 _UNFINISHED = re.compile(
-    r"\.(.+\.(json|jsonl|yaml|md|html|png|safetensors|onnx|db)\.|export-|seen-)[a-z0-9_]{8}"
+    r"\.(.+\.(json|jsonl|yaml|md|html|png|npz|safetensors|onnx|db)\.|export-|seen-)[a-z0-9_]{8}"
 )
 """What `atomic_write` and an export call a file or folder that is not complete."""
 
