@@ -162,5 +162,8 @@ def test_memory_depends_on_the_training() -> None:
     assert 0.25 < memory_mb(reuse=4) / memory_mb() < 0.35
 
 
-def test_readme_has_the_table_of_hyperparameters() -> None:
-    assert f"\n{markdown_table()}\n\n" in (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_page_has_the_table_of_hyperparameters() -> None:
+    assert (
+        f"\n{markdown_table()}\n\n"
+        in (Path(__file__).parent.parent / "docs" / "space.md").read_text()
+    )
