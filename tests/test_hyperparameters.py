@@ -1,4 +1,4 @@
-"""Hyperparameters: rules, errors, sizes of networks; and README's table of them."""
+"""Hyperparameters: rules, errors, sizes of networks; and the table of them in docs."""
 
 from __future__ import annotations
 
