@@ -20,7 +20,7 @@ from crnn_search.storage.runs import is_retrained
 from crnn_search.text import shown
 
 if TYPE_CHECKING:
-    from crnn_search.data.task import TaskInfo
+    from crnn_search.data.task_info import TaskInfo
 
 
 def report(

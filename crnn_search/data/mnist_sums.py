@@ -13,7 +13,8 @@ from crnn_search.data import digits as tables
 from crnn_search.data import mnist
 from crnn_search.data.digits import TRAINING_IMAGES, Digits
 from crnn_search.data.sequences import SequenceTable, Shared
-from crnn_search.data.task import Draw, TaskInfo
+from crnn_search.data.task import Draw
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.hyperparameters import ImageShape
 
 

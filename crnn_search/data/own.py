@@ -18,7 +18,8 @@ from crnn_search.data.sequences import (
     joined,
     shared_tensor,
 )
-from crnn_search.data.task import Draw, TaskInfo
+from crnn_search.data.task import Draw
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import ImageShape
 

@@ -25,7 +25,8 @@ from torch import Tensor
 import crnn_search
 from crnn_search.data.own import at_most
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.data.task import Task, TaskInfo
+from crnn_search.data.task import Task
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.models import onnx_graph

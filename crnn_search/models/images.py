@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crnn_search.data import images
 from crnn_search.data.images import size_text
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import DataError, ImageError
 from crnn_search.models.digit_images import read_digit
 from crnn_search.storage.regular_file import unreadable

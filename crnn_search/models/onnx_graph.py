@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.models.predictor import (
     EXAMPLE_PREDICTIONS,
     TASK,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from crnn_search.data.sequences import pack_order
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import InputError, ModelFileError
 from crnn_search.hyperparameters import ImageShape
 from crnn_search.models.folder import FORMATS, ModelFolder

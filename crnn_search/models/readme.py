@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crnn_search import __version__
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.hyperparameters import TrialConfig
 from crnn_search.models.images import preprocessing
 from crnn_search.models.predictor import output_name

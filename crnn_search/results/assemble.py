@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.hyperparameters import ImageShape, TrialConfig
 from crnn_search.results import doubts, search_figures
 from crnn_search.results.schema import Compute, Importance, Report, SearchReport

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import ModelFileError
 from crnn_search.hyperparameters import Arithmetic, ImageShape, TrialConfig
 from crnn_search.storage.checks import ALTERED, check_types

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.hyperparameters import ImageShape, ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.training import checkpoint
 from crnn_search.training.model import CRNN

@@ -14,7 +14,8 @@ from crnn_search.data import mnist
 from crnn_search.data.digits import Digits
 from crnn_search.data.mnist_sums import MnistSource, MnistSums
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.data.task import Draw, TaskInfo
+from crnn_search.data.task import Draw
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.hyperparameters import MNIST_SHAPE
 
 

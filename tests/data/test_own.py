@@ -17,7 +17,8 @@ from crnn_search.data.arrays import SequenceData
 from crnn_search.data.own import Longer, OwnSource, at_most
 from crnn_search.data.read import read
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.data.task import Draw, TaskInfo
+from crnn_search.data.task import Draw
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import ConfigError
 from crnn_search.hyperparameters import ImageShape
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.models.folder import FORMATS
 from tests.models.networks import SPECS, SUMS, write
 

@@ -12,7 +12,7 @@ from crnn_search.data.digits import draw_table
 from crnn_search.data.mnist_sums import MnistSource
 from crnn_search.data.own import OwnSequences
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.hyperparameters import (
     MNIST_CRNN_2016,
     ImageShape,

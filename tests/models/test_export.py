@@ -18,7 +18,7 @@ from crnn_search import __version__
 from crnn_search.data import digits as tables
 from crnn_search.data.digits import Digits
 from crnn_search.data.mnist_sums import MnistSums
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.models import export, onnx_graph, predictor

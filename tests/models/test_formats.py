@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import InputError
 from crnn_search.hyperparameters import ImageShape
 from crnn_search.models import predictor as predictors

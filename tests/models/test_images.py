@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crnn_search.data import images as data_images
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import ImageError
 from crnn_search.models.digit_images import read_digit
 from crnn_search.models.images import read_images

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from crnn_search.data.own import OwnSequences
 from crnn_search.data.sequences import SequenceTable
-from crnn_search.data.task import Task, TaskInfo
+from crnn_search.data.task import Task
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.hyperparameters import MNIST_CRNN_2016, ImageShape, TrialConfig
 from crnn_search.results import scored
 from crnn_search.results.page import render
