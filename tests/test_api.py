@@ -17,7 +17,6 @@ import pytest
 
 import crnn_search
 from crnn_search import api, errors
-from crnn_search.data.mnist_sums import MnistSource
 from crnn_search.hyperparameters import PARAMETERS
 from crnn_search.models.predictor import Predictor
 from crnn_search.pipeline.log_progress import LogProgress
@@ -25,6 +24,7 @@ from crnn_search.spaces.file import parse_space
 from crnn_search.storage.run_folder import RunFolder
 from crnn_search.storage.trial import InfeasibleTrial
 from crnn_search.tuning.progress import Stage
+from tests.models.networks import SPECS, info_of
 from tests.small_run import FinishedRun
 
 SPACE = "space: {dropout: {float: [0.0, 0.5]}}"
@@ -49,7 +49,20 @@ SIGNATURES = {
 
 METHODS = {
     "Run": ["check", "folder", "location", "model", "name", "report", "status", "trials"],
-    "Model": ["predict", "predictor"],
+    "Model": [
+        "check",
+        "metrics",
+        "predict",
+        "predict_files",
+        "predict_pixels",
+        "predict_running",
+        "predictor",
+        "prepare",
+        "preprocessing",
+        "spec",
+        "task",
+        "warnings",
+    ],
 }
 
 SESSION = {
@@ -251,8 +264,8 @@ GOOD = np.zeros((2, 3, 28, 28), np.uint8)
     ],
 )
 def test_model_refuses_other_arrays(images: Any, lengths: Any, message: str) -> None:
-    task = MnistSource(max_digits=8).info
-    model = crnn_search.Model(Predictor(lambda _, lengths: lengths.float(), task))
+    info = info_of(SPECS["2016"])
+    model = crnn_search.Model(Predictor(lambda images, _: images.mean((2, 3, 4)), info))
     with pytest.raises(crnn_search.InputError, match=message):
         model.predict(images, lengths)
 

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from crnn_search import __version__, signals
-from crnn_search.cli import boards, data, results, runs, search, terminal, watch
+from crnn_search.cli import boards, data, models, results, runs, search, terminal, watch
 from crnn_search.cluster import settings
 from crnn_search.errors import CrnnSearchError, InputError, InterruptedRun
 from crnn_search.text import cut
@@ -45,8 +45,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Results": {
         "report": results.report,
         "compare": results.compare,
-        "export": results.export,
-        "predict": results.predict,
+        "export": models.export,
+        "predict": models.predict,
     },
 }
 """Every command by its subject."""

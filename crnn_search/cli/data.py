@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from crnn_search.cli import options, terminal
-from crnn_search.errors import CrnnSearchError
 from crnn_search.storage.location import is_uri, local_path
 
 if TYPE_CHECKING:
@@ -67,14 +66,7 @@ def check(
     for warning in warnings(found):
         terminal.show(f"warning: {warning}")
     if contact_sheet is not None:
-        _write(contact_sheet, draw(found))
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise CrnnSearchError(f"cannot write {path}: {error.strerror}") from error
+        terminal.save(contact_sheet, draw(found))
 
 
 @app.command()

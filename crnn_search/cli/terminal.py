@@ -60,6 +60,18 @@ def flush_now() -> None:
         sys.stdout.flush()
 
 
+def save(path: Path, content: bytes) -> None:
+    """Write a file that the user named.
+
+    Raises:
+        CrnnSearchError: it cannot be written.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise CrnnSearchError(f"cannot write {path}: {error.strerror}") from error
+
+
 def complain(text: str) -> None:
     """Print to standard error, if it can be written."""
     with contextlib.suppress(OSError):

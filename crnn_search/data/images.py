@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -54,13 +55,13 @@ def size_text(size: Sequence[int]) -> str:
     return f"{size[0]} × {size[1]}"
 
 
-def read_header(path: Path) -> Format:
-    """The format of an image file as it is shown.
+def read_header(source: Path | bytes) -> Format:
+    """The format of an image file, or of its content, as it is shown.
 
     Raises:
         DataError: it cannot be decoded, is animated or too large, or its range is unknown.
     """
-    with _opened(path) as image:
+    with opened(source) as image:
         # A phone's MPO file is a photograph with previews behind it.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise DataError("has several frames; save each as a file of its own")
@@ -72,13 +73,13 @@ def read_header(path: Path) -> Format:
         return (columns, rows) if turned else (rows, columns), 1 if image.mode in _GREY else 3
 
 
-def read_image(path: Path, size: Sequence[int], channels: int) -> NDArray[np.uint8]:
-    """An image file as uint8 `(C, H, W)`, turned as its EXIF data say.
+def read_image(source: Path | bytes, size: Sequence[int], channels: int) -> NDArray[np.uint8]:
+    """An image file, or its content, as uint8 `(C, H, W)`, turned as its EXIF data say.
 
     Raises:
         DataError: it cannot be decoded.
     """
-    with _opened(path) as image:
+    with opened(source) as image:
         image.load()  # turns a TIFF file; what follows would turn it again
         return convert(ImageOps.exif_transpose(image), size, channels)
 
@@ -103,10 +104,16 @@ def convert(image: Image.Image, size: Sequence[int], channels: int) -> NDArray[n
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """Pillow's image of a file, or of its content.
+
+    Raises:
+        DataError: it, or what is done with it, fails, or it has too many pixels.
+    """
     try:
         # Given a path, Pillow 13 reads a turned, uncompressed TIFF file wrongly.
-        with path.open("rb") as file, Image.open(file) as image:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        with file, Image.open(file) as image:
             yield image
     except DataError:
         raise

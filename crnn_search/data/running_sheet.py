@@ -6,6 +6,7 @@ Shapes: `S` sequences, `T` time steps, `I` images of a data set.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from io import BytesIO
 
 import torch
@@ -31,14 +32,18 @@ def chosen(table: SequenceTable) -> SequenceTable:
     return table.take(by_length[_evenly(len(table), SEQUENCES)])
 
 
-def running_sheet(images: Tensor, table: SequenceTable, running: Tensor) -> bytes:
+def running_sheet(
+    images: Tensor, table: SequenceTable, running: Tensor, captions: Sequence[str] | None = None
+) -> bytes:
     """A picture with a row for each sequence: its images, predictions below them, and its target.
 
     Returns a PNG or a JPEG, whichever is smaller.
 
     images: uint8 `(I, C, H, W)`, on the CPU. table: `S` sequences. running: the prediction after
-    each image, float `(S, T)`; NaN beyond a sequence's end.
+    each image, float `(S, T)`; NaN beyond a sequence's end. captions: what stands beside each
+    sequence; by default its target.
     """
+    captions = captions or [f"true {target:.4g}" for target in table.targets.tolist()]
     columns = min(COLUMNS, int(table.lengths.max()))
     row_height = _TILE + _CAPTION + _GAP
     size = (_GAP + columns * (_TILE + _GAP) + _TARGET, _GAP + len(table) * row_height)
@@ -53,7 +58,7 @@ def running_sheet(images: Tensor, table: SequenceTable, running: Tensor) -> byte
             below = (left + _TILE // 2, top + _TILE + 1)
             draw.text(below, _number(running[row, step]), "black", font, anchor="ma")
         beside = (size[0] - _TARGET, top + _TILE // 2)
-        draw.text(beside, f"true {table.targets[row].item():.4g}", "black", font, anchor="lm")
+        draw.text(beside, captions[row], "black", font, anchor="lm")
     return min((_encoded(sheet, kind) for kind in ("PNG", "JPEG")), key=len)
 
 

@@ -1,73 +1,53 @@
-"""Image files of digits as MNIST has them."""
+"""Image files of digits as MNIST has them.
+
+Shapes: `H` rows, `W` columns of a file; `N` rows and columns of a digit.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
-from crnn_search.errors import ImageError
+from crnn_search.data.images import opened
 from crnn_search.models.digit_ink import Pixels, find_ink
-from crnn_search.models.digit_shape import place
-from crnn_search.storage.regular_file import unreadable
-from crnn_search.text import first_line
+from crnn_search.models.digit_shape import Placement, place
+from crnn_search.models.input_warnings import InputWarning
 
-SIDE = 28
-"""Rows and columns of MNIST's images."""
+MOST = 512
+"""Rows and columns of what is looked at: larger images are reduced."""
 
 
-def read_digit(path: Path, on_warning: Callable[[str], None] = lambda text: None) -> Tensor:
-    """An image file of any size and mode as MNIST has them: white on black, uint8 `(28, 28)`.
+def as_digit(
+    grey: Pixels, side: int, placement: Placement
+) -> tuple[npt.NDArray[np.uint8], list[InputWarning]]:
+    """A grey image, `(H, W)`, as MNIST has them, `(N, N)`, and what is wrong with it.
 
-    The image is turned as its EXIF data say. The outermost pixels show the paper, which may be lit
-    unevenly: what differs from it, on the side that differs more, is the ink. It is placed as
-    MNIST's digits are: see `digit_shape.place`; only an image of 28 × 28 pixels is taken to be
-    placed already. An image without ink is black. Where pixels are transparent see `_opaque`.
-
-    on_warning: called if the image shows nothing or more than one digit, or if its light is so
-    uneven that shadows may have been taken for ink.
-
-    Raises:
-        ImageError: the file is missing, not a regular file, or cannot be decoded.
+    The outermost pixels show the paper, which may be lit unevenly: what differs from it, on the
+    side that differs more, is the ink. It is placed as MNIST's digits are: see `digit_shape.place`;
+    only an image of `side` pixels is taken to be placed already. One without ink is black.
     """
-    if not path.exists():
-        raise ImageError(f"{path} does not exist; give an image file such as a PNG")
-    if reason := unreadable(path):
-        raise ImageError(f"{path} cannot be read: {reason}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, on data that it repairs
-            grey = _decode(path)
-    except Exception as error:  # Pillow's decoders raise any for a file that is no image or broken
-        raise ImageError(
-            f"{path} cannot be decoded: {first_line(error)}; give an image file such as a PNG"
-        ) from error
-    digit, problems = as_mnist(np.asarray(grey, dtype=np.float64))
-    for problem in problems:
-        on_warning(f"{path}: {problem}")
-    return torch.from_numpy(digit)
-
-
-def as_mnist(grey: Pixels) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """A grey image, `(H, W)`, as MNIST has them, `(28, 28)`, and what is wrong with it."""
     ink, problem = find_ink(grey)
     problems = [problem] if problem else []
-    if grey.shape == (SIDE, SIDE) or not ink.any():
-        blank = np.zeros((SIDE, SIDE), np.uint8)
-        return (ink.round().astype(np.uint8) if ink.any() else blank), problems
-    digit, problem = place(ink, SIDE)
+    if not ink.any():
+        return np.zeros((side, side), np.uint8), problems
+    if grey.shape == (side, side):
+        return ink.round().astype(np.uint8), problems
+    digit, problem = place(ink, side, placement)
     return digit, problems + ([problem] if problem else [])
 
 
-def _decode(path: Path) -> Image.Image:
-    """The image, upright, in grey, of at most `MOST` pixels a side."""
-    with Image.open(path) as image:
+def read_grey(source: Path | bytes) -> Pixels:
+    """An image file of any size and mode, upright, in grey, of at most `MOST` pixels a side.
+
+    Where pixels are transparent see `_opaque`.
+
+    Raises:
+        DataError: it cannot be decoded, or is too large.
+    """
+    with opened(source) as image:
         image.load()
         try:
             upright = ImageOps.exif_transpose(image)
@@ -75,11 +55,7 @@ def _decode(path: Path) -> Image.Image:
             upright = image
         grey = _greyscale(upright)
         grey.thumbnail((MOST, MOST), Image.Resampling.BOX)
-        return grey
-
-
-MOST = 512
-"""Rows and columns of what is looked at: larger images are reduced."""
+        return np.asarray(grey, dtype=np.float64)
 
 
 def _greyscale(image: Image.Image) -> Image.Image:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from crnn_search.models.input_warnings import InputWarning
+
 Pixels = npt.NDArray[np.float64]
 """`(H, W)`, from 0, black, to 255, white."""
 
@@ -26,11 +28,16 @@ COARSE = 28
 STROKE = 9
 """Pixels of these: ink is narrower, a shadow is not."""
 
+EMPTY = InputWarning("empty", "there is nothing to read in it, it counts as black")
+UNEVEN_LIGHT = InputWarning(
+    "uneven_light", "its light is uneven, the sum may be wrong; use a picture without shadows"
+)
+
 MARGIN = 3
 """How many standard deviations of the border's pixels count as paper."""
 
 
-def find_ink(grey: Pixels) -> tuple[Pixels, str | None]:
+def find_ink(grey: Pixels) -> tuple[Pixels, InputWarning | None]:
     """How much ink each pixel has, white on black, stretched; and a warning or None.
 
     Whether ink is brighter or darker than its paper, and whether the paper has shadows, is seen on
@@ -49,11 +56,10 @@ def find_ink(grey: Pixels) -> tuple[Pixels, str | None]:
     ink = _without_noise(sign * (grey - paper))
     strongest = _strongest(ink)
     if strongest < LEAST_CONTRAST:
-        return np.zeros_like(ink), "there is nothing to read in it, it counts as black"
+        return np.zeros_like(ink), EMPTY
     if strongest < FULL_CONTRAST:
         ink = np.clip(ink * (255 / strongest), 0, 255)
-    light = "its light is uneven, the sum may be wrong; use a picture without shadows"
-    return ink, light if shadow else None
+    return ink, UNEVEN_LIGHT if shadow else None
 
 
 def _reduced(grey: Pixels) -> Pixels:

@@ -14,9 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crnn_search.models.digit_ink import Pixels
-
-BOX = 20
-"""Pixels of the box that a digit fills in one direction."""
+from crnn_search.models.input_warnings import InputWarning
 
 IS_INK = 0.3
 """Share of the strongest ink from which on a pixel belongs to a stroke."""
@@ -33,14 +31,38 @@ TALL = 0.25
 WIDEST = 1.35
 """The width of a digit, in heights, from which on it is more than one."""
 
-THINNEST = 3.0
-"""Width of a stroke in the box, in pixels: thinner ones are made as wide."""
+SEVERAL = InputWarning(
+    "several", "it shows more than one digit, the sum may be wrong; use a picture of each"
+)
+CUT_OFF = InputWarning(
+    "cut_off",
+    "its digit reaches the border, the sum may be wrong; use a picture with paper around it",
+)
 
-SOFT = 0.5
-"""Standard deviation, in pixels, of the blur of a stroke's border, as MNIST's digits have it."""
 
-SEVERAL = "it shows more than one digit, the sum may be wrong; use a picture of each"
-CUT_OFF = "its digit reaches the border, the sum may be wrong; use a picture with paper around it"
+class Placement(NamedTuple):
+    """How a digit is placed.
+
+    box: pixels of the square that it fills in one direction. stroke: the width of a stroke in it,
+    in pixels: thinner ones are made as wide. blur: standard deviation, in pixels, of the blur of a
+    stroke's border.
+    """
+
+    box: int
+    stroke: float
+    blur: float
+
+    def check(self, side: int) -> None:
+        """Check the values for images of `side` pixels. Raises ValueError."""
+        if not (1 <= self.box <= side and 0 <= self.stroke <= self.box and 0 < self.blur <= side):
+            raise ValueError(
+                f"a placement must have a box of 1 to {side} pixels, a stroke of 0 to the box and "
+                f"a blur above 0, got {self}"
+            )
+
+
+MNIST = Placement(box=20, stroke=3.0, blur=0.5)
+"""As MNIST's digits are placed."""
 
 
 class Part(NamedTuple):
@@ -54,7 +76,9 @@ class Part(NamedTuple):
     pixels: int
 
 
-def place(ink: Pixels, side: int) -> tuple[npt.NDArray[np.uint8], str | None]:
+def place(
+    ink: Pixels, side: int, placement: Placement
+) -> tuple[npt.NDArray[np.uint8], InputWarning | None]:
     """Ink, `(H, W)`, as an image of `side` pixels; and a warning or None.
 
     What is not ink is cut off, specks are left out, and thin strokes are widened, as MNIST's are.
@@ -71,10 +95,10 @@ def place(ink: Pixels, side: int) -> tuple[npt.NDArray[np.uint8], str | None]:
     parts = [part for part in found if part.pixels >= SPECK * largest]
     kept = np.isin(labels, [part.label for part in parts]).astype(np.uint8)
     around = cv2.dilate(kept, np.ones((3, 3), np.uint8))
-    digit = _fitted(ink * around, kept)
+    digit = _centred(_fitted(ink * around, kept, placement), side, placement.blur)
     if _several(parts):
-        return _centred(digit, side), SEVERAL
-    return _centred(digit, side), CUT_OFF if cut_off else None
+        return digit, SEVERAL
+    return digit, CUT_OFF if cut_off else None
 
 
 def _is_inside(part: Part, height: int, width: int) -> bool:
@@ -101,13 +125,13 @@ def _apart(a: int, a_size: int, b: int, b_size: int) -> bool:
     return a + a_size <= b or b + b_size <= a
 
 
-def _fitted(ink: Pixels, strokes: npt.NDArray[np.uint8]) -> Pixels:
+def _fitted(ink: Pixels, strokes: npt.NDArray[np.uint8], placement: Placement) -> Pixels:
     """The ink, cut out and fitted into the box, with strokes that are not too thin."""
     height, width = _cut(ink, strokes).shape
-    scale = BOX / max(height, width)
+    scale = placement.box / max(height, width)
     # The mean distance of a stroke's pixels to its border is a quarter of its width.
     distance = cv2.distanceTransform(np.pad(strokes, 1), cv2.DIST_L2, 3)
-    missing = THINNEST / scale - 4 * float(distance[distance > 0].mean())
+    missing = placement.stroke / scale - 4 * float(distance[distance > 0].mean())
     if missing > 1:
         size = 1 + round(missing)
         ink, strokes = np.pad(ink, size), np.pad(strokes, size)
@@ -115,7 +139,7 @@ def _fitted(ink: Pixels, strokes: npt.NDArray[np.uint8]) -> Pixels:
         ink = np.asarray(cv2.dilate(ink, kernel), float)
         strokes = np.asarray(cv2.dilate(strokes, kernel), np.uint8)
     cut = _cut(ink, strokes)
-    scale = BOX / max(cut.shape)
+    scale = placement.box / max(cut.shape)
     height, width = (max(1, round(side * scale)) for side in cut.shape)
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     fitted = np.asarray(cv2.resize(cut, (width, height), interpolation=how), float)
@@ -128,7 +152,7 @@ def _cut(ink: Pixels, strokes: npt.NDArray[np.uint8]) -> Pixels:
     return ink[y : y + height, x : x + width]
 
 
-def _centred(digit: Pixels, side: int) -> npt.NDArray[np.uint8]:
+def _centred(digit: Pixels, side: int, blur: float) -> npt.NDArray[np.uint8]:
     """The digit with its centre of mass, to the next pixel, in the centre of a black image."""
     moments = cv2.moments(digit)
     image = np.zeros((side, side), np.uint8)
@@ -138,5 +162,5 @@ def _centred(digit: Pixels, side: int) -> npt.NDArray[np.uint8]:
         for middle, size in zip(centre, digit.shape, strict=True)
     )
     image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit.round()
-    soft = cv2.GaussianBlur(image, (0, 0), SOFT, borderType=cv2.BORDER_CONSTANT)
+    soft = cv2.GaussianBlur(image, (0, 0), blur, borderType=cv2.BORDER_CONSTANT)
     return np.asarray(soft * (255 / soft.max())).round().astype(np.uint8)

@@ -16,6 +16,16 @@ class ModelFolder:
     root: Path
 
     @property
+    def example(self) -> Path:
+        """A few sequences, in the arrays of a data set."""
+        return self.root / "example.npz"
+
+    @property
+    def ensemble(self) -> Path:
+        """The mean of several networks, as ONNX."""
+        return self.root / "ensemble.onnx"
+
+    @property
     def config(self) -> Path:
         return self.root / "config.json"
 

@@ -6,77 +6,107 @@ Shapes: `B` sequences, `T` time steps, `N` = `B·T` images, `D` features, `H` wi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from crnn_search.data.task_info import TaskInfo
-from crnn_search.models.predictor import (
+import crnn_search
+from crnn_search.models.info import ModelInfo
+from crnn_search.models.onnx_file import (
+    CONFIG,
     EXAMPLE_PREDICTIONS,
-    TASK,
+    INFO,
     example,
-    onnx_session,
-    output_name,
-    run_onnx,
-    shape_text,
+    open_session,
+    output_names,
+    run,
 )
+from crnn_search.models.predictor import shape_text
 from crnn_search.training.model import CRNN
 
 OPSET, IR_VERSION = 17, 8
 """ONNX of 2022: it has every operator used here, and all later runtimes read it."""
 
 
-def build(model: CRNN, task: TaskInfo, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The graph of a network with its weights: the contract of `predictor`.
+def build(networks: Sequence[CRNN], info: ModelInfo) -> onnx.ModelProto:
+    """The graph of a network, or of the mean of several, with its weights.
 
-    model: float32, on the CPU. metadata: properties of the file, beside the task and the
-    predictions of an example.
+    It keeps the contract of `predictor`. networks: float32, on the CPU, of one task.
     """
-    shape, output = shape_text(model.shape)[1:-1], output_name(task)
+    shape, outputs = shape_text(info.task.shape)[1:-1], output_names(info.task)
+    prefixes = [""] if len(networks) == 1 else [f"network_{k}_" for k in range(len(networks))]
+    nodes = [line for pair in zip(networks, prefixes, strict=True) for line in _nodes(*pair)]
+    for output, name in zip(outputs, ("last", "running"), strict=True):
+        found = ", ".join(f"{prefix}{name}" for prefix in prefixes)
+        nodes.append(f"{output} = Mean ({found})")
     graph = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}], producer_name: "crnn-search">'
-        f"crnn (float[{shape}] images, int64[B] lengths) => (float[B] {output}) {{"
-        + "\n".join([*_nodes(model), f"{output} = Squeeze (output, axis_1)"])
-        + "}"
+        f"crnn (float[{shape}] images, int64[B] lengths) "
+        f"=> (float[B] {outputs[0]}, float[B, T] {outputs[1]}) {{" + "\n".join(nodes) + "}"
     )
-    for name, weights in _weights(model).items():
-        graph.graph.initializer.append(numpy_helper.from_array(weights.numpy(), name))
+    for network, prefix in zip(networks, prefixes, strict=True):
+        for name, weights in _weights(network).items():
+            graph.graph.initializer.append(numpy_helper.from_array(weights.numpy(), prefix + name))
     onnx.checker.check_model(graph, full_check=True)
-    found = run_onnx(onnx_session(graph.SerializeToString()), *example(model.shape)).tolist()
-    own = {TASK: json.dumps(task.to_dict()), EXAMPLE_PREDICTIONS: json.dumps(found)}
-    onnx.helper.set_model_props(graph, {**metadata, **own})
+    images, lengths = example(info.task.shape)
+    running = run(open_session(graph.SerializeToString()), images, lengths)
+    metadata = {
+        CONFIG: json.dumps(info.config.to_dict()),
+        INFO: json.dumps(info.to_dict()),
+        EXAMPLE_PREDICTIONS: json.dumps(running[np.arange(len(lengths)), lengths - 1].tolist()),
+        "crnn_search_version": crnn_search.__version__,
+    }
+    onnx.helper.set_model_props(graph, metadata)
     return graph
 
 
-def _nodes(model: CRNN) -> list[str]:
-    """The operators up to `output`, `(B, 1)`, one a line; weights are known by name.
+def _nodes(model: CRNN, prefix: str) -> list[str]:
+    """The operators up to `last`, `(B,)`, and `running`, `(B, T)`, one a line.
 
-    A GRU that is given the lengths stops each sequence at its own: it never reads the padding.
+    Weights are known by name. A GRU that is given the lengths stops each sequence at its own: it
+    never reads the padding.
     """
-    x, nodes = "pixels", ["pixels = Reshape (images, image_shape)"]
-    for name, layer in model.encoder.named_children():
-        nodes.append(_layer(f"encoder_{name}", layer, x))
-        x = f"encoder_{name}"
+
+    def name(text: str) -> str:
+        return prefix + text
+
+    x, nodes = name("pixels"), [f"{name('pixels')} = Reshape (images, {name('image_shape')})"]
+    for layer_name, layer in model.encoder.named_children():
+        nodes.append(_layer(name(f"encoder_{layer_name}"), layer, x))
+        x = name(f"encoder_{layer_name}")
     nodes += [
-        "batch_and_steps = Shape <start = 0, end = 2> (images)",
-        "features_shape = Concat <axis = 0> (batch_and_steps, feature_size)",
-        f"batch_first = Reshape ({x}, features_shape)",
-        "features = Transpose <perm = [1, 0, 2]> (batch_first)",
-        f"lengths_32 = Cast <to = {TensorProto.INT32}> (lengths)",
+        f"{name('batch_and_steps')} = Shape <start = 0, end = 2> (images)",
+        f"{name('features_shape')} = Concat <axis = 0> "
+        f"({name('batch_and_steps')}, {name('feature_size')})",
+        f"{name('batch_first')} = Reshape ({x}, {name('features_shape')})",
+        f"{name('features')} = Transpose <perm = [1, 0, 2]> ({name('batch_first')})",
+        f"{name('lengths_32')} = Cast <to = {TensorProto.INT32}> (lengths)",
     ]
-    x = "features"
+    x = name("features")
     for index, width in enumerate(model.spec.gru_sizes):
-        name, inputs = f"gru_{index}", f"{x}, W_{index}, R_{index}, B_{index}, lengths_32"
+        gru = name(f"gru_{index}")
+        weights = ", ".join(name(f"{letter}_{index}") for letter in "WRB")
         # With linear_before_reset the second bias is inside the reset gate, as in PyTorch.
         operator = f"GRU <hidden_size = {width}, linear_before_reset = 1>"
-        nodes.append(f"{name}_all, {name}_last = {operator} ({inputs})")
-        nodes.append(f"{name} = Squeeze ({name}_all, axis_1)")
-        x = name
-    nodes.append(f"state = Squeeze ({x}_last, axis_0)")
-    return [*nodes, _layer("output", model.output, "state")]
+        inputs = f"{x}, {weights}, {name('lengths_32')}"
+        nodes.append(f"{gru}_all, {gru}_last = {operator} ({inputs})")
+        nodes.append(f"{gru} = Squeeze ({gru}_all, {name('axis_1')})")
+        x = gru
+    return [
+        *nodes,
+        f"{name('state')} = Squeeze ({x}_last, {name('axis_0')})",
+        _layer(name("output"), model.output, name("state")),
+        f"{name('last')} = Squeeze ({name('output')}, {name('axis_1')})",
+        f"{name('states')} = Transpose <perm = [1, 0, 2]> ({x})",
+        f"{name('columns')} = Transpose <perm = [1, 0]> ({name('output_weight')})",
+        f"{name('products')} = MatMul ({name('states')}, {name('columns')})",
+        f"{name('sums')} = Add ({name('products')}, {name('output_bias')})",
+        f"{name('running')} = Squeeze ({name('sums')}, {name('axis_2')})",
+    ]
 
 
 def _layer(name: str, layer: nn.Module, x: str) -> str:
@@ -119,6 +149,7 @@ def _weights(model: CRNN) -> dict[str, Tensor]:
         "feature_size": torch.tensor([model.feature_size]),
         "axis_0": torch.tensor([0]),
         "axis_1": torch.tensor([1]),
+        "axis_2": torch.tensor([2]),
     }
 
 

@@ -24,7 +24,7 @@ from crnn_search.pipeline.budget_check import check_budget
 from crnn_search.pipeline.hooks import NO_HOOKS, HookRunner, Hooks
 from crnn_search.pipeline.manifest import UNLIMITED, Manifest
 from crnn_search.pipeline.source import digests, fit_to, keep, open_again, open_source
-from crnn_search.results import report
+from crnn_search.results import exported, report
 from crnn_search.results.schema import Report
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.sections import MAX_TRIALS
@@ -259,6 +259,6 @@ def _report(run: RunFolder, progress: Progress, source: Source) -> Report:
         task = source.load(test=True)
         result = report.write_report(run, task)
         progress.doing("export: " + ", ".join(FORMATS))
-        export_winner(run, FORMATS, task)
+        export_winner(run, FORMATS, task, exported.metrics(run))
         stages.record(run, stages.FINISHED, (run.space, run.manifest, run.journal))
     return result

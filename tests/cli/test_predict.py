@@ -47,7 +47,7 @@ def test_predict_refuses_a_model_of_other_images(crnn_search: CommandLine, tmp_p
     Image.new("L", (28, 28)).save(image)
     done = crnn_search("predict", str(model), str(image))
     assert (done.code, done.out) == (2, "")
-    assert "images must have the shape (B, T, 3, 32, 40), got (1, 1, 1, 28, 28)" in done.err
+    assert "images must have the shape (B, T, 3, 32, 40), got (1, 1, 1, 32, 32)" in done.err
 
 
 def test_predict_reads_images(crnn_search: CommandLine, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_predict_reads_images(crnn_search: CommandLine, tmp_path: Path) -> None:
     Image.new("L", (28, 28)).save(image)
     broken.write_bytes(b"no picture")
     done = crnn_search("predict", str(model), str(image), str(image))
-    assert (done.code, done.out) == (0, f"{image}: 0.00\n" * 2)
+    assert (done.code, done.out) == (0, f"{image}: 0.00\n" * 2 + "sum: 0.00\n")
     nothing = f"warning: {image}: there is nothing to read in it, it counts as black\n"
     assert done.err == nothing * 2
     for path in (broken, tmp_path / "missing.png"):
@@ -84,7 +84,7 @@ def test_predict_prints_an_own_target_in_its_unit(
     model, image = constant_model(tmp_path / "m.safetensors", task, value), tmp_path / "a.png"
     Image.new("RGB", (24, 16)).save(image)
     done = crnn_search("predict", str(model), *[str(image)] * 3)
-    assert done == Done(0, f"{image}: {printed}\n" * 3, "")
+    assert done == Done(0, f"{image}: {printed}\n" * 3 + f"growth: {printed}\n", "")
 
 
 def test_predict_notes_images_that_it_resized(crnn_search: CommandLine, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_predict_notes_images_that_it_resized(crnn_search: CommandLine, tmp_path
     for path, size in ((fits, (24, 16)), (large, (640, 480)), (small, (3, 2))):
         Image.new("L", size).save(path)
     done = crnn_search("predict", str(model), str(fits), str(large), str(small))
-    assert (done.code, len(done.out.splitlines())) == (0, 3)
+    assert (done.code, len(done.out.splitlines())) == (0, 4)
     assert done.err == (
         "note: 2 of 3 images were resized to 16 × 24 pixels (rows × columns); the first was "
         f"{large}, 480 × 640\n"

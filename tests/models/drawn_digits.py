@@ -1,13 +1,23 @@
-"""Pictures of digits that this project draws: fonts and pen strokes, on paper of many kinds."""
+"""Pictures of digits that this project draws: fonts and pen strokes, on paper of many kinds.
+
+`python -m tests.models.drawn_digits` draws `examples/digits`, and prepares them for
+`crnn_search/models/example_digits.npz`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from torch import Tensor
+
+from crnn_search.data.mnist_sums import MnistSource
+from crnn_search.models.preprocessing import Preprocessing
 
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono-Oblique", "STIXGeneral")
 
@@ -158,3 +168,53 @@ def _light(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     if kind == 3:
         return np.asarray(1 - 0.35 * ((x**2 + y**2) / 2))
     return np.where(along > rng.uniform(0.2, 0.8), 0.6, 1.0)
+
+
+PREPROCESSING = Preprocessing.of(MnistSource(max_digits=8).info)
+
+
+def read_digit(path: Path, on_warning: Callable[[str], None] = lambda text: None) -> Tensor:
+    """A picture as `make search`'s networks take it, uint8 `(28, 28)`."""
+    prepared = PREPROCESSING.read(path, str(path))
+    for warning in prepared.warnings:
+        on_warning(str(warning))
+    return torch.from_numpy(prepared.pixels[0])
+
+
+EXAMPLES = Path("examples/digits")
+PREPARED = Path("crnn_search/models/example_digits.npz")
+EXAMPLE_SEQUENCES = ((7, 2, 5), (4, 0, 9, 1), (3, 8, 6, 2, 7))
+
+
+def draw_examples(folder: Path) -> None:
+    """Write the pictures of `EXAMPLE_SEQUENCES`, small ones, with `metadata.csv`."""
+    rng = np.random.default_rng(38)
+    lines = ["file_name,sequence,sum"]
+    for name, digits in zip("abc", EXAMPLE_SEQUENCES, strict=True):
+        for place, digit in enumerate(digits, start=1):
+            glyph = _glyph(digit, rng, int(rng.integers(40, 80)))
+            drawn = _save(folder / f"{name}{place}_{digit}", np.pad(glyph, 16), rng)
+            image = Image.open(drawn)
+            upright = ImageOps.exif_transpose(image).convert("RGB").quantize(64)
+            drawn.unlink()
+            upright.save(folder / f"{name}{place}_{digit}.png", optimize=True)
+            lines.append(f"{name}{place}_{digit}.png,{name},{sum(digits)}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+def prepared_examples(folder: Path) -> dict[str, np.ndarray]:
+    """The pictures as MNIST has them, in the arrays of a data set."""
+    lengths = [len(digits) for digits in EXAMPLE_SEQUENCES]
+    images = np.zeros((len(lengths), max(lengths), 28, 28), np.uint8)
+    for row, (name, digits) in enumerate(zip("abc", EXAMPLE_SEQUENCES, strict=True)):
+        for place, digit in enumerate(digits):
+            file = folder / f"{name}{place + 1}_{digit}.png"
+            images[row, place] = PREPROCESSING.read(file, file.name).pixels[0]
+    targets = [float(sum(digits)) for digits in EXAMPLE_SEQUENCES]
+    return {"images": images, "lengths": np.array(lengths), "targets": np.array(targets)}
+
+
+if __name__ == "__main__":
+    EXAMPLES.mkdir(exist_ok=True)
+    draw_examples(EXAMPLES)
+    np.savez_compressed(PREPARED, allow_pickle=False, **prepared_examples(EXAMPLES))

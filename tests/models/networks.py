@@ -20,9 +20,11 @@ from crnn_search.hyperparameters import (
     TrainingSpec,
     TrialConfig,
 )
-from crnn_search.models.export import TrainedModel, export
+from crnn_search.models.export import Examples, TrainedModel, export
 from crnn_search.models.folder import ModelFolder
-from crnn_search.models.predictor import Predictor
+from crnn_search.models.info import ModelInfo
+from crnn_search.models.predictor import Floats, Lengths, Predictor
+from crnn_search.models.preprocessing import Preprocessing
 from crnn_search.training.model import CRNN
 
 SPECS = {
@@ -40,7 +42,6 @@ COLOUR = TaskInfo(
     "clips", "c0ffee/drop", "growth", ImageShape(3, 16, 24), 6, unit="µm", center=5e6, scale=2e5
 )
 GREY = TaskInfo("gauges", "bad/first", "pressure", ImageShape(1, 8, 8), 6, center=-3e-6, scale=1e-6)
-INFO = {"task": SUMS.to_dict(), "seed": 3}
 
 
 def images_of(shape: ImageShape) -> Tensor:
@@ -69,9 +70,24 @@ def network(spec: ModelSpec, task: TaskInfo = SUMS) -> CRNN:
 
 def write(spec: ModelSpec, folder: Path, *formats: str, task: TaskInfo = SUMS) -> dict[str, float]:
     """Export the network of a spec; returns what `export` returns."""
-    info = INFO | {"task": task.to_dict()}
-    model = TrainedModel(network(spec, task), TrialConfig(spec, TrainingSpec()), info)
-    return export(model, ModelFolder(folder), formats, images_of(task.shape), TABLE)
+    model = TrainedModel(network(spec, task), info_of(spec, task))
+    return export(model, ModelFolder(folder), formats, examples_of(task))
+
+
+def info_of(spec: ModelSpec, task: TaskInfo = SUMS) -> ModelInfo:
+    """What is known of the network of a spec."""
+    config = TrialConfig(spec, TrainingSpec())
+    return ModelInfo(config, task, Preprocessing.of(task), training={"seed": 3})
+
+
+def examples_of(task: TaskInfo) -> Examples:
+    """Random images in the sequences of `TABLE`."""
+    return Examples(images_of(task.shape), TABLE, shipped=3)
+
+
+def predict(predictor: Predictor, images: Tensor, lengths: Tensor) -> Tensor:
+    """The predictions for padded sequences, `(B,)`."""
+    return torch.from_numpy(predictor(images.numpy(), lengths.numpy()))
 
 
 def sequences(
@@ -101,11 +117,11 @@ def one_by_one(model: CRNN, images: Tensor, lengths: Tensor) -> Tensor:
 def recording(predictor: Predictor, shapes: list[tuple[int, ...]]) -> Predictor:
     """The same predictor, which lists the shapes of its images."""
 
-    def predict(images: Tensor, lengths: Tensor) -> Tensor:
+    def function(images: Floats, lengths: Lengths) -> Floats:
         shapes.append(tuple(images.shape))
-        return predictor(images, lengths)
+        return predictor.function(images, lengths)
 
-    return replace(predictor, predictions=predict)
+    return replace(predictor, function=function)
 
 
 def own_task(info: TaskInfo, sequences: int = 300, longest: int = 6) -> OwnSequences:

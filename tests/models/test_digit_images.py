@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crnn_search.errors import ImageError
-from crnn_search.models.digit_images import read_digit
 from tests.models.altered import altered
-from tests.models.drawn_digits import draw_all, draw_double, draw_empty
+from tests.models.drawn_digits import draw_all, draw_double, draw_empty, read_digit
 
 
 def a_digit() -> npt.NDArray[np.uint8]:

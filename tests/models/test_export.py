@@ -16,6 +16,7 @@ import torch
 
 from crnn_search import __version__
 from crnn_search.data import digits as tables
+from crnn_search.data.arrays import read_npz
 from crnn_search.data.digits import Digits
 from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.data.task_info import TaskInfo
@@ -23,6 +24,8 @@ from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import ModelSpec, TrainingSpec, TrialConfig
 from crnn_search.models import export, onnx_graph, predictor
 from crnn_search.models.folder import FORMATS, ModelFolder
+from crnn_search.models.info import ModelInfo
+from crnn_search.models.pixel_ranges import PixelRanges
 from crnn_search.models.readme import readme
 from crnn_search.storage import stages
 from crnn_search.storage.files import write_json
@@ -33,73 +36,128 @@ from tests.models.conftest import FolderOf
 from tests.models.networks import (
     COLOUR,
     GREY,
-    IMAGES,
-    INFO,
     SPECS,
     SUMS,
     TABLE,
+    examples_of,
+    images_of,
+    info_of,
     network,
     one_by_one,
     own_task,
+    predict,
     recording,
     sequences,
     write,
 )
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
 def test_onnx_file_has_metadata_and_no_external_data(folder: Path) -> None:
-    model = onnx.load(folder / "model.onnx")
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    config = TrialConfig(SPECS["embedding"], TrainingSpec())
-    assert json.loads(metadata["config"]) == config.to_dict()
-    assert TaskInfo.from_dict(json.loads(metadata["task"])) == SUMS
-    assert "white on black" in metadata["preprocessing"]
+    metadata = metadata_of(folder / "model.onnx")
+    info = info_of(SPECS["embedding"])
+    assert json.loads(metadata["config"]) == info.config.to_dict()
+    assert json.loads(metadata["info"]) == info.to_dict()
     assert metadata["crnn_search_version"] == __version__
+    model = onnx.load(folder / "model.onnx")
     assert not any(weight.external_data for weight in model.graph.initializer)
 
 
 def test_folder_has_models_configuration_and_readme(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "config.json", "model.onnx", "model.safetensors"
+        "README.md", "config.json", "example.npz", "model.onnx", "model.safetensors"
     }  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
-    preprocessing = config["info"]["preprocessing"]
-    assert (
-        "fitted into 20 × 20 pixels, its centre of mass in the centre of 28 × 28" in preprocessing
-    )
-    assert config["info"] == INFO | {"preprocessing": preprocessing}
-    assert TrialConfig.from_dict(config["config"]).model == SPECS["embedding"]
+    info = info_of(SPECS["embedding"])
+    assert config == {"config": info.config.to_dict(), "info": info.to_dict()}
+    assert config["info"]["preprocessing"]["placement"] == {"box": 20, "stroke": 3.0, "blur": 0.5}
     text = (folder / "README.md").read_text()
     assert "sequences of 1 to 8 images" in text
-    assert set(re.findall(r"model\.\w+", text)) == {"model.onnx", "model.safetensors"}
+    assert set(re.findall(r"(?:model|ensemble)\.(?:onnx|safe\w+)", text)) == {
+        "model.onnx",
+        "model.safetensors",
+    }
 
 
-def test_files_state_the_task_and_how_images_are_prepared(folder_of: FolderOf) -> None:
-    folder = folder_of("embedding", COLOUR)
-    properties = onnx.load(folder / "model.onnx").metadata_props
-    metadata = {entry.key: entry.value for entry in properties}
-    metadata["task"] = json.loads(metadata["task"])
-    for info in (
-        json.loads((folder / "config.json").read_text())["info"],
-        checkpoint.load_model(folder / "model.safetensors")[2],
-        metadata,
-    ):
-        assert TaskInfo.from_dict(info["task"]) == COLOUR
-        assert info["preprocessing"] == (
-            "turned as the EXIF data say; 16 bits a channel divided by 257; transparent pixels "
-            "white; converted to RGB; resized to 16 × 24 pixels (rows × columns) with the Lanczos "
-            "filter, proportions not kept; divided by 255"
-        )
+def test_files_state_all_that_is_known(folder_of: FolderOf, tmp_path: Path) -> None:
+    spec = SPECS["embedding"]
+    info = replace(
+        info_of(spec, COLOUR),
+        pixels=PixelRanges.of(images_of(COLOUR.shape).numpy()),
+        metrics=METRICS,
+        training={"seed": 3, "git_commit": "abc"},
+    )
+    model = export.TrainedModel(network(spec, COLOUR), info)
+    export.export(model, ModelFolder(tmp_path), FORMATS, examples_of(COLOUR))
+    for name in FORMATS:
+        assert predictor.load(tmp_path / f"model.{name}").info == info
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert ModelInfo.from_dict(info.config, values["info"]) == info
+    assert info.preprocessing.describe() == [
+        "turned as the EXIF data say",
+        "16 bits a channel divided by 257",
+        "transparent pixels white",
+        "converted to RGB",
+        "resized to 16 × 24 pixels (rows × columns) with the Lanczos filter, proportions not kept",
+        "divided by 255",
+    ]
+
+
+METRICS = {
+    "sequences": 1200, "rmse": 0.6254, "rmse_interval": [0.5, 0.75], "mae": 0.25, "r2": 0.99,
+    "rmse_by_length": {"1": 0.2, "2–6": 0.7},
+    "rmse_interval_by_length": {"1": None, "2–6": [0.6, 0.8]},
+    "mae_by_length": {"1": 0.1, "2–6": 0.3},
+    "baseline_rmse": {"mean_guess": 11.85},
+}  # fmt: skip
+
+
+def test_an_ensemble_is_the_mean_of_its_networks(tmp_path: Path) -> None:
+    spec = SPECS["2016"]
+    networks = [network(spec) for _ in range(3)]
+    for seed, other in enumerate(networks[1:]):
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(other.output.weight)
+    info = replace(info_of(spec), metrics=METRICS)
+    whole = replace(info, networks=3, metrics=METRICS | {"rmse": 0.5432})
+    model = export.TrainedModel(networks[0], info, (networks, whole))
+    found = export.export(model, ModelFolder(tmp_path), FORMATS, examples_of(SUMS))
+    assert found.keys() == {"safetensors", "onnx", "ensemble"}
+    images, lengths = sequences(4, 6)
+    each = torch.stack([one_by_one(one, images, lengths) for one in networks])
+    assert each.std(0).min() > 0.01
+    ensemble = predictor.load(tmp_path / "ensemble.onnx")
+    assert ensemble.info == whole
+    mean = predict(ensemble, images, lengths)
+    torch.testing.assert_close(mean, each.mean(0), rtol=0, atol=1e-4)
+    one = predict(predictor.load(tmp_path / "model.onnx"), images, lengths)
+    torch.testing.assert_close(one, each[0], rtol=0, atol=1e-4)
+    text = (tmp_path / "README.md").read_text()
+    assert "| RMSE | 0.6254 (0.5 to 0.75) | 0.5432 (0.5 to 0.75) |" in text
+    assert "the mean of 3 networks that differ in their seed" in text
+    assert "takes 3 times the time and the space" in text
+
+
+def test_example_of_an_own_task_are_its_first_sequences(folder_of: FolderOf) -> None:
+    for task in (COLOUR, GREY):
+        data = read_npz(folder_of("embedding", task) / "example.npz")
+        np.testing.assert_array_equal(np.asarray(data.lengths), TABLE.lengths[:3])
+        np.testing.assert_array_equal(np.asarray(data.targets), TABLE.targets[:3])
+        images = images_of(task.shape)[TABLE.indices[:3].long()].numpy()
+        np.testing.assert_array_equal(data.pixels(), images)
 
 
 def test_readme_of_an_own_task(folder_of: FolderOf) -> None:
     words = " ".join((folder_of("embedding", COLOUR) / "README.md").read_text().split())
     for text in (
         "# A network that predicts `growth` (`µm`)",
-        "the data set `clips`, on sequences of 1 to 6 images.",
-        "`images`: float32 (B, T, 3, 16, 24), pixels from 0 to 1.",
+        "the data set `clips`, on sequences of 1 to 6 images:",
+        "`images`: float32 (B, T, 3, 16, 24), pixels from 0 to 1;",
         "`prediction`: float32 (B,), the predicted `growth` (`µm`), not standardised.",
-        "prepares them so: - turned as the EXIF data say - 16 bits a channel",
+        "metadata says: - turned as the EXIF data say - 16 bits a channel",
         "- converted to RGB - resized to 16 × 24 pixels (rows × columns) with the Lanczos filter,",
     ):
         assert text in words
@@ -111,10 +169,11 @@ def test_readme_of_an_own_task(folder_of: FolderOf) -> None:
 
 def test_odd_names_do_not_break_the_readme() -> None:
     task = replace(COLOUR, name="# `a`\n# b", target="<b>`*x*`\n\n# y", unit="`\x1b[31m")
-    lines = readme(TrialConfig(SPECS["2016"], TrainingSpec()), task).splitlines()
+    spec = SPECS["2016"]
+    lines = readme(network(spec, task), info_of(spec, task)).splitlines()
     assert lines[0] == "# A network that predicts `<b>'*x*'` (`'\\x1b[31m`)"
     headings = [line for line in lines if line.startswith("#")]
-    assert headings[1:] == ["## Contract", "## Use", "## Files"]
+    assert headings[1:] == ["## Results", "## Contract", "## Use", "## Files", "## Weights"]
 
 
 @pytest.mark.parametrize("task", [SUMS, COLOUR, GREY], ids=lambda task: task.name)
@@ -125,15 +184,21 @@ def test_readme_code_runs(
     task: TaskInfo,
 ) -> None:
     folder = folder_of("embedding", task)
-    (code,) = re.findall("```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert "crnn_search" not in code
-    monkeypatch.chdir(folder)
-    exec(code, {})
-    images, lengths = torch.zeros(2, 5, *task.shape), torch.tensor([5, 3])
+    codes = re.findall("```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert ["crnn_search" in code for code in codes] == [False, True]
+    with np.load(folder / "example.npz") as example:
+        pixels, lengths = example["images"], torch.from_numpy(example["lengths"])
+        targets = example["targets"]
+    pixels = pixels[:, :, None] if pixels.ndim == 4 else np.moveaxis(pixels, -1, 2)
+    images = torch.from_numpy(pixels).float() / 255
     expected = one_by_one(network(SPECS["embedding"], task), images, lengths).tolist()
-    printed = capsys.readouterr().out.strip("[]\n ").split()
-    found = [float(number) for number in printed]
-    assert found == pytest.approx(expected, rel=1e-6, abs=1e-3 * task.scale)
+    monkeypatch.chdir(folder)
+    for code in codes:
+        exec(code, {})
+        printed = re.findall(r"[-\d.e+]+", capsys.readouterr().out)
+        found = [float(number) for number in printed]
+        wanted = pytest.approx([*expected, *targets], rel=1e-5, abs=1e-3 * task.scale)
+        assert found == wanted
 
 
 def test_wrong_gates_are_refused_and_nothing_is_written(
@@ -141,7 +206,8 @@ def test_wrong_gates_are_refused_and_nothing_is_written(
 ) -> None:
     monkeypatch.setattr(onnx_graph, "_gates", lambda weights: weights.unsqueeze(0))
     with pytest.raises(
-        RunError, match=r"the onnx file's predictions differ from .* up to \d.*, more than 0\.001"
+        RunError,
+        match=r"the predictions of model\.onnx differ from .* up to \d.*, more than 0\.001",
     ):
         write(SPECS["2016"], tmp_path / "model", "safetensors", "onnx")
     assert list(tmp_path.iterdir()) == []
@@ -154,7 +220,7 @@ def test_a_refused_export_leaves_earlier_files(
     (tmp_path / "model.onnx").write_text("an earlier one")
     monkeypatch.setitem(predictor._READERS, "onnx", shifted(predictor._READERS["onnx"], offset))
     with pytest.raises(
-        RunError, match=r"the onnx file's predictions differ .* by up to (0\.002|nan)"
+        RunError, match=r"the predictions of model\.onnx differ .* by up to (0\.002|nan)"
     ):
         write(SPECS["2016"], tmp_path, "onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -166,7 +232,8 @@ def shifted(
 ) -> Callable[[Path], predictor.Predictor]:
     def read(path: Path) -> predictor.Predictor:
         predictor = reader(path)
-        return replace(predictor, predictions=lambda *inputs: predictor(*inputs) + offset)
+        function = predictor.function
+        return replace(predictor, function=lambda *inputs: function(*inputs) + np.float32(offset))
 
     return read
 
@@ -206,15 +273,14 @@ def test_export_returns_the_largest_difference_of_each_format(tmp_path: Path) ->
 
 
 def test_export_does_not_change_the_network(tmp_path: Path) -> None:
-    spec, info = SPECS["pooling_3"], {"task": SUMS.to_dict()}
-    model = export.TrainedModel(network(spec).train(), TrialConfig(spec, TrainingSpec()), info)
+    spec = SPECS["pooling_3"]
+    model = export.TrainedModel(network(spec).train(), info_of(spec))
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    export.export(model, ModelFolder(tmp_path), ["onnx"], IMAGES, TABLE)
+    export.export(model, ModelFolder(tmp_path), ["onnx"], examples_of(SUMS))
     assert model.network.training
     assert all(parameter.requires_grad for parameter in model.network.parameters())
     after = model.network.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert info == {"task": SUMS.to_dict()}
 
 
 def retrained(root: Path, network: CRNN, config: TrialConfig, task: TaskInfo) -> RunFolder:
@@ -222,24 +288,38 @@ def retrained(root: Path, network: CRNN, config: TrialConfig, task: TaskInfo) ->
     run = RunFolder(root)
     path = run.retrained_models / "first.safetensors"
     checkpoint.save_model(path, network, config, {"task": task.to_dict()})
-    entries = [{"file": "retrained/first.safetensors"}, {"file": "retrained/second.safetensors"}]
+    other = run.retrained_models / "second.safetensors"
+    with torch.no_grad():
+        network.output.bias.add_(2 * task.scale)
+        checkpoint.save_model(other, network, config, {"task": task.to_dict()})
+        network.output.bias.sub_(2 * task.scale)
+    entries = [{"file": f"retrained/{file.name}"} for file in (path, other)]
     write_json(run.retrained, {"winner": entries})
-    stages.record(run, stages.RETRAIN, [run.retrained, path])
+    stages.record(run, stages.RETRAIN, [run.retrained, path, other])
     return run
 
 
 def test_a_run_exports_its_winner_of_the_first_seed(
     tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "TEST_SEQUENCES", 1200)
+    monkeypatch.setattr(tables, "TEST_SEQUENCES", 120)
+    monkeypatch.setattr(export, "EXPORT_CHECK_SEQUENCES", 100)
     model, config = network(SPECS["embedding"]), TrialConfig(SPECS["embedding"], TrainingSpec())
     run = retrained(tmp_path, model, config, SUMS)
     task = MnistSums(digits, max_digits=8)
-    assert len(export.check_table(task)) == 1000
-    assert set(export.export_winner(run, ["onnx"], task)) == {"onnx"}
+    assert len(export.check_table(task)) == 100
+    metrics = {"model": METRICS, "ensemble": METRICS | {"rmse": 0.5}}
+    assert set(export.export_winner(run, ["onnx"], task, metrics)) == {"onnx", "ensemble"}
     images, lengths = sequences(2, 3)
-    sums = predictor.load(run.root)(images, lengths)
-    torch.testing.assert_close(sums, one_by_one(model, images, lengths), rtol=0, atol=1e-4)
+    winner, ensemble = predictor.load(run.root), predictor.load(run.model / "ensemble.onnx")
+    expected = one_by_one(model, images, lengths)
+    torch.testing.assert_close(predict(winner, images, lengths), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(predict(ensemble, images, lengths), expected + 1, rtol=0, atol=1e-4)
+    assert (winner.info.networks, winner.info.metrics["rmse"]) == (1, 0.6254)
+    assert (ensemble.info.networks, ensemble.info.metrics["rmse"]) == (2, 0.5)
+    assert winner.info.pixels is not None
+    low, high = winner.info.pixels.mean
+    assert low < task.images[: tables.TRAINING_IMAGES].float().mean() / 255 < high
 
 
 SMALL = TrialConfig(
@@ -261,11 +341,13 @@ def test_a_trained_network_is_scored_in_the_unit_without_this_package(
     assert reported is not None
     state.model.scale_output(task.info.center, task.info.scale)
     run = retrained(tmp_path, state.model, SMALL, task.info)
-    export.export_winner(run, ["onnx"], task)
+    export.export_winner(run, ["onnx"], task, {})
     session = onnxruntime.InferenceSession(run.model / "model.onnx")
     images, lengths = (value.name for value in session.get_inputs())
-    (output,) = (value.name for value in session.get_outputs())
-    assert (images, lengths, output) == ("images", "lengths", "prediction")
+    output, running = (value.name for value in session.get_outputs())
+    assert (images, lengths, output, running) == (
+        "images", "lengths", "prediction", "running_prediction"
+    )  # fmt: skip
     table = task.validation_table()
     pixels = task.images.numpy()[table.indices.numpy()] / np.float32(255)
     inputs = {images: pixels, lengths: table.lengths.numpy()}
@@ -296,8 +378,8 @@ def test_exported_files_are_checked_on_few_pixels_at_once(
     run = retrained(
         tmp_path, network(spec, task.info), TrialConfig(spec, TrainingSpec()), task.info
     )
-    export.export_winner(run, ["onnx"], task)
-    assert sum(shape[0] for shape in shapes) == len(table)
+    export.export_winner(run, ["onnx"], task, {})
+    assert sum(shape[0] for shape in shapes) == 2 * len(table)  # of model.onnx and the ensemble
     assert max(shape[0] * shape[1] for shape in shapes) <= 30
     monkeypatch.setattr(export, "EXPORT_CHECK_PIXELS", 0)
     assert len(export.check_table(task)) == 1

@@ -19,7 +19,8 @@ from crnn_search.hyperparameters import ImageShape
 from crnn_search.models import predictor as predictors
 from crnn_search.models.folder import FORMATS
 from crnn_search.models.model import Model
-from crnn_search.models.predictor import Predictor, load, running_predictions, tolerance
+from crnn_search.models.predictor import Predictor, load, tolerance
+from crnn_search.models.torch_file import predictor_of
 from tests.models.conftest import FolderOf
 from tests.models.networks import (
     COLOUR,
@@ -28,8 +29,10 @@ from tests.models.networks import (
     SPECS,
     SUMS,
     images_of,
+    info_of,
     network,
     one_by_one,
+    predict,
     recording,
     sequences,
     write,
@@ -47,9 +50,8 @@ def test_sums_equal_those_of_each_sequence_alone(
     folder: Path, file_format: str, shape: tuple[int, int]
 ) -> None:
     images, lengths = sequences(*shape)
-    sums = load(folder / f"model.{file_format}")(images, lengths)
+    sums = predict(load(folder / f"model.{file_format}"), images, lengths)
     assert sums.dtype == torch.float32
-    assert not sums.requires_grad
     expected = one_by_one(network(SPECS["embedding"]), images, lengths)
     torch.testing.assert_close(sums, expected, rtol=0, atol=1e-4)
 
@@ -58,7 +60,7 @@ def test_sums_equal_those_of_each_sequence_alone(
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_networks(folder_of: FolderOf, name: str, file_format: str) -> None:
     images, lengths = sequences(3, 5)
-    sums = load(folder_of(name) / f"model.{file_format}")(images, lengths)
+    sums = predict(load(folder_of(name) / f"model.{file_format}"), images, lengths)
     expected = one_by_one(network(SPECS[name]), images, lengths)
     torch.testing.assert_close(sums, expected, rtol=0, atol=1e-4)
 
@@ -75,8 +77,8 @@ def test_padding_has_no_effect(
     images, lengths = sequences(5, 6, seed=3)
     spoiled = images.clone()
     spoiled[torch.arange(6)[None, :] >= lengths[:, None]] = garbage
-    predict = load(folder_of(name) / f"model.{file_format}")
-    assert torch.equal(predict(spoiled, lengths), predict(images, lengths))
+    model = load(folder_of(name) / f"model.{file_format}")
+    assert torch.equal(predict(model, spoiled, lengths), predict(model, images, lengths))
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -96,12 +98,12 @@ def test_a_sequence_has_the_same_sum_alone_and_padded_in_a_batch(
 ) -> None:
     images, _ = sequences(len(lengths), max(lengths) + extra, seed)
     alone = [
-        predictor(image[None, :length], torch.tensor([length]))
+        predict(predictor, image[None, :length], torch.tensor([length]))
         for image, length in zip(images, lengths, strict=True)
     ]
     for image, length in zip(images, lengths, strict=True):
         image[length:] = garbage
-    together = predictor(images, torch.tensor(lengths))
+    together = predict(predictor, images, torch.tensor(lengths))
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
 
 
@@ -115,7 +117,7 @@ def test_predictions_are_in_the_targets_unit(
     images, lengths = sequences(5, 4, shape=task.shape)
     expected = one_by_one(network(SPECS["embedding"], task), images, lengths)
     assert (expected - task.center).abs().max() > task.scale / 10
-    predictions = predictor(images, lengths)
+    predictions = predict(predictor, images, lengths)
     torch.testing.assert_close(predictions, expected, rtol=0, atol=1e-4 * task.scale)
 
 
@@ -137,8 +139,8 @@ def test_formats_agree_for_any_images_and_targets(
         for name in FORMATS:
             predictor = load(Path(folder) / f"model.{name}")
             assert predictor.task == task
-            difference = (predictor(images, lengths) - expected).abs().max()
-            assert difference <= tolerance(task, expected)
+            difference = (predict(predictor, images, lengths) - expected).abs().max()
+            assert difference <= tolerance(task, expected.numpy())
 
 
 @pytest.mark.parametrize("task", [SUMS, COLOUR, GREY], ids=lambda task: task.name)
@@ -147,37 +149,51 @@ def test_running_predictions_are_those_of_the_prefixes(
     folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch, task: TaskInfo, chunk: int
 ) -> None:
     monkeypatch.setattr(predictors, "CHUNK_PIXELS", chunk)
-    images = images_of(task.shape)[:5]
+    images = images_of(task.shape)
+    parts = [images[:5], images[5:6], images[6:13], images[13:16]]
+    sequences = [part.numpy() for part in parts]
     for name in FORMATS:
-        predictor = load(folder_of("embedding", task) / f"model.{name}")
-        pixels = images[None].float() / 255
-        prefixes = [float(predictor(pixels[:, :t], torch.tensor([t]))) for t in range(1, 6)]
-        found = list(running_predictions(predictor, images))
-        assert found == pytest.approx(prefixes, rel=1e-6, abs=1e-5 * task.scale)
+        model = Model(load(folder_of("embedding", task) / f"model.{name}"))
+        for part, running in zip(parts, model.predict_pixels(sequences), strict=True):
+            pixels = part[None].float() / 255
+            prefixes = [
+                float(predict(model.predictor, pixels[:, :t], torch.tensor([t])))
+                for t in range(1, len(part) + 1)
+            ]
+            assert running == pytest.approx(prefixes, rel=1e-6, abs=1e-5 * task.scale)
+
+
+def test_running_predictions_beyond_a_length_are_nan(folder_of: FolderOf) -> None:
+    images, lengths = sequences(3, 4)
+    for name in FORMATS:
+        model = Model(load(folder_of("embedding") / f"model.{name}"))
+        running = model.predict_running(images.numpy(), lengths.numpy())
+        beyond = np.arange(4) >= lengths.numpy()[:, None]
+        np.testing.assert_array_equal(np.isnan(running), beyond)
+        last = running[np.arange(3), lengths.numpy() - 1]
+        np.testing.assert_array_equal(last, model.predict(images.numpy(), lengths.numpy()))
 
 
 def test_few_images_are_encoded_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, lengths = sequences(3, 5)
-    expected = load(folder)(images, lengths)
+    expected = predict(load(folder), images, lengths)
     monkeypatch.setattr(predictors, "CHUNK_PIXELS", 4 * 28 * 28)
     encoded: list[int] = []
     model = network(SPECS["embedding"])
     model.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
-    predictions = predictors.torch_predictor(model, SUMS)(images, lengths)
+    predictions = predict(predictor_of(model, info_of(SPECS["embedding"])), images, lengths)
     torch.testing.assert_close(predictions, expected, rtol=0, atol=1e-5)
     assert max(encoded) == 4
-    assert sum(encoded) == lengths.sum()
-    encoded.clear()
-    list(running_predictions(predictors.torch_predictor(model, SUMS), IMAGES[:10]))
-    assert encoded == [4, 4, 2]  # each image once
+    assert sum(encoded) == lengths.sum()  # each image once
 
 
-def test_few_prefixes_are_predicted_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_are_predicted_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictors, "CHUNK_PIXELS", 10 * 28 * 28)
     shapes: list[tuple[int, ...]] = []
-    predictor = load(folder / "model.onnx")
-    list(running_predictions(recording(predictor, shapes), IMAGES[:5]))
-    assert [shape[:2] for shape in shapes] == [(2, 2), (2, 4), (1, 5)]
+    model = Model(recording(load(folder / "model.onnx"), shapes))
+    pixels = IMAGES.numpy()
+    model.predict_pixels([pixels[:5], pixels[:3], pixels[:2], pixels[:5], pixels[:12], pixels[:3]])
+    assert [shape[:2] for shape in shapes] == [(3, 3), (2, 5), (1, 12)]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -200,11 +216,9 @@ def test_images_of_another_shape_are_refused(
     for other in others:
         images = torch.zeros(2, 4, *other)
         with pytest.raises(InputError, match=rf"must have the shape {expected}, got \(2, 4, "):
-            predictor(images, torch.tensor([4, 1]))
+            predict(predictor, images, torch.tensor([4, 1]))
         with pytest.raises(InputError, match=rf"must have the shape .*{expected}, got \(2, 4, "):
             Model(predictor).predict(images.numpy())
-        with pytest.raises(InputError, match=rf"must have the shape {expected}, got \(1, 4, "):
-            list(running_predictions(predictor, images[0]))
 
 
 def test_arrays_in_each_form(folder_of: FolderOf) -> None:

@@ -1,14 +1,14 @@
-"""Image files as the models of own data take them."""
+"""Image files as models take them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,12 +16,13 @@ from PIL import Image
 from crnn_search.data import images as data_images
 from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import ImageError
-from crnn_search.models.digit_images import read_digit
-from crnn_search.models.images import read_images
+from crnn_search.models.digit_shape import Placement
+from crnn_search.models.preprocessing import Preprocessing
 from tests.data.folders import picture
 from tests.models.altered import altered
+from tests.models.drawn_digits import EXAMPLES, PREPARED, prepared_examples
 from tests.models.networks import COLOUR, GREY, SUMS
-from tests.models.test_digit_images import a_digit, pictures
+from tests.models.test_digit_images import pictures
 
 
 def save(path: Path, size: tuple[int, int], channels: int = 1) -> Path:
@@ -35,30 +36,21 @@ def save(path: Path, size: tuple[int, int], channels: int = 1) -> Path:
 def test_pictures_are_read_as_those_of_a_data_set(
     tmp_path: Path, task: TaskInfo, channels: int
 ) -> None:
-    paths = [
-        save(tmp_path / "a.png", task.shape[1:], channels),
-        save(tmp_path / "b.png", (40, 30), channels),
-        save(tmp_path / "c.png", (5, 7), channels),
-    ]
-    told: list[str] = []
-    sequence = read_images(paths, task, told.append)
-    assert (sequence.dtype, sequence.shape) == (torch.uint8, (3, *task.shape))
-    for path, image in zip(paths, sequence, strict=True):
+    sizes = [task.shape[1:], (40, 30), (5, 7)]
+    for size in sizes:
+        path = save(tmp_path / "a.png", size, channels)
         expected = data_images.read_image(path, task.shape[1:], task.shape.channels)
-        np.testing.assert_array_equal(image.numpy(), expected)
-    size = data_images.size_text(task.shape[1:])
-    assert told == [
-        f"note: 2 of 3 images were resized to {size} pixels (rows × columns); the first was "
-        f"{paths[1]}, 40 × 30"
-    ]
+        for source in (path, path.read_bytes()):
+            prepared = Preprocessing.of(task).read(source, "a picture")
+            assert prepared.pixels.dtype == np.uint8
+            np.testing.assert_array_equal(prepared.pixels, expected)
+            assert (prepared.name, prepared.size, prepared.warnings) == ("a picture", size, [])
 
 
 def test_pictures_of_the_right_size_are_unchanged(tmp_path: Path) -> None:
-    told: list[str] = []
     path = save(tmp_path / "a.png", (16, 24), 3)
-    (image,) = read_images([path], COLOUR, told.append)
-    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), picture(3, (16, 24), 3))
-    assert told == []
+    pixels = Preprocessing.of(COLOUR).read(path, "a").pixels
+    np.testing.assert_array_equal(np.moveaxis(pixels, 0, 2), picture(3, (16, 24), 3))
 
 
 def test_pictures_are_turned_as_the_exif_data_say(tmp_path: Path) -> None:
@@ -67,21 +59,39 @@ def test_pictures_are_turned_as_the_exif_data_say(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the top of the picture is at the right
     pixels = picture(3, (24, 16), 3)
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    told: list[str] = []
-    (image,) = read_images([tmp_path / "a.png"], COLOUR, told.append)
-    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.rot90(pixels, -1))
-    assert told == []
+    prepared = Preprocessing.of(COLOUR).read(tmp_path / "a.png", "a")
+    np.testing.assert_array_equal(np.moveaxis(prepared.pixels, 0, 2), np.rot90(pixels, -1))
+    assert prepared.size == (16, 24)
 
 
-def test_digits_are_read_as_mnist_has_them(tmp_path: Path) -> None:
-    Image.fromarray(255 - a_digit()).resize((60, 60)).save(tmp_path / "digit.png")
-    Image.new("L", (28, 28)).save(tmp_path / "empty.png")
-    told: list[str] = []
-    paths = [tmp_path / "digit.png", tmp_path / "empty.png"]
-    sequence = read_images(paths, SUMS, told.append)
-    assert torch.equal(sequence[0, 0], read_digit(paths[0]))
-    assert sequence.shape == (2, 1, 28, 28)
-    assert told == [f"warning: {paths[1]}: there is nothing to read in it, it counts as black"]
+def test_digits_are_placed_as_the_model_says() -> None:
+    pixels = np.full((90, 60), 250, np.uint8)
+    pixels[20:70, 25:35] = 10
+    content = BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    heights = []
+    for box in (10, 20):
+        prepared = Preprocessing(SUMS.shape, Placement(box, 3.0, 0.5)).read(content.getvalue(), "a")
+        assert prepared.pixels.shape == (1, 28, 28)
+        heights.append(int((prepared.pixels[0].max(1) > 128).sum()))
+    assert heights == [10, 20]
+
+
+def test_warnings_name_the_picture() -> None:
+    content = BytesIO()
+    Image.new("L", (40, 40), 200).save(content, "PNG")
+    prepared = Preprocessing.of(SUMS).read(content.getvalue(), "page 3")
+    (warning,) = prepared.warnings
+    assert (warning.kind, warning.file, warning.position) == ("empty", "page 3", None)
+    assert str(warning) == "page 3: there is nothing to read in it, it counts as black"
+    assert not prepared.pixels.any()
+
+
+def test_examples_are_the_pictures_of_the_folder() -> None:
+    with np.load(PREPARED) as stored:
+        for name, expected in prepared_examples(EXAMPLES).items():
+            difference = np.abs(stored[name].astype(float) - expected)
+            assert difference.max() <= 2, name  # processors resize a little differently
 
 
 def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
@@ -108,7 +118,7 @@ def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
             r"\(the model takes 8 × 8 pixels in grey\)"
         )
         with pytest.raises(ImageError, match=message):
-            read_images([good, tmp_path / name], GREY, print)
+            Preprocessing.of(GREY).read(tmp_path / name, name)
 
 
 @pytest.mark.slow
@@ -120,5 +130,5 @@ def test_altered_pictures_are_read_or_refused(
     path = tmp_path_factory.getbasetemp() / "altered.picture"
     path.write_bytes(altered(data, data.draw(st.sampled_from(pictures()))))
     with contextlib.suppress(ImageError):
-        sequence = read_images([path], COLOUR, lambda text: None)
-        assert (sequence.shape, sequence.dtype) == ((1, 3, 16, 24), torch.uint8)
+        pixels = Preprocessing.of(COLOUR).read(path, "a").pixels
+        assert pixels.shape == (3, 16, 24)
