@@ -68,7 +68,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
         tasks.append(task)
         return "nothing"
 
-    def export_winner(run: RunFolder, formats: Sequence[str], task: Task) -> dict[str, float]:
+    def export_winner(
+        run: RunFolder, formats: Sequence[str], task: Task, metrics: object
+    ) -> dict[str, float]:
         tasks.append(task)
         return {}
 
