@@ -4,7 +4,8 @@ Every search of `benchmarks.variants`, 30 times, on recorded learning curves (`b
 with four workers and the compute that the stock stack needs for 100 trials, and a quarter more. The
 best trial is that with the lowest reading among those that trained longest; what counts is its
 configuration's RMSE without noise. Writes `results/sampling.json` and its table in
-`docs/results.md`.
+`docs/results.md`. With `--only` the rows of other searches are kept, if they are of the same
+recordings.
 """
 
 from __future__ import annotations
@@ -165,10 +166,22 @@ def main() -> None:
         "took_s": time.monotonic() - start,
         "searches": summarise(curves),
     }
+    _keep_others(results)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     replace_section(PAGE, "sampling", markdown(results))
     print(markdown(results))
+
+
+def _keep_others(results: dict[str, Any]) -> None:
+    """Add what an earlier run on the same recordings found of other searches."""
+    if not RESULTS.exists():
+        return
+    earlier = json.loads(RESULTS.read_text())
+    if all(earlier[key] == results[key] for key in ("recorded", "repeats", "core_s")):
+        known = {name: row for name, row in earlier["searches"].items() if name in VARIANTS}
+        results["searches"] = known | results["searches"]
+        results["took_s"] += earlier["took_s"]
 
 
 def _arguments(name: str, seeds: range, trials: int, core_s: float) -> list[list[Any]]:
