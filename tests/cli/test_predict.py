@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -114,3 +117,110 @@ def test_predict_refuses_pictures(crnn_search: CommandLine, tmp_path: Path) -> N
         assert (done.code, done.out) == (2, "")
         assert f"{tmp_path / name} {reason}" in done.err
         assert "give an image file such as a PNG (the model takes 16 × 24 pixels in" in done.err
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    """A model that always predicts 3.25, trained on up to 8 digits."""
+    return constant_model(tmp_path / "sums.safetensors", SUMS, 3.25)
+
+
+def pictures(folder: Path, *names: str) -> list[Path]:
+    """Pictures of a 1."""
+    folder.mkdir(exist_ok=True)
+    image = Image.new("L", (40, 40), 255)
+    image.paste(0, (18, 8, 22, 32))
+    for name in names:
+        image.save(folder / name)
+    return [folder / name for name in names]
+
+
+def test_folders_and_patterns_are_in_the_order_of_numbers(
+    crnn_search: CommandLine, tmp_path: Path, sums: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    paths = pictures(folder, "page_2.png", "page_9.png", "page_10.jpg")
+    (folder / "notes.txt").write_text("no picture")
+    for argument in (str(folder), str(folder / "page_*"), str(folder / "*[gp]")):
+        done = crnn_search("predict", str(sums), argument)
+        assert (done.code, done.err) == (0, "")
+        assert [line.split(": ")[0] for line in done.out.splitlines()] == [*map(str, paths), "sum"]
+
+
+def test_standard_input_may_list_files(
+    crnn_search: CommandLine, tmp_path: Path, sums: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = pictures(tmp_path, "a.png", "b c.png", "d.png")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{second}\n\n{third}\r\n"))
+    done = crnn_search("predict", str(sums), str(first), "-")
+    assert done.out == f"{first}: 3.25\n{second}: 3.25\n{third}: 3.25\nsum: 3.25\n"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("-", "standard input must list image files, one a line, got none"),
+        ("empty", "empty has no image files (.png, .jpg"),
+        ("none_*.png", "no file matches the pattern none_*.png"),
+        ("gone.png", "gone.png does not exist; give an image file such as a PNG"),
+    ],
+)
+def test_arguments_that_give_no_file_are_refused(
+    crnn_search: CommandLine, tmp_path: Path, sums: Path, monkeypatch: pytest.MonkeyPatch,
+    argument: str, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    done = crnn_search("predict", str(sums), argument)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_json_has_the_running_predictions_and_warnings(
+    crnn_search: CommandLine, tmp_path: Path, sums: Path
+) -> None:
+    (one,) = pictures(tmp_path, "one.png")
+    Image.new("L", (40, 40), 255).save(empty := tmp_path / "empty.png")
+    done = crnn_search("predict", str(sums), "--json", str(one), str(empty))
+    nothing = "there is nothing to read in it, it counts as black"
+    assert json.loads(done.out) == {
+        "files": [str(one), str(empty)],
+        "prediction": 3.25,
+        "running": [3.25, 3.25],
+        "warnings": [{"kind": "empty", "message": nothing, "file": str(empty), "position": 1}],
+    }
+    assert done.err == f"warning: {empty}: {nothing}\n"
+
+
+def test_strict_takes_warnings_for_errors(
+    crnn_search: CommandLine, tmp_path: Path, sums: Path
+) -> None:
+    (one,) = pictures(tmp_path, "one.png")
+    Image.new("L", (40, 40), 255).save(empty := tmp_path / "empty.png")
+    done = crnn_search("predict", str(sums), "--strict", *[str(one)] * 8, str(empty))
+    assert (done.code, done.out) == (2, "")
+    assert f"{empty}: there is nothing to read in it" in done.err
+    assert "the sequence has 9 images, more than any of training: 8" in done.err
+    assert crnn_search("predict", str(sums), "--strict", *[str(one)] * 8).code == 0
+
+
+def test_pictures_of_the_images_and_of_what_the_network_sees(
+    crnn_search: CommandLine, tmp_path: Path, sums: Path
+) -> None:
+    paths = pictures(tmp_path, *(f"{number}.png" for number in range(10)))
+    plot, show = tmp_path / "plot.png", tmp_path / "show.png"
+    options = ("--plot", str(plot), "--show", str(show))
+    assert crnn_search("predict", str(sums), *options, *map(str, paths)).code == 0
+    with Image.open(show) as seen:
+        assert seen.size == (8 * 120 + 8, 2 * 138 + 8)
+        ink = np.asarray(seen.convert("L"))[8:120, 8:120]
+        assert (ink.min(), ink.max()) == (0, 255)
+        assert 0.02 < (ink > 128).mean() < 0.3  # white on black, as the network sees it
+    with Image.open(plot) as drawn:
+        assert drawn.size[0] > 10 * 56
+    done = crnn_search(
+        "predict", str(sums), "--show", str(tmp_path / "no" / "a.png"), str(paths[0])
+    )
+    assert done.code != 0
+    assert f"cannot write {tmp_path / 'no' / 'a.png'}" in done.err
