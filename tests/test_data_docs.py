@@ -57,7 +57,7 @@ def test_from_a_folder_of_pictures_to_a_model(tmp_path: Path, digits: Digits) ->
     assert "clips: clips: sum" in launch
     assert "test RMSE" in report
     *lines, rmse, predictions = predict.strip().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["one.png", "two.png", "three.png"]
+    assert [line.split(":")[0] for line in lines] == ["one.png", "two.png", "three.png", "sum"]
     own, mean = map(float, rmse.split())
     assert own < mean, "of the programs: brightness is learned"
     assert len(predictions.strip("[]").split()) == 2

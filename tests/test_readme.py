@@ -184,7 +184,8 @@ def test_lines_on_a_finished_run(line: str, finished: FinishedRun) -> None:
     assert printed[words[0]] in done.stdout
     assert (finished.folder / "report.json").read_bytes() == before
     if words[0] == "predict":
-        assert [part.split(":")[0] for part in done.stdout.splitlines()] == words[2:]
+        parts = [part.split(":")[0] for part in done.stdout.splitlines()]
+        assert parts == [*words[2:], "sum"]
 
 
 @pytest.mark.parametrize("line", TENSORBOARD)
