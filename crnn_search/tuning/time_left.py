@@ -142,7 +142,8 @@ class TimeLeft:
             for milestone, rung in asha.rungs.items():
                 if record.epochs >= milestone:
                     rung[name] = merits[name]
-        learning, first = draws.uniform(0.0, MAX_LEARNING), max(LEARNING_TRIALS, len(records))
+        learning = draws.uniform(0.0, MAX_LEARNING if search.sampler == "tpe" else 0.0)
+        first = max(LEARNING_TRIALS, len(records))
         values = [merits.get(str(place), draws.gauss(0, 2**0.5)) for place in range(len(running))]
         seconds = [self._epoch_s(self._pace(record.trial.config, draws)) for record in running]
         for number in range(len(records), search.trials):

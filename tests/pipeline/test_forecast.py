@@ -177,6 +177,17 @@ def test_missing_data_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.long(30)
 @pytest.mark.slow
+def test_hours_of_a_run_are_in_the_forecast_from_its_own_epochs(finished: FinishedRun) -> None:
+    """Its own: so that it does not matter how busy the machine was."""
+    trials = jsonl.read(finished.folder / "trials.jsonl")
+    epochs = [len(line["train_loss"]) for line in trials]
+    costs = [line["core_seconds"] / n for line, n in zip(trials, epochs, strict=True)]
+    found = assemble(parse_space(SPACE), measured(*costs, allocation=Allocation(1.0, 0.0, 1)))
+    hours = found.stages[0].core_hours
+    assert hours.low <= sum(line["core_seconds"] for line in trials) / 3600 <= hours.high
+    assert found.stages[0].epochs.low <= sum(epochs) <= found.stages[0].epochs.high
+
+
 def test_forecast_beside_the_run(finished: FinishedRun) -> None:
     """Epochs are in the range; times are not compared: the machine may be busy with one of both."""
     program = """

@@ -183,3 +183,13 @@ def test_an_answer_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     assert of(left("search", {})) == pytest.approx((low - 2.0, high - 2.0))
     now += 200.0
     assert of(left("search", {})) != pytest.approx((low - 202.0, high - 202.0))
+
+
+def test_random_samples_do_not_learn() -> None:
+    """A sampler that learns has better trials later, more of which survive."""
+    middles = {}
+    for sampler in ("tpe", "random"):
+        left, _ = made(trials=200, grace_epochs=1, reduction_factor=2, sampler=sampler)
+        low, high = of(left("search", {}))
+        middles[sampler] = (low + high) / 2
+    assert middles["random"] < middles["tpe"]
