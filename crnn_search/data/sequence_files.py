@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from crnn_search.data.images import Progress, convert_array, size_text
 from crnn_search.data.problems import Problems
 from crnn_search.data.remote import look_up
 from crnn_search.data.sequence_list import SequenceList
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import DataError
 from crnn_search.hyperparameters import ImageShape
 from crnn_search.storage import temporary
@@ -34,11 +34,13 @@ Place = str | Path | SequenceData
 class Sequences:
     """`S` sequences, at least one. Their images are files or arrays; the other of the two is None.
 
-    found: names, lengths, targets, splits and groups. target: what the targets are called; empty:
-    they are not known. files: of each sequence, in order. arrays: uint8 `(S, T, C, H, W)`; images
-    at or beyond a sequence's length are padding. notes: what the user should know.
+    place: where they are, as `data.read` takes it. found: names, lengths, targets, splits and
+    groups. target: what the targets are called; empty: they are not known. files: of each sequence,
+    in order. arrays: uint8 `(S, T, C, H, W)`; images at or beyond a sequence's length are padding.
+    notes: what the user should know.
     """
 
+    place: Place
     found: SequenceList
     target: str
     files: list[list[Path]] | None = None
@@ -97,7 +99,9 @@ def open_sequences(
         elif is_uri(str(place)):
             folder = stack.enter_context(temporary.folder())
             path = _fetch(str(place), folder, progress, index)
-            found = _read(path, str(place), task, target, index, labelled)
+            found = replace(
+                _read(path, str(place), task, target, index, labelled), place=str(place)
+            )
         else:
             found = _read(local_path(place), str(place), task, target, index, labelled)
         yield found
@@ -141,7 +145,8 @@ def _read(
         raise DataError(f"data must be a folder with {METADATA}, or an .npz file, got {got}")
     if reason := unreadable(path):
         raise DataError(f"{name} cannot be read: {reason}")
-    return _of_arrays(read_npz(path, name, labelled=labelled), task, target, labelled=labelled)
+    data = read_npz(path, name, labelled=labelled)
+    return replace(_of_arrays(data, task, target, labelled=labelled), place=path)
 
 
 def _of_folder(
@@ -154,7 +159,7 @@ def _of_folder(
     files = [folder / names[entry] for entry in found.entries]
     ends = found.sequences.lengths.cumsum().tolist()
     by_sequence = [files[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    return Sequences(found.sequences, found.target, files=by_sequence, notes=found.notes)
+    return Sequences(folder, found.sequences, found.target, by_sequence, notes=found.notes)
 
 
 def _of_arrays(
@@ -177,4 +182,4 @@ def _of_arrays(
         )
     problems.raise_any()
     name = "" if data.targets is None else "target"
-    return Sequences(data.sequences(), name, arrays=arrays)
+    return Sequences(data, data.sequences(), name, arrays=arrays)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from crnn_search.data.arrays import SequenceData
 from crnn_search.data.mnist_sums import MnistSource
 from crnn_search.data.sequence_files import Place, batches, open_sequences
-from crnn_search.data.task import TaskInfo
+from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import DataError
 from crnn_search.hyperparameters import ImageShape
 from crnn_search.storage.location import join
