@@ -1,6 +1,6 @@
 """The command line: its commands by subject, and the exit code of the process.
 
-The functions of the commands are in `search`, `data`, `watch`, `runs`, `results`, `models` and `evaluate`.
+The functions of the commands are in the modules that are imported here.
 """
 
 from __future__ import annotations

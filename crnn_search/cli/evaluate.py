@@ -96,6 +96,12 @@ def _show(figures: Mapping[str, Any]) -> None:
         terminal.show("")
         header, lines = _by_length(figures)
         terminal.show_table(header, lines, right=len(header) - 1)
+    if figures["resized"]:
+        size = " × ".join(map(str, figures["task"]["shape"][1:]))
+        terminal.show(
+            f"note: {counted(figures['resized'], 'image')} had another size and were resized to "
+            f"{size} pixels with the Lanczos filter, proportions not kept"
+        )
     for warning in figures["warnings"]:
         terminal.show(f"warning: {warning}")
     for kind, found in figures["input_warnings"].items():
@@ -111,10 +117,13 @@ _GUESSES = {"mean_guess": "guess the mean", "count_only": "count only"}
 
 def _which(figures: Mapping[str, Any]) -> str:
     """Which sequences were evaluated, and why."""
-    found, split = figures["sequences"], figures["split"]
-    those = f"all {found['found']:,} sequences" if split is None else f"the split {split}"
+    found, split, of = figures["sequences"], figures["split"], counted(figures["images"], "image")
+    every = counted(found["found"], "sequence")
+    those = f"{'all ' * (found['found'] > 1)}{every}"
+    if figures["groups"] is None:
+        return f"{figures['data']}: the {every} of the report's test, {of}"
     if split is not None:
-        those += f", {found['evaluated']:,} of {found['found']:,} sequences"
+        those = f"the split {split}, {found['evaluated']:,} of {every}"
     if split is None and found["by_split"]:
         parts = (
             f"{count:,} {name or 'without a split'}" for name, count in found["by_split"].items()
@@ -122,8 +131,8 @@ def _which(figures: Mapping[str, Any]) -> str:
         those += f" ({', '.join(parts)})"
     if figures["own_data"]:
         those += "; the model was trained on this data set"
-    of = counted(figures["images"], "image")
-    return f"{figures['data']}: {those}, {of}; target {figures['target']}"
+    target = "" if figures["target"] == "target" else f"; target {figures['target']}"
+    return f"{figures['data']}: {those}, {of}{target}"
 
 
 def _units(figures: Mapping[str, Any]) -> str:

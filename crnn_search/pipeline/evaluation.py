@@ -29,7 +29,7 @@ from crnn_search.errors import InputError
 from crnn_search.models.input_warnings import InputWarning
 from crnn_search.models.model import Model
 from crnn_search.models.predictor import at_once
-from crnn_search.pipeline.evaluation_images import ArrayImages, FileImages, Images
+from crnn_search.pipeline.evaluation_images import ArrayImages, FileImages, Images, Predicted
 from crnn_search.pipeline.evaluation_split import Chosen, choose
 from crnn_search.results import scores
 from crnn_search.storage.location import is_uri, local_path
@@ -103,10 +103,10 @@ def evaluate(
         else:
             found = stack.enter_context(_opened(model, data, options, progress))
             labelled = _own(model, found, choose(found, model.task, options.split, progress))
-        predictions, odd = _predict(model, labelled, progress)
-        figures = {"data": _name(data), **_figures(model, labelled, predictions, odd)}
-        picture = _picture(labelled, predictions) if options.picture else None
-    return Evaluation(figures, _as_csv(labelled, predictions), picture)
+        predicted = _predict(model, labelled, progress)
+        figures = {"data": _name(data), **_figures(model, labelled, predicted)}
+        picture = _picture(labelled, predicted.values) if options.picture else None
+    return Evaluation(figures, _as_csv(labelled, predicted.values), picture)
 
 
 def _name(data: Place) -> str:
@@ -178,7 +178,10 @@ def _own(model: Model, found: Sequences, chosen: Chosen) -> _Labelled:
     images: Images
     if found.files is None:
         images = ArrayImages(
-            model, lambda some: found.pixels(rows[some], task.shape), lengths.numpy()
+            model,
+            lambda some: found.pixels(rows[some], task.shape),
+            lengths.numpy(),
+            resized=found.arrays is not None and found.arrays.shape[3:] != task.shape[1:],
         )
         count = int(lengths.sum())
     else:
@@ -207,25 +210,23 @@ def _shared(files: list[list[Path]]) -> int:
     return sum(count > 1 for count in counts.values())
 
 
-def _predict(
-    model: Model, labelled: _Labelled, progress: Progress
-) -> tuple[NDArray[np.float32], list[InputWarning]]:
-    """The predictions, `(S,)`, and the warnings of all images."""
+def _predict(model: Model, labelled: _Labelled, progress: Progress) -> Predicted:
+    """The predictions for all sequences."""
     lengths = labelled.table.lengths.numpy()
-    predictions, warnings, done = np.empty(len(lengths), np.float32), list[InputWarning](), 0
+    values, warnings, resized, done = np.empty(len(lengths), np.float32), list[InputWarning](), 0, 0
     for rows in batches(lengths, lambda length: at_once(model.task.shape, length)):
-        predictions[rows], odd = labelled.images.predict(rows)
-        warnings += odd
+        found = labelled.images.predict(rows)
+        values[rows] = found.values
+        warnings += found.warnings
+        resized += found.resized
         done += len(rows)
         progress("predicting", done, len(lengths))
-    return predictions, warnings
+    return Predicted(values, warnings, resized)
 
 
-def _figures(
-    model: Model, labelled: _Labelled, predictions: NDArray[np.float32], odd: list[InputWarning]
-) -> dict[str, Any]:
+def _figures(model: Model, labelled: _Labelled, predicted: Predicted) -> dict[str, Any]:
     """All figures; scores are `scores.Score.to_dict`."""
-    table, sums = labelled.table, model.task.sums
+    table, sums, (predictions, odd, resized) = labelled.table, model.task.sums, predicted
     guesses = {name: values.float() for name, values in labelled.baselines.items()}
     counts, example = Counter(one.kind for one in odd), {one.kind: one for one in odd}
     return {
@@ -243,6 +244,7 @@ def _figures(
             }
             for row in _worst(table, predictions)
         ],
+        "resized": resized,
         "warnings": labelled.warnings,
         "input_warnings": {
             kind: {"count": count, "example": example[kind].to_dict()}

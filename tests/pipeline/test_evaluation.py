@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Iterator
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import crnn_search
+from crnn_search.data import digits as tables
 from crnn_search.data import mnist
 from crnn_search.data.arrays import SequenceData
 from crnn_search.data.digits import MEAN_DIGIT, Digits
@@ -26,13 +27,13 @@ from crnn_search.errors import DataError, InputError
 from crnn_search.models.export import export_winner
 from crnn_search.models.model import Model
 from crnn_search.pipeline.evaluation import Options, evaluate
-from crnn_search.results import report
+from crnn_search.results import report, scored, scores
 from crnn_search.storage.cache import CACHE_VARIABLE
 from tests.data.folders import HEADER, write_metadata
 from tests.models.networks import GREY, SPECS, SUMS, write
 from tests.results.conftest import few_sequences
 from tests.results.result_files import make_run
-from tests.small_run import write_mnist
+from tests.small_run import REPOSITORY, write_mnist
 
 OWN = replace(GREY, center=20.0, scale=5.0)
 GENERATOR = np.random.default_rng(0)
@@ -62,7 +63,8 @@ def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def arrays(**changes: Any) -> SequenceData:
-    return SequenceData(**{"images": IMAGES, "lengths": LENGTHS, "targets": TARGETS} | changes)
+    values: dict[str, Any] = {"images": IMAGES, "lengths": LENGTHS, "targets": TARGETS}
+    return SequenceData(**values | changes)
 
 
 def write_folder(folder: Path, **columns: Any) -> Path:
@@ -173,9 +175,9 @@ def test_a_table_and_a_picture_of_the_worst(model: Model, tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> Iterator[tuple[Model, dict[str, Any]]]:
+def trained(tmp_path: Path) -> tuple[Model, dict[str, Any]]:
     """A model of the task of a data set in memory, and the arrays of that."""
-    values = {"images": IMAGES, "lengths": LENGTHS, "targets": TARGETS}
+    values: dict[str, Any] = {"images": IMAGES, "lengths": LENGTHS, "targets": TARGETS}
     info = OwnSource(read(SequenceData(**values)), "clips", "mm").info
     write(SPECS["embedding"], tmp_path / "model", "onnx", task=info)
     return crnn_search.load_model(tmp_path / "model"), values
@@ -239,6 +241,8 @@ def test_a_data_sets_images_are_brought_into_the_models_format(
     found = crnn_search.evaluate(model, arrays(images=colour))
     expected = crnn_search.evaluate(model, arrays(images=large))
     assert_close(found["score"], expected["score"])
+    assert found["resized"] == expected["resized"] == LENGTHS.sum()
+    assert crnn_search.evaluate(model, arrays())["resized"] == 0
 
 
 def test_sequences_that_are_too_long_and_files_that_are_shared_are_told(
@@ -256,25 +260,26 @@ def test_sequences_that_are_too_long_and_files_that_are_shared_are_told(
     assert crnn_search.evaluate(model, long)["input_warnings"]["too_long"]["count"] == 30
 
 
-def test_pictures_of_digits(digits_model: Model, tmp_path: Path, digits: Digits) -> None:
-    """They are prepared as for `predict`; two of them have nothing to read."""
-    rows = []
-    for number in range(6):
-        pixels = digits.images[number].numpy() if number < 4 else np.zeros((28, 28), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        rows.append([f"{number}.png", f"s{number // 2}", number])
-        rows[-1][2] = number // 2
-    write_metadata(tmp_path, ("file_name", "sequence", "sum"), rows)
-    found = crnn_search.evaluate(digits_model, tmp_path)
-    files = [[tmp_path / f"{2 * row}.png", tmp_path / f"{2 * row + 1}.png"] for row in range(3)]
+def test_pictures_of_digits(digits_model: Model, tmp_path: Path) -> None:
+    """They are prepared as for `predict`; in one of them is nothing to read."""
+    folder = tmp_path / "digits"
+    shutil.copytree(Path(REPOSITORY) / "examples" / "digits", folder)
+    Image.new("L", (40, 40), "white").save(folder / "blank.png")
+    with (folder / "metadata.csv").open("a") as file:
+        file.write("blank.png,d,0\n")
+    found = crnn_search.evaluate(digits_model, folder)
+    files = [sorted(folder.glob(f"{name}[0-9]*.png")) for name in "abc"]
+    files.append([folder / "blank.png"])
     values = [one.value for one in digits_model.predict_files(files)]
-    errors = np.array(values) - np.arange(3)
+    truth = np.array([14, 14, 26, 0])
+    errors = np.array(values) - truth
     assert found["score"]["rmse"] == pytest.approx(math.sqrt(np.square(errors).mean()), rel=1e-5)
-    count = math.sqrt(np.square(2 * MEAN_DIGIT - np.arange(3)).mean())
+    count = math.sqrt(np.square(np.array([3, 4, 5, 1]) * MEAN_DIGIT - truth).mean())
     assert found["baselines"]["count_only"]["rmse"] == pytest.approx(count)
-    guess = math.sqrt(np.square(4.5 * MEAN_DIGIT - np.arange(3)).mean())
+    guess = math.sqrt(np.square(4.5 * MEAN_DIGIT - truth).mean())
     assert found["baselines"]["mean_guess"]["rmse"] == pytest.approx(guess)
-    assert found["input_warnings"]["empty"]["count"] == 2
+    empty = found["input_warnings"]["empty"]
+    assert (empty["count"], empty["example"]["file"]) == (1, str(folder / "blank.png"))
     assert "exact_sum_rate" in found["score"]
 
 
@@ -298,25 +303,26 @@ def mnist_folder(tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
 
 
 def test_on_mnist_the_figures_are_those_of_the_report(
-    tmp_path: Path, digits: Digits, mnist_folder: Path
+    tmp_path: Path, digits: Digits, mnist_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sums = MnistSums(digits, 5)
     run = make_run(tmp_path / "night", sums.info)
     with few_sequences():
+        monkeypatch.setattr(tables, "TEST_SEQUENCES", 300)
+        monkeypatch.setattr(scored, "TIMED", 0)
         written = report.write_report(run, sums)
-        export_winner(run, ("onnx",), sums)
-        loaded = crnn_search.load_model(run.root)
-        found = crnn_search.evaluate(loaded, mnist_folder)
-        by_word = evaluate(loaded, "mnist", Options(data_dir=mnist_folder)).figures
-    assert found["score"] == by_word["score"]
-    assert found["score"]["rmse"] == pytest.approx(written["test"]["rmse_by_seed"][0], rel=1e-5)
+        export_winner(run, ("onnx",), sums, {})
+        found = crnn_search.evaluate(run.root, mnist_folder)
+        known = scored.read(run)
+    exported = scores.score([known.predictions["winner"][0]], known.table, sums=True)
+    assert_close(found["score"], exported.to_dict())
     assert found["score"]["rmse"] == pytest.approx(written["test"]["exported_rmse"], rel=1e-5)
     assert found["images"] == written["test"]["images"] == 1000
     for name in ("mean_guess", "count_only"):
         assert found["baselines"][name] == written["baselines"][name]
-    assert found["score"]["sequences"] == 2000
-    one = written["test"]["sequences_by_length"]
-    assert found["score"]["sequences_by_length"] == one
+    counts = written["test"]["sequences_by_length"]
+    assert found["score"]["sequences_by_length"] == counts
+    assert sum(counts.values()) == 300
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_ensembles_of_an_older_file_of_predictions_need_no_scoring_again(
     found.facts["ensemble"] = {"rmse": 0.0}
     scored.write(found, run)
     stages.record(run, stages.REPORT, [run.test_predictions])
-    written = report.write_again(run)
+    written: Any = report.write_again(run)
     assert written["ensemble"]["rmse"] > 0
     other = written["baseline_ensemble"]
     table = found.table
