@@ -327,6 +327,36 @@ def load_model(path: str | Path) -> Model:
     return Model(predictor.load(local))
 
 
+def evaluate(
+    model: Model | str | Path,
+    data: str | Path | SequenceData,
+    *,
+    target: str | None = None,
+    split: str | None = None,
+    data_dir: str | Path | None = None,
+) -> dict[str, Any]:
+    """Score a model on labelled sequences, as a run's report scores its test sequences.
+
+    model: or its place, as `load_model` takes it. data: a folder with `metadata.csv`, an `.npz`
+    file, their URI, or arrays; for a model of digits `mnist` or a folder with MNIST's own files,
+    too. target: the column, by default the one that the model predicts. split: `all` or one of the
+    data's; by default `test` of the model's own data set, else all. data_dir: MNIST's four files,
+    for `mnist`; by default a download.
+
+    Returns the content of `crnn-search evaluate --json`: `score` and `baselines`, as those of
+    `report.json`, `worst`, `warnings` and what was evaluated.
+
+    Raises:
+        InputError: the model, the data or an option are not valid, or no sequence is in the split.
+        RunError: the model predicts something that is not a finite number.
+    """
+    from crnn_search.pipeline import evaluation
+
+    loaded = model if isinstance(model, Model) else load_model(model)
+    options = evaluation.Options(target, split, None if data_dir is None else Path(data_dir))
+    return evaluation.evaluate(loaded, data, options).figures
+
+
 def _space_for(space: SearchSpace | str | Path, data: SequenceData | None) -> SearchSpace:
     """A space as `launch` takes it; for data in memory, if there are some."""
     if isinstance(space, str | Path):

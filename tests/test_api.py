@@ -30,6 +30,9 @@ from tests.small_run import FinishedRun
 SPACE = "space: {dropout: {float: [0.0, 0.5]}}"
 
 SIGNATURES = {
+    "evaluate": "(model: 'Model | str | Path', data: 'str | Path | SequenceData', *, "
+    "target: 'str | None' = None, split: 'str | None' = None, "
+    "data_dir: 'str | Path | None' = None) -> 'dict[str, Any]'",
     "extend": "(run: 'Run | str | Path', trials: 'int', *, time_budget: 'str | None' = None, "
     "compute_budget: 'str | None' = None, force: 'bool' = False, "
     "**session: 'Unpack[Session]') -> 'Run'",

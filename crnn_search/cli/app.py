@@ -1,6 +1,6 @@
 """The command line: its commands by subject, and the exit code of the process.
 
-The functions of the commands are in `search`, `data`, `watch`, `runs` and `results`.
+The functions of the commands are in the modules that are imported here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from crnn_search import __version__, signals
-from crnn_search.cli import boards, data, models, results, runs, search, terminal, watch
+from crnn_search.cli import boards, data, evaluate, models, results, runs, search, terminal, watch
 from crnn_search.cluster import settings
 from crnn_search.errors import CrnnSearchError, InputError, InterruptedRun
 from crnn_search.text import cut
@@ -47,6 +47,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "compare": results.compare,
         "export": models.export,
         "predict": models.predict,
+        "evaluate": evaluate.evaluate,
     },
 }
 """Every command by its subject."""

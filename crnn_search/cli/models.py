@@ -139,9 +139,8 @@ def _drawn(task: TaskInfo, images: Sequence[Prepared], prediction: Prediction) -
         torch.arange(count, dtype=torch.int32)[None], torch.tensor([count]), torch.zeros(1)
     )
     caption = _amount(task, prediction.value)
-    return running_sheet(
-        torch.from_numpy(pixels_of(images)), table, torch.tensor([prediction.running]), [caption]
-    )
+    pixels, running = torch.from_numpy(pixels_of(images)), torch.tensor([prediction.running])
+    return running_sheet(pixels, table, running, [caption], ["PNG"])
 
 
 def _amount(task: TaskInfo, value: float) -> str:

@@ -39,9 +39,9 @@ class SequenceData:
 
     images: uint8 `(S, T, H, W)`, or `(S, T, H, W, C)` with 1 or 3 channels; those at or beyond a
     sequence's length are padding. lengths: integers `(S,)`, 1 to `T`, or None: all have `T` images.
-    targets: numbers `(S,)`. split: `train`, `validation` or `test` for each, or None: drawn.
-    group: a text or an integer for each, or None; sequences of a group stay in one split.
-    name: what messages call the data set.
+    targets: numbers `(S,)`, or None: they are not known, the sequences can only be predicted.
+    split: `train`, `validation` or `test` for each, or None: drawn. group: a text or an integer for
+    each, or None; sequences of a group stay in one split. name: what messages call the data set.
 
     Raises:
         DataError: an array has another shape, dtype or value; lists every problem.
@@ -49,7 +49,7 @@ class SequenceData:
 
     images: ArrayLike
     lengths: ArrayLike | None
-    targets: ArrayLike
+    targets: ArrayLike | None
     split: ArrayLike | None = None
     group: ArrayLike | None = None
     name: str = "SequenceData"
@@ -76,7 +76,9 @@ class SequenceData:
             if value is not None:
                 object.__setattr__(self, name, _vector(name, value, count, problems))
         problems.raise_any()
-        _check_values(np.asarray(self.lengths), np.asarray(self.targets), steps, problems)
+        _check_lengths(np.asarray(self.lengths), steps, problems)
+        if self.targets is not None:
+            _check_targets(np.asarray(self.targets), problems)
         problems.raise_any()
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -90,15 +92,19 @@ class SequenceData:
         return SequenceList(
             [str(row) for row in range(count)],
             np.asarray(self.lengths, np.int64),
-            np.asarray(self.targets, np.float64),
+            np.full(count, np.nan)
+            if self.targets is None
+            else np.asarray(self.targets, np.float64),
             None if self.split is None else np.asarray(self.split).tolist(),
             None if self.group is None else [str(name) for name in np.asarray(self.group)],
             [f"split[{row}]" for row in range(count)],
         )
 
 
-def read_npz(path: Path, name: str | None = None) -> SequenceData:
+def read_npz(path: Path, name: str | None = None, *, labelled: bool = True) -> SequenceData:
     """Read an `.npz` file, all of it into memory. name: what messages call it.
+
+    labelled: it must have targets.
 
     Raises:
         DataError: it is no such file, holds Python objects, does not fit into memory, or an array
@@ -113,11 +119,12 @@ def read_npz(path: Path, name: str | None = None) -> SequenceData:
             problems.add(
                 "", f"has an unknown array {array!r}{near(array, ARRAYS)} (valid names: {valid})"
             )
-    for array in ARRAYS[:2]:
+    for array in ARRAYS[: 2 if labelled else 1]:
         if array not in names:
             problems.add("", f"has no array {array!r} (its arrays: {', '.join(names) or 'none'})")
     problems.raise_any()
-    return SequenceData(lengths=arrays.pop("lengths", None), **arrays, name=name)
+    lengths, targets = arrays.pop("lengths", None), arrays.pop("targets", None)
+    return SequenceData(lengths=lengths, targets=targets, **arrays, name=name)
 
 
 def _load(path: Path, problems: Problems) -> tuple[list[str], dict[str, NDArray[Any]]]:
@@ -162,11 +169,12 @@ def _vector(name: str, value: ArrayLike, count: int, problems: Problems) -> NDAr
     return array
 
 
-def _check_values(
-    lengths: NDArray[Any], targets: NDArray[Any], steps: int, problems: Problems
-) -> None:
+def _check_lengths(lengths: NDArray[Any], steps: int, problems: Problems) -> None:
     for row in np.flatnonzero((lengths < 1) | (lengths > steps)):
         what = "is an empty sequence" if lengths[row] == 0 else f"is {lengths[row]}"
         problems.add(f"lengths[{row}]", f"{what}; a length must be 1 to {steps:,}")
+
+
+def _check_targets(targets: NDArray[Any], problems: Problems) -> None:
     for row in np.flatnonzero(~(np.abs(targets.astype(np.float64)) <= LARGEST_TARGET)):
         problems.add(f"targets[{row}]", f"must be {A_NUMBER}, got {targets[row]}")

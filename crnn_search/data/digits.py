@@ -16,6 +16,9 @@ from crnn_search.data.task import Draw
 TRAINING_IMAGES = 60_000
 """Images 0..59,999 are MNIST's training images, 60,000..69,999 its test images."""
 
+MEAN_DIGIT = 267_236 / TRAINING_IMAGES
+"""The mean of the digits of MNIST's training images."""
+
 VALIDATION_SEQUENCES = 20_000
 TEST_SEQUENCES = 60_000
 LONGER_SEQUENCES = 2_000

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,10 @@ OPTIONAL = ("position", "split", "group")
 class FolderIndex:
     """What `metadata.csv` says.
 
-    target: the name of its column. files: the distinct files, and the first row of each. entries:
-    the number of the file of each image, sequence by sequence, int64 `(R,)`. state: a digest of
-    `metadata.csv` and of all files' sizes and times. notes: what the user should know.
+    target: the name of its column; empty: there is none. files: the distinct files, and the first
+    row of each. entries: the number of the file of each image, sequence by sequence, int64 `(R,)`.
+    state: a digest of `metadata.csv` and of all files' sizes and times. notes: what the user should
+    know.
     """
 
     sequences: SequenceList
@@ -61,10 +63,21 @@ def row_name(row: int) -> str:
     return f"{METADATA}, row {row}"
 
 
-def read_index(folder: Path, target: str | None, problems: Problems) -> FolderIndex:
+def read_index(
+    folder: Path,
+    target: str | None,
+    problems: Problems,
+    *,
+    usual: str | None = None,
+    labelled: bool = True,
+) -> FolderIndex:
     """Read and check `metadata.csv`, and look up all files that it names.
 
     Problems of rows and files are added to `problems`. Symbolic links are followed.
+
+    target: the name of its column. usual: that which is meant if none is named and it is there.
+    labelled: there must be a target; its column may be left out of one that is to be predicted, or
+    be empty.
 
     Raises:
         DataError: `metadata.csv` is missing, no CSV file, has no rows, or lacks a column.
@@ -74,9 +87,13 @@ def read_index(folder: Path, target: str | None, problems: Problems) -> FolderIn
     except OSError as error:
         problems.fail(METADATA, f"cannot be read: {error.strerror}; a folder of images needs it")
     columns, rows = _parse(content, problems)
-    target = _target_column(columns, target, problems)
+    named = _target_column(
+        columns, target or (usual if usual in columns else None), problems, labelled
+    )
     if not rows:
         problems.fail(METADATA, "has no rows; one row an image is needed")
+    empty = not labelled and target is None and not any(row.values.get(named) for row in rows)
+    target = "" if empty else named
     by_name: dict[str, list[_Row]] = {}
     for row in rows:
         by_name.setdefault(row.values["sequence"], []).append(row)
@@ -134,8 +151,10 @@ def _parse(content: bytes, problems: Problems) -> tuple[list[str], list[_Row]]:
     return header, rows
 
 
-def _target_column(columns: list[str], target: str | None, problems: Problems) -> str:
-    """The name of the target column, if all columns that are needed are there."""
+def _target_column(
+    columns: list[str], target: str | None, problems: Problems, labelled: bool
+) -> str:
+    """The name of the target column, if all columns that are needed are there; empty: none."""
     listed = f"(its columns: {', '.join(columns) or 'none'})"
     for name in REQUIRED:
         if name not in columns:
@@ -143,13 +162,13 @@ def _target_column(columns: list[str], target: str | None, problems: Problems) -
     for name in sorted({name for name in columns if name and columns.count(name) > 1}):
         problems.add(METADATA, f"has {columns.count(name)} columns {name!r}")
     others = [name for name in columns if name and name not in (*REQUIRED, *OPTIONAL)]
-    if target is None and len(others) != 1:
+    if target is None and len(others) != 1 and labelled:
         found = f"{len(others)} columns that may be the target"
         problems.add(METADATA, f"has {found}; name one as `target` {listed}")
     elif target is not None and target not in others:
         problems.add(METADATA, f"has no target column {target!r}{near(target, others)} {listed}")
     problems.raise_any()
-    return target or others[0]
+    return target or (others[0] if labelled else "")
 
 
 def _in_order(name: str, rows: list[_Row], target: str, problems: Problems) -> list[_Row]:
@@ -157,13 +176,13 @@ def _in_order(name: str, rows: list[_Row], target: str, problems: Problems) -> l
     where, first = rows[0]
     if not name:
         problems.add(where, "sequence is empty")
-    if _number(first[target]) is None:
+    if target and _number(first[target]) is None:
         problems.add(where, f"{target} must be {A_NUMBER}, got {shown(first[target])}")
     if len(rows) > LONGEST:
         problems.add(where, f"{shown(name)} has {too_many(len(rows))}")
     by_position: dict[float, _Row] = {}
     for number, row in enumerate(rows):
-        for column in (target, "split", "group"):
+        for column in filter(None, (target, "split", "group")):
             value, before = row.values.get(column), first.get(column)
             if value != before:
                 problems.add(
@@ -189,6 +208,9 @@ def _sequence_list(by_name: dict[str, list[_Row]], target: str, problems: Proble
         values = [row.values.get(column, "") for row in first]
         return values if any(values) else None
 
+    def value(row: _Row) -> float:
+        return (_number(row.values[target]) or 0.0) if target else math.nan
+
     groups = optional("group")
     for row, group in zip(first, groups or [], strict=False):
         if not group:
@@ -196,7 +218,7 @@ def _sequence_list(by_name: dict[str, list[_Row]], target: str, problems: Proble
     return SequenceList(
         list(by_name),
         np.array([len(rows) for rows in by_name.values()], np.int64),
-        np.array([_number(row.values[target]) or 0.0 for row in first], np.float64),
+        np.array(list(map(value, first)), np.float64),
         optional("split"),
         groups,
         [row.where for row in first],

@@ -103,6 +103,16 @@ def convert(image: Image.Image, size: Sequence[int], channels: int) -> NDArray[n
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def convert_array(
+    pixels: NDArray[np.uint8], size: Sequence[int], channels: int
+) -> NDArray[np.uint8]:
+    """An image, `(C, H, W)`, as `convert` gives it; as it is if it has that format."""
+    if pixels.shape == (channels, *size):
+        return pixels
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2))
+    return convert(image, size, channels)
+
+
 @contextlib.contextmanager
 def opened(source: Path | bytes) -> Iterator[Image.Image]:
     """Pillow's image of a file, or of its content.

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from crnn_search.data.arrays import SequenceData, read_npz
 from crnn_search.data.dataset import Dataset, Found, find_stored, new_folder, store
@@ -23,7 +22,7 @@ from crnn_search.data.images import (
     ImageFormat,
     Progress,
     Result,
-    convert,
+    convert_array,
     in_threads,
     read_header,
     read_image,
@@ -31,7 +30,7 @@ from crnn_search.data.images import (
 )
 from crnn_search.data.problems import Problems
 from crnn_search.data.remote import look_up
-from crnn_search.data.sequence_list import SequenceList, assign_splits, test_last
+from crnn_search.data.sequence_list import A_NUMBER, SequenceList, assign_splits, test_last
 from crnn_search.errors import DataError
 from crnn_search.storage.location import is_uri
 
@@ -107,7 +106,11 @@ def _read_remote(uri: str, options: _Options) -> Dataset:
     with new_folder(".download") as folder:
         if (stored := find_stored(state)) is not None:  # by another process meanwhile
             return stored
-        path = remote.copy(folder, options.target, options.progress)
+        path = remote.copy(
+            folder,
+            options.progress,
+            lambda copied, problems: read_index(copied, options.target, problems),
+        )
         return _read_path(path, uri, options, state)
 
 
@@ -187,6 +190,8 @@ def _read_arrays(data: SequenceData, state: str, options: _Options) -> Dataset:
     if (stored := find_stored(state)) is not None:
         return stored
     problems = Problems(data.name)
+    if data.targets is None:
+        problems.fail("targets", f"must be {A_NUMBER} for each sequence, got none")
     sequences, pixels = data.sequences(), data.pixels()
     splits = assign_splits(sequences, problems)
     problems.raise_any()
@@ -200,19 +205,12 @@ def _read_arrays(data: SequenceData, state: str, options: _Options) -> Dataset:
 
     def frames() -> Iterator[NDArray[np.uint8]]:
         for done, image in enumerate(order, start=1):
-            frame = pixels[row_of[image], step_of[image]]
-            same = frame.shape == (channels, *size)
-            yield frame if same else _convert(frame, size, channels)
+            yield convert_array(pixels[row_of[image], step_of[image]], size, channels)
             if done % REPORTED == 0 or done == count:
                 options.progress("decoding images", done, count)
 
     found = _found("target", formats, sequences, [])
     return store(state, sequences, splits, frames(), entries, found)
-
-
-def _convert(frame: NDArray[np.uint8], size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
-    picture = Image.fromarray(frame[0] if len(frame) == 1 else np.moveaxis(frame, 0, 2))
-    return convert(picture, size, channels)
 
 
 def _choose(formats: Counter[Format], image: ImageFormat, problems: Problems) -> Format:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from crnn_search.data.folder import METADATA, is_inside, read_index
+from crnn_search.data.folder import METADATA, FolderIndex, is_inside
 from crnn_search.data.images import Progress
 from crnn_search.data.problems import Problems
 from crnn_search.errors import DataError, StorageError
@@ -40,10 +40,12 @@ class Remote:
         listed = [(name, found.size, found.version) for name, found in self.objects.items()]
         return hashlib.sha256(repr(listed).encode()).hexdigest()
 
-    def copy(self, folder: Path, target: str | None, progress: Progress) -> Path:
+    def copy(
+        self, folder: Path, progress: Progress, index: Callable[[Path, Problems], FolderIndex]
+    ) -> Path:
         """Copy what is needed into an empty folder; returns the place to read the data set from.
 
-        Of a folder that is `metadata.csv`, and the files that it names. target: as in `read`.
+        Of a folder that is `metadata.csv`, and the files that it names. index: reads it.
 
         Raises:
             DataError: the store cannot be read, or `metadata.csv` is not valid.
@@ -54,7 +56,7 @@ class Remote:
             self._copy([name], folder, progress)
             return folder / name
         self._copy([name for name in self.objects if name == METADATA], folder, progress)
-        files = read_index(folder, target, Problems(self.uri)).files
+        files = index(folder, Problems(self.uri)).files
         names = {PurePosixPath(name).as_posix() for name in files if is_inside(name)}
         self._copy(sorted(names & self.objects.keys() - {METADATA}), folder, progress)
         return folder

@@ -1,4 +1,4 @@
-"""A picture of a dozen sequences with the prediction after each of their images.
+"""A picture of some sequences with the prediction after each of their images.
 
 Shapes: `S` sequences, `T` time steps, `I` images of a data set.
 """
@@ -33,11 +33,15 @@ def chosen(table: SequenceTable) -> SequenceTable:
 
 
 def running_sheet(
-    images: Tensor, table: SequenceTable, running: Tensor, captions: Sequence[str] | None = None
+    images: Tensor,
+    table: SequenceTable,
+    running: Tensor,
+    captions: Sequence[str] | None = None,
+    formats: Sequence[str] = ("PNG", "JPEG"),
 ) -> bytes:
     """A picture with a row for each sequence: its images, predictions below them, and its target.
 
-    Returns a PNG or a JPEG, whichever is smaller.
+    Returns the content of a file in that one of the formats in which it is the smallest.
 
     images: uint8 `(I, C, H, W)`, on the CPU. table: `S` sequences. running: the prediction after
     each image, float `(S, T)`; NaN beyond a sequence's end. captions: what stands beside each
@@ -59,12 +63,12 @@ def running_sheet(
             draw.text(below, _number(running[row, step]), "black", font, anchor="ma")
         beside = (size[0] - _TARGET, top + _TILE // 2)
         draw.text(beside, captions[row], "black", font, anchor="lm")
-    return min((_encoded(sheet, kind) for kind in ("PNG", "JPEG")), key=len)
+    return min((_encoded(sheet, name) for name in formats), key=len)
 
 
-def _encoded(sheet: Image.Image, kind: str) -> bytes:
+def _encoded(sheet: Image.Image, name: str) -> bytes:
     file = BytesIO()
-    sheet.save(file, kind)
+    sheet.save(file, name)
     return file.getvalue()
 
 

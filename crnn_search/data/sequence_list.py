@@ -38,9 +38,10 @@ def too_many(images: int) -> str:
 class SequenceList:
     """`S` sequences.
 
-    names: of the sequences. lengths: images of each, int64 `(S,)`. targets: float64 `(S,)`.
-    splits: the name of each one's split, or None: to be drawn. groups: the name of each one's
-    group, or None: each sequence is a group. where: what a message calls each one, as its row.
+    names: of the sequences. lengths: images of each, int64 `(S,)`. targets: float64 `(S,)`; NaN:
+    they are not known. splits: the name of each one's split, or None: to be drawn. groups: the name
+    of each one's group, or None: each sequence is a group. where: what a message calls each one, as
+    its row.
     """
 
     names: Sequence[str]

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from crnn_search.data.task_info import TaskInfo
 from crnn_search.hyperparameters import ImageShape, TrialConfig
-from crnn_search.results import doubts, search_figures
+from crnn_search.results import doubts, score_figures, search_figures
 from crnn_search.results.schema import Compute, Importance, Report, SearchReport
-from crnn_search.results.scored import Scored
+from crnn_search.results.scored import WINNER, Scored
 from crnn_search.spaces.file import load_space
 from crnn_search.spaces.space import SearchSpace
 from crnn_search.storage import jsonl, ledger
@@ -55,6 +55,8 @@ def assemble(run: RunFolder, history: History, scored: Scored) -> Report:
             *doubts.of_data(facts["data"]),
         ],
         **{key: facts[key] for key in _AS_SCORED},  # type: ignore[typeddict-item]
+        "ensemble": _ensemble(scored, WINNER, facts["ms_per_sequence"].get(str(best["number"]))),
+        "baseline_ensemble": _ensemble(scored, name, None),
         "arithmetics": arithmetics,
         "baselines": facts["baselines"] | ({"published": list(PUBLISHED)} if info.sums else {}),
         "baseline_name": name,
@@ -72,8 +74,18 @@ def assemble(run: RunFolder, history: History, scored: Scored) -> Report:
     }
 
 
-_AS_SCORED = ("data", "test", "ensemble", "longer", "steps", "improvement", "timed_on")
+_AS_SCORED = ("data", "test", "longer", "steps", "improvement", "timed_on")
 """What a report has as it was scored."""
+
+
+def _ensemble(scored: Scored, name: str, ms_per_sequence: float | None) -> dict[str, Any] | None:
+    """The figures of an ensemble of networks. ms_per_sequence: of one of them, None: not known."""
+    sums = scored.facts["task"]["sums"]
+    found = score_figures.ensemble(scored.predictions[name], scored.table, sums=sums)
+    if found is None:
+        return None
+    in_all = None if ms_per_sequence is None else found["networks"] * ms_per_sequence
+    return found | {"ms_per_sequence": in_all}
 
 
 def assemble_unfinished(run: RunFolder, history: History) -> SearchReport:

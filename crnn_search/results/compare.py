@@ -118,6 +118,7 @@ def _overview(runs: Sequence[Compared]) -> Part:
         "winner",
         "test RMSE",
         "95 % interval",
+        "ensemble",
     ]
     rows = []
     for run in runs:
@@ -131,9 +132,18 @@ def _overview(runs: Sequence[Compared]) -> Part:
                 f"trial {run.best['number']}" if run.best else "–",
                 number(score.rmse) if score else "not finished",
                 interval(score.rmse_interval) if score else "–",
+                _ensemble(run.scored),
             ]
         )  # fmt: skip
     return Part("The runs", header, rows)
+
+
+def _ensemble(scored: Scored | None) -> str:
+    """The test RMSE of the mean of the seeds' predictions, if there are two seeds at least."""
+    seeds = list(scored.predictions[WINNER]) if scored else []
+    if scored is None or len(seeds) < 2:
+        return "–"
+    return number(scores.score([scores.mean_prediction(seeds)], scored.table).rmse)
 
 
 def _best(run: Compared) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crnn_search.results import scores
+from crnn_search.results import score_figures, scores
 from crnn_search.results.scored import WINNER, read
 from crnn_search.storage.run_folder import RunFolder
 
@@ -32,10 +32,10 @@ def metrics(run: RunFolder) -> dict[str, dict[str, Any]]:
     """
     scored = read(run)
     networks, facts = scored.predictions[WINNER], scored.facts
-    known = {"model": scores.score([networks[0]], scored.table, sums=facts["task"]["sums"])}
-    found = {name: score.to_dict() for name, score in known.items()}
-    if facts["ensemble"] is not None:
-        found["ensemble"] = facts["ensemble"]
+    table, sums = scored.table, facts["task"]["sums"]
+    found = {"model": scores.score([networks[0]], table, sums=sums).to_dict()}
+    if (ensemble := score_figures.ensemble(networks, table, sums=sums)) is not None:
+        found["ensemble"] = ensemble
     baselines = {name: score["rmse"] for name, score in facts["baselines"].items()}
     return {
         name: {key: score[key] for key in OF_A_SCORE if key in score} | {"baseline_rmse": baselines}

@@ -149,17 +149,20 @@ class Report(SearchReport):
     """The report of a finished run.
 
     data: what is in a data set of the user's own. test: the score of the retrained winner, with
-    `exported_rmse`, `images` and `groups`. ensemble: the score of the mean of the seeds'
-    predictions, None with one seed. longer: the scores by network of sequences that are longer than
-    any of training, None without. steps: None unless targets are sums. baselines: scores by name.
-    improvement: `scores.Difference.to_dict`. timed_on: the processor that `ms_per_sequence` was
-    measured on.
+    `exported_rmse`, `images` and `groups`. ensemble, baseline_ensemble: the score of the mean of
+    the predictions of all seeds of the winner, and of the network that it is compared with, None
+    with one seed; with the number of `networks`, `improvement`, the mean RMSE of the single
+    networks less its own, and `ms_per_sequence`, of all its networks. longer: the scores by network
+    of sequences that are longer than any of training, None without. steps: None unless targets are
+    sums. baselines: scores by name. improvement: `scores.Difference.to_dict`. timed_on: the
+    processor that `ms_per_sequence` was measured on.
     """
 
     data: dict[str, Any] | None
     arithmetics: dict[str, list[str]]
     test: dict[str, Any]
-    ensemble: Score | None
+    ensemble: dict[str, Any] | None
+    baseline_ensemble: dict[str, Any] | None
     longer: dict[str, Score] | None
     steps: Steps | None
     baselines: dict[str, Any]

@@ -25,7 +25,7 @@ from crnn_search.results.schema import StepError, Steps
 def scores_of(
     predictions: Mapping[str, Tensor], winner: str, network: str, task: Task, table: SequenceTable
 ) -> dict[str, Any]:
-    """The entries `test`, `ensemble`, `baselines` and `improvement` of a report.
+    """The entries `test`, `baselines` and `improvement` of a report.
 
     predictions: by name, float `(K, S)`. winner, network: the names of the winner and of the
     network that it is compared with.
@@ -37,9 +37,6 @@ def scores_of(
     }
     test = by_name.pop(winner)
     ours, theirs = predictions[winner], predictions[network]
-    ensemble = None
-    if len(ours) > 1:
-        ensemble = scores.score([ours.double().mean(0)], table, sums=sums).to_dict()
     return {
         "test": test
         | {
@@ -47,9 +44,27 @@ def scores_of(
             "images": _image_count(task, table),
             "groups": None if table.groups is None else len(table.groups.unique()),
         },
-        "ensemble": ensemble,
         "baselines": by_name,
         "improvement": scores.paired_difference(list(theirs), list(ours), table).to_dict(),
+    }
+
+
+def ensemble(predictions: Tensor, table: SequenceTable, *, sums: bool) -> dict[str, Any] | None:
+    """The score of the mean of the predictions of networks that differ in their seeds alone.
+
+    With the number of `networks`, and as `improvement` the mean RMSE of the single ones less that
+    of the ensemble: never below 0. Intervals are for these networks. None with one network.
+
+    predictions: float `(K, S)`.
+    """
+    if len(predictions) < 2:
+        return None
+    single, mean = list(predictions), [scores.mean_prediction(list(predictions))]
+    improvement = scores.paired_difference(single, mean, table, other_seeds=False)
+    return {
+        **scores.score(mean, table, sums=sums).to_dict(),
+        "networks": len(single),
+        "improvement": improvement.to_dict(),
     }
 
 

@@ -136,10 +136,13 @@ def score(predictions: Sequence[Tensor], table: SequenceTable, *, sums: bool = F
     )
 
 
-def paired_difference(a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceTable) -> Difference:
+def paired_difference(
+    a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceTable, *, other_seeds: bool = True
+) -> Difference:
     """RMSE of `a` less that of `b`, each a mean over seeds, on the same sequences.
 
     a, b: predictions, one float `(S,)` for each seed; they may have different numbers of seeds.
+    other_seeds: the interval is for other seeds, too; else for these very networks.
     An image that both misread cancels out, which makes the interval narrower than either score's.
 
     Raises:
@@ -148,10 +151,15 @@ def paired_difference(a: Sequence[Tensor], b: Sequence[Tensor], table: SequenceT
     first, second = _errors(a, table), _errors(b, table)
     rmse_a, rmse_b = (_rmse_by_seed(errors).mean().item() for errors in (first, second))
     by_unit = _influence(first, table) - _influence(second, table)
-    half = _half_width(by_unit, _freedom(table), first, second)
+    half = _half_width(by_unit, _freedom(table), *((first, second) if other_seeds else ()))
     difference = rmse_a - rmse_b
     interval = None if half is None else [difference - half, difference + half]
     return Difference(difference, interval, rmse_a / rmse_b if rmse_b else None)
+
+
+def mean_prediction(predictions: Sequence[Tensor]) -> Tensor:
+    """What an ensemble of networks predicts: the mean of their predictions, float64 `(S,)`."""
+    return torch.stack([p.double() for p in predictions]).mean(0)
 
 
 def digit_baselines(

@@ -35,7 +35,9 @@ def _ensemble(report: Report) -> list[tuple[str, str]]:
     found = report["ensemble"]
     if found is None:
         return []
-    return [("ensemble", f"{amount(report, found['rmse'])}  (mean of the seeds' predictions)")]
+    known = f"95 % interval {interval(found['rmse_interval'])}"
+    cost = f"{found['networks']} networks, {found['networks']} times the work"
+    return [("ensemble", f"{amount(report, found['rmse'])}  ({known}; {cost})")]
 
 
 def _quality(report: Report) -> list[tuple[str, str]]:

@@ -243,3 +243,8 @@ def test_npz_round_trip(
         again = frames[:, 0] if images.ndim == 4 else np.moveaxis(frames, 1, 3)
         np.testing.assert_array_equal(again, expected)
     assert len({image.tobytes() for image in found.images}) == len(found.images)
+
+
+def test_arrays_without_targets_cannot_be_trained_on() -> None:
+    with pytest.raises(DataError, match=r"targets: must be a number, .* each sequence, got none"):
+        read(SequenceData(IMAGES, None, None))

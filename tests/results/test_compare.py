@@ -72,5 +72,7 @@ def test_budgets_that_differ_and_unfinished_runs(reported: RunFolder, other: Run
     )
     assert ["search.max_epochs", "3", "9"] in list(map(list, found["What differs"].rows))
     assert found["Winners on the same test sequences"].note.startswith("Left out: fewer than two")
-    assert found["The runs"].rows[1][-2:] == ["not finished", "–"]
+    first, second = found["The runs"].rows
+    assert float(first[-1]) == float(f"{read_json(reported.report_json)['ensemble']['rmse']:.3g}")
+    assert second[-3:] == ["not finished", "–", "–"]
     assert scored.read(reported)

@@ -50,10 +50,14 @@ def test_numbers_have_three_significant_digits(value: float | None, text: str) -
         "```yaml\nconv_channels: [4]\nkernel_size: [5]",
         "| trial 3 | 1.23 | 1.25 | 0.071 | 2 |",
         "| network of 2016 | 0 | ",
-        "The mean of the predictions of all 2 seeds, an ensemble that is not exported, has ",
+        "| ensemble of its 2 seeds | ",
+        "An ensemble, the mean of the predictions of the winner's 2 seeds, has an RMSE of ",
+        "for 2 times the time to predict a sequence (2 × ",
+        "Intervals of ensembles are for other images and these very networks.",
         "| early stopping saved | 2 | 3 | 30 s | 3 s |",
         "| the end of the search cut | 0 | 0 | 0 s | 0 s |",
         "Longer than any sequence of training: 140 further sequences of the same test images.",
+        "| digits | sequences | winner | 95 % interval | MAE | exact sums | ensemble | network of",
         "| digits | sequences | winner | 95 % interval | MAE | exact sums | network of 2016 | coun",
         "\n| 20 | 20 | ",
         "| position | steps | RMSE of the step | mean error |",
@@ -222,7 +226,8 @@ def test_a_long_name_or_reason_is_cut(written: Any, reported: RunFolder) -> None
         "first seed, chosen before any was scored: RMSE 18.6 mm.",
         "Intervals resample the 12 test *groups*, not sequences,",
         "\n## Test RMSE by length (mm)\n\nBins of lengths hold about equally many test sequences.",
-        "\n| images | sequences | winner | 95 % interval | MAE | default network | length only |\n",
+        "\n| images | sequences | winner | 95 % interval | MAE | ensemble | default network | ",
+        "Intervals of ensembles are for other groups and these very networks.",
         "Other lengths are not tried: the data set has no other test sequences.",
         "Left out: a target is of a whole sequence, and what each image adds to it is not known.",
         "\n| 1–3 | 8 | 5.13 | ",
@@ -261,7 +266,8 @@ def test_summary_of_own_data(own_written: Any) -> None:
         f"  test RMSE       18.5 mm  (95 % interval {interval(own_written)})",
         "                  mean of 2 seeds, SD 0.093, 36 sequences of 70 images",
         "  exported model  18.6 mm  (first seed)",
-        "  ensemble        18.5 mm  (mean of the seeds' predictions)",
+        f"  ensemble        18.5 mm  (95 % interval {interval(own_written, 'ensemble')}; "
+        "2 networks, 2 times the work)",
         "  MAE             16.3 mm",
         "  R²              -3.477",
         "  default network 18.6 mm  (same run, same budget)",
@@ -273,8 +279,36 @@ def test_summary_of_own_data(own_written: Any) -> None:
     )
 
 
-def interval(report: dict[str, Any]) -> str:
-    return formatting.interval(report["test"]["rmse_interval"])
+def interval(report: dict[str, Any], score: str = "test") -> str:
+    return formatting.interval(report[score]["rmse_interval"])
+
+
+def test_an_ensemble_stands_beside_single_networks(written: Any, reported: RunFolder) -> None:
+    written["ensemble"] |= {
+        "rmse": 0.5, "rmse_interval": [0.45, 0.55], "mae": 0.25, "exact_sum_rate": 0.875,
+        "improvement": {"difference": 0.125, "interval": [0.1, 0.15], "ratio": 1.25},
+        "ms_per_sequence": 0.5, "rmse_by_length": dict.fromkeys("12345", 0.0123),
+    }  # fmt: skip
+    text = to_markdown(written, reported)
+    assert "| ensemble of its 2 seeds | 0.500 | 0.450 to 0.550 | – | 87.5 % |" in text
+    assert (
+        "has an RMSE of 0.500 (95 % interval 0.450 to 0.550), MAE 0.250, exact sums 87.5 %: an "
+        "RMSE lower than the single networks' mean by 0.125 (95 % interval, paired, 0.100 to "
+        "0.150), for 2 times the time to predict a sequence (2 × 0.250 ms)."
+    ) in text
+    assert text.count(" | 0.0123 | ") == 5, "of each length"
+    assert "RMSE of 0.500" not in text.split("### Test result")[0], "it is not the headline"
+    written["baseline_ensemble"] = written["ensemble"] | {"rmse": 0.75}
+    assert "| ensemble of the 2 seeds of the network of 2016 | 0.750 | " in (
+        to_markdown(written, reported)
+    )
+
+
+def test_of_one_seed_no_ensemble_is_shown(written: Any, reported: RunFolder) -> None:
+    assert "ensemble" in to_html(written, reported)
+    written["ensemble"] = None
+    texts = (to_markdown(written, reported), to_html(written, reported), summary(written))
+    assert not any("ensemble" in text for text in texts)
 
 
 def test_a_target_without_unit(own_written: Any, own_reported: RunFolder) -> None:
@@ -324,6 +358,7 @@ def test_what_intervals_resample(
 
 def test_intervals_of_one_group_are_missing(own_written: Any, own_reported: RunFolder) -> None:
     own_written["test"] |= {"groups": 1, "rmse_interval": None}
+    own_written["ensemble"] |= {"rmse_interval": None}
     own_written["improvement"]["interval"] = None
     text = to_markdown(own_written, own_reported)
     assert "(95 % interval missing; mean of 2 seeds" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from crnn_search.data.own import OwnSequences
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.errors import InputError, RunError
 from crnn_search.hyperparameters import MNIST_CRNN_2016, TrialConfig
-from crnn_search.results import report, scores
+from crnn_search.results import report, scored, scores
 from crnn_search.results.schema import Report
 from crnn_search.results.summary import summary
 from crnn_search.storage import jsonl, stages
@@ -60,7 +61,15 @@ def test_scores_are_those_of_the_models_on_the_test_sequences(
     assert found["rmse_std"] is None
     assert_close(written["improvement"], scores.paired_difference(theirs, ours, table).to_dict())
     mean = torch.stack(ours).double().mean(0)
-    assert written["ensemble"]["rmse"] == pytest.approx(metrics.rmse(mean, table.targets))
+    ensemble = written["ensemble"]
+    assert_close(ensemble, scores.score([mean], table, sums=True).to_dict())
+    assert ensemble["rmse"] == pytest.approx(metrics.rmse(mean, table.targets))
+    gain = written["test"]["rmse"] - ensemble["rmse"]
+    assert ensemble["improvement"]["difference"] == pytest.approx(gain, abs=1e-6)
+    assert ensemble["networks"] == 2
+    (row,) = (row for row in written["rows"] if row["number"] == written["best_trial"])
+    assert ensemble["ms_per_sequence"] == 2 * row["ms_per_sequence"]
+    assert written["baseline_ensemble"] is None, "it has one seed"
 
 
 def assert_close(found: Any, expected: Any) -> None:
@@ -145,6 +154,26 @@ def test_report_can_be_written_again_and_is_the_same(reported: RunFolder) -> Non
     result = report.write_again(reported)
     assert {path: path.read_bytes() for path in before} == before
     assert result == read_json(reported.report_json)
+
+
+def test_ensembles_of_an_older_file_of_predictions_need_no_scoring_again(
+    reported: RunFolder, tmp_path: Path
+) -> None:
+    """Such a file states another score of an ensemble; the predictions are those of all seeds."""
+    run = RunFolder(tmp_path / "older")
+    shutil.copytree(reported.root, run.root)
+    found = scored.read(run)
+    theirs = found.predictions["mnist_crnn_2016"]
+    found.predictions["mnist_crnn_2016"] = torch.cat([theirs, theirs + 1])
+    found.facts["ensemble"] = {"rmse": 0.0}
+    scored.write(found, run)
+    stages.record(run, stages.REPORT, [run.test_predictions])
+    written: Any = report.write_again(run)
+    assert written["ensemble"]["rmse"] > 0
+    other = written["baseline_ensemble"]
+    table = found.table
+    assert other["rmse"] == pytest.approx(metrics.rmse(theirs[0] + 0.5, table.targets))
+    assert other["ms_per_sequence"] is None, "nothing has measured it"
 
 
 def test_scores_again_are_the_same_but_for_measured_times(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.errors import RunError
-from crnn_search.results import scores
+from crnn_search.results import score_figures, scores
 from tests.results.score_examples import make_table, naive_interval, noisy, plain_rmse
 
 IMAGES, SEQUENCES, LONGEST = 3000, 18_000, 8
@@ -280,3 +280,40 @@ def test_score_and_difference_are_ready_for_json() -> None:
     difference = scores.paired_difference(predictions, [noisy(table, 3)], table).to_dict()
     assert set(difference) == {"difference", "interval", "ratio"}
     assert json.loads(json.dumps(difference)) == difference
+
+
+def test_an_ensemble_by_hand() -> None:
+    table = SequenceTable(
+        torch.tensor([[0], [1]], dtype=torch.int32), torch.ones(2).long(), torch.tensor([1.0, 3.0])
+    )
+    found = score_figures.ensemble(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), table, sums=True)
+    assert found is not None
+    # errors of the networks: 0 and 2, 2 and 2; of their mean, 2 and 5: 1 and 2
+    single, mean = (math.sqrt(2) + 2) / 2, math.sqrt(2.5)
+    assert found["rmse"] == pytest.approx(mean)
+    assert (found["mae"], found["exact_sum_rate"], found["networks"]) == (1.5, 0.0, 2)
+    assert found["improvement"]["difference"] == pytest.approx(single - mean)
+    assert found["improvement"]["ratio"] == pytest.approx(single / mean)
+    # derivatives of the RMSEs by the weights of the two images, before they are centred
+    of_single = [(0 / math.sqrt(8) + 4 / 4) / 2, (4 / math.sqrt(8) + 4 / 4) / 2]
+    of_mean = [1 / (2 * mean), 4 / (2 * mean)]
+    first, second = (a - b for a, b in zip(of_single, of_mean, strict=True))
+    half = 1.96 * math.sqrt(2) * abs(first - second) / 2 / 2
+    expected = [single - mean - half, single - mean + half]
+    assert found["improvement"]["interval"] == pytest.approx(expected)
+
+
+def test_one_network_is_no_ensemble() -> None:
+    table = make_table(40, 300, 3)
+    assert score_figures.ensemble(noisy(table, 1)[None], table, sums=True) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_ensemble_is_never_worse_than_its_networks_on_average(seed: int) -> None:
+    table = make_table(40, 300, 3)
+    predictions = torch.stack([noisy(table, seed + k, 0.1 + k) for k in range(3)])
+    found = score_figures.ensemble(predictions, table, sums=True)
+    assert found is not None
+    assert found["improvement"]["difference"] >= 0
+    low, high = found["improvement"]["interval"]
+    assert low < found["improvement"]["difference"] < high

@@ -127,8 +127,9 @@ def comparison(report: Report) -> str:
             table(["", plain(heading(report, "RMSE")), *columns], rows),
             f"Winner and {network(report)} had the same budget: {_budget(report)}. "
             + _improvement(report),
-            f"The exported model is that of the first seed, chosen before any was scored: RMSE "
-            f"{exported}.{_ensemble(report)}",
+            "The exported model is that of the first seed, chosen before any was scored: RMSE "
+            f"{exported}.",
+            *_ensemble(report),
             _intervals(report),
         ]
     )
@@ -138,9 +139,13 @@ def _named(report: Report) -> dict[str, Score]:
     """The scores of the comparison by their names."""
     baselines = report["baselines"]
     named: dict[str, Score] = {"**retrained winner**": report["test"]}
+    if found := report["ensemble"]:
+        named[f"ensemble of its {found['networks']} seeds"] = found
     whose = "mnistCRNN's" if report["baseline_name"] == "mnist_crnn_2016" else "the"
     trained = f"{whose} {network(report)}, trained in this run"
     named[trained] = baselines[report["baseline_name"]]
+    if found := report["baseline_ensemble"]:
+        named[f"ensemble of the {found['networks']} seeds of the {network(report)}"] = found
     if is_sums(report):
         named["count only: the mean digit × length"] = baselines["count_only"]
         named["guess the mean sum"] = baselines["mean_guess"]
@@ -185,7 +190,7 @@ def _improvement(report: Report) -> str:
 
 def _intervals(report: Report) -> str:
     """How intervals are computed, and what they cover."""
-    groups, sequences = report["test"]["groups"], report["test"]["sequences"]
+    groups = report["test"]["groups"]
     if groups is None:
         return (
             "Intervals resample test *images*, not sequences (infinitesimal jackknife), because "
@@ -195,7 +200,7 @@ def _intervals(report: Report) -> str:
         )
     if groups == 1:
         return "Intervals are missing: all test sequences are of one group."
-    units = "sequences" if groups == sequences else "groups"
+    units = _units(report)
     why = ", not sequences, because those of a group are alike" if units == "groups" else ""
     return (
         f"Intervals resample the {groups:,} test *{units}*{why} (infinitesimal jackknife), and add "
@@ -204,16 +209,33 @@ def _intervals(report: Report) -> str:
     )
 
 
-def _ensemble(report: Report) -> str:
-    """What the mean of the seeds' predictions would give."""
+def _units(report: Report) -> str:
+    """What intervals resample."""
+    groups, sequences = report["test"]["groups"], report["test"]["sequences"]
+    if groups is None:
+        return "images"
+    return "sequences" if groups == sequences else "groups"
+
+
+def _ensemble(report: Report) -> list[str]:
+    """What the mean of the seeds' predictions gives, and costs."""
     found = report["ensemble"]
     if found is None:
-        return ""
-    return (
-        f" The mean of the predictions of all {report['test']['seeds']} seeds, an ensemble that is "
-        f"not exported, has {plain(amount(report, found['rmse']))} (95 % interval "
-        f"{interval(found['rmse_interval'])})."
-    )
+        return []
+    count, difference = found["networks"], found["improvement"]
+    exact = f", exact sums {percent(found['exact_sum_rate'])}" if is_sums(report) else ""
+    time = found["ms_per_sequence"]
+    cost = "" if time is None else f" ({count} × {number(time / count)} ms)"
+    return [
+        f"An ensemble, the mean of the predictions of the winner's {count} seeds, has an RMSE of "
+        f"{plain(amount(report, found['rmse']))} (95 % interval "
+        f"{interval(found['rmse_interval'])}), MAE {plain(amount(report, found['mae']))}{exact}: "
+        "an RMSE lower than the single networks' mean by "
+        f"{plain(amount(report, difference['difference']))} (95 % interval, paired, "
+        f"{interval(difference['interval'])}), for {count} times the time to predict a "
+        f"sequence{cost}. Intervals of ensembles are for other {_units(report)} and these very "
+        "networks."
+    ]
 
 
 def _lengths(report: Report) -> list[Block]:
@@ -224,13 +246,15 @@ def _lengths(report: Report) -> list[Block]:
         others[LENGTH_ONLY[key]] = key
     longer = report["longer"] or {}
     names = {"retrained winner": WINNER, **others}
-    series = {"retrained winner": test, **{label: baselines[k] for label, k in others.items()}}
+    compared = {label: baselines[name] for label, name in others.items()}
+    series, ensemble = {"retrained winner": test, **compared}, report["ensemble"]
+    listed = {"retrained winner": test, **({"ensemble": ensemble} if ensemble else {}), **compared}
     beyond = {label: longer.get(name) for label, name in names.items()}
     steps = "digits" if sums else "images"
     figure = charts.by_length(series, beyond, steps, heading(report, "test RMSE"))
     binned = any("–" in length for length in test["rmse_by_length"])
     note = "Bins of lengths hold about equally many test sequences.\n\n" if binned else ""
-    parts = [note + _length_table(report, series)]
+    parts = [note + _length_table(report, listed)]
     if report["longer"]:
         count = sum(longer[WINNER]["sequences_by_length"].values())
         parts.append(
