@@ -1,4 +1,4 @@
-"""The section Evaluate of docs/models.md, as printed: a run of sums, and a model of own data."""
+"""The commands of docs/models.md, as printed: a run of sums, and a model of own data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +19,20 @@ from crnn_search.data.own import OwnSource
 from crnn_search.data.read import read
 from crnn_search.storage.cache import CACHE_VARIABLE
 from crnn_search.storage.files import read_json
+from tests.models.drawn_digits import EXAMPLES
 from tests.models.networks import SPECS, write
 from tests.small_run import REPOSITORY, FinishedRun, run_here
 
 TEXT = (Path(REPOSITORY) / "docs" / "models.md").read_text(encoding="utf-8")
-SECTION = TEXT.split("\n## Evaluate\n")[1].split("\n## ")[0]
-COMMANDS = [
-    shlex.split(line) for line in re.findall(r"^\$ crnn-search (.*)$", SECTION, flags=re.MULTILINE)
-]
+
+
+def lines(section: str) -> list[str]:
+    """The commands of a section."""
+    text = TEXT.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\$ (.*)$", text, flags=re.MULTILINE)
+
+
+COMMANDS = [shlex.split(line)[1:] for line in lines("Evaluate")]
 
 
 @pytest.fixture
@@ -43,6 +51,27 @@ def place(tmp_path: Path, finished: FinishedRun, monkeypatch: pytest.MonkeyPatch
     images = np.zeros((5, 3, *info.shape[1:]), np.uint8)
     np.savez(root / "new.npz", images=images, targets=np.arange(5))
     return root
+
+
+@pytest.mark.slow
+def test_predict_as_printed(finished: FinishedRun, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "runs" / "demo")
+    (tmp_path / "pictures").mkdir()
+    for path in EXAMPLES.glob("c*.png"):
+        shutil.copy(path, tmp_path / "pictures")
+    for name in ("one", "two", "three"):
+        shutil.copy(EXAMPLES / "a1_7.png", tmp_path / f"{name}.png")
+    program = f'crnn-search() {{ {sys.executable} -m crnn_search "$@"; }}'
+    for line in lines("Predict"):
+        words = ["bash", "-c", f"set -eo pipefail; {program}; {line}"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.stderr == "" or "unlike those" in done.stderr
+        assert done.returncode in ({0, 2} if "--strict" in line else {0})
+        if "--json" in line:
+            assert len(json.loads(done.stdout)["running"]) == 5
+    for name in ("running", "seen"):
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            assert sheet.width > 300
 
 
 @pytest.mark.long(30)

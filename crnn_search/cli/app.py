@@ -14,7 +14,18 @@ import typer
 from typer.core import TyperGroup
 
 from crnn_search import __version__, signals
-from crnn_search.cli import boards, data, evaluate, models, results, runs, search, terminal, watch
+from crnn_search.cli import (
+    boards,
+    data,
+    evaluate,
+    export,
+    predict,
+    results,
+    runs,
+    search,
+    terminal,
+    watch,
+)
 from crnn_search.cluster import settings
 from crnn_search.errors import CrnnSearchError, InputError, InterruptedRun
 from crnn_search.text import cut
@@ -45,8 +56,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Results": {
         "report": results.report,
         "compare": results.compare,
-        "export": models.export,
-        "predict": models.predict,
+        "export": export.export,
+        "predict": predict.predict,
         "evaluate": evaluate.evaluate,
     },
 }
