@@ -351,9 +351,10 @@ def evaluate(
         RunError: the model predicts something that is not a finite number.
     """
     from crnn_search.pipeline import evaluation
+    from crnn_search.pipeline.evaluation_data import Options
 
     loaded = model if isinstance(model, Model) else load_model(model)
-    options = evaluation.Options(target, split, None if data_dir is None else Path(data_dir))
+    options = Options(target, split, None if data_dir is None else Path(data_dir))
     return evaluation.evaluate(loaded, data, options).figures
 
 

@@ -75,7 +75,7 @@ def _inherited() -> list[str]:
 
 def test_every_example_has_a_test() -> None:
     names = sorted(path.name for path in (ROOT / "examples").iterdir() if path.is_file())
-    assert names == ["mlflow_callback.py", "search.ipynb", "search.py"]
+    assert names == ["mlflow_callback.py", "score_onnx.py", "search.ipynb", "search.py"]
     assert len(BLOCKS) == len(READING) + 4
     assert len(COMMANDS) == 1
 
@@ -89,6 +89,21 @@ def test_blocks_that_read_a_run(finished: FinishedRun, capsys: pytest.CaptureFix
     assert printed.startswith("finished ")
     assert "validation_rmse" in printed
     assert "dropout" in printed
+
+
+@pytest.mark.slow
+def test_a_program_without_this_package_gets_the_reported_figures(finished: FinishedRun) -> None:
+    words = [str(ROOT / "examples" / "score_onnx.py"), str(finished.folder), "data"]
+    program = "import runpy, sys; sys.modules['crnn_search'] = sys.modules['torch'] = None; "
+    program += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=finished.root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(re.findall(r"(\w+): RMSE ([\d.]+)", done.stdout))
+    report = json.loads((finished.folder / "report.json").read_text())
+    assert float(found["model"]) == pytest.approx(report["test"]["exported_rmse"], abs=0.002)
+    assert float(found["ensemble"]) == pytest.approx(report["ensemble"]["rmse"], abs=0.002)
 
 
 def replayed(folder: Path) -> Callable[..., crnn_search.Run]:

@@ -58,8 +58,9 @@ def evaluate(
             raise InputError(f"{name} must be in a folder that exists, got {path}")
     loaded = api.load_model(model)
     from crnn_search.pipeline import evaluation
+    from crnn_search.pipeline.evaluation_data import Options
 
-    wanted = evaluation.Options(target, split, data_dir, picture=plot is not None)
+    wanted = Options(target, split, data_dir, picture=plot is not None)
     with progress_bar() as progress:
         found = evaluation.evaluate(loaded, data, wanted, progress)
     if table is not None:

@@ -224,3 +224,16 @@ def test_pictures_of_the_images_and_of_what_the_network_sees(
     )
     assert done.code != 0
     assert f"cannot write {tmp_path / 'no' / 'a.png'}" in done.err
+
+
+def test_a_plot_is_a_png(crnn_search: CommandLine, tmp_path: Path) -> None:
+    """Of a photograph, too, whose JPEG would be smaller."""
+    model = constant_model(tmp_path / "m.safetensors", COLOUR, 5e6)
+    noise = torch.randint(256, (16, 24, 3), generator=torch.Generator().manual_seed(0))
+    Image.fromarray(noise.to(torch.uint8).numpy()).save(tmp_path / "a.png")
+    plot = tmp_path / "plot.png"
+    assert (
+        crnn_search("predict", str(model), str(tmp_path / "a.png"), "--plot", str(plot)).code == 0
+    )
+    with Image.open(plot) as sheet:
+        assert sheet.format == "PNG"

@@ -16,23 +16,18 @@ import pytest
 from PIL import Image
 
 import crnn_search
-from crnn_search.data import digits as tables
 from crnn_search.data import mnist
 from crnn_search.data.arrays import SequenceData
 from crnn_search.data.digits import MEAN_DIGIT, Digits
-from crnn_search.data.mnist_sums import MnistSums
 from crnn_search.data.own import OwnSource
 from crnn_search.data.read import read
 from crnn_search.errors import DataError, InputError
-from crnn_search.models.export import export_winner
 from crnn_search.models.model import Model
-from crnn_search.pipeline.evaluation import Options, evaluate
-from crnn_search.results import report, scored, scores
+from crnn_search.pipeline.evaluation import evaluate
+from crnn_search.pipeline.evaluation_data import Options
 from crnn_search.storage.cache import CACHE_VARIABLE
 from tests.data.folders import HEADER, write_metadata
 from tests.models.networks import GREY, SPECS, SUMS, write
-from tests.results.conftest import few_sequences
-from tests.results.result_files import make_run
 from tests.small_run import REPOSITORY, write_mnist
 
 OWN = replace(GREY, center=20.0, scale=5.0)
@@ -300,29 +295,6 @@ def mnist_folder(tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in mnist.FILES}
     monkeypatch.setattr(mnist, "FILES", files)
     return folder
-
-
-def test_on_mnist_the_figures_are_those_of_the_report(
-    tmp_path: Path, digits: Digits, mnist_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sums = MnistSums(digits, 5)
-    run = make_run(tmp_path / "night", sums.info)
-    with few_sequences():
-        monkeypatch.setattr(tables, "TEST_SEQUENCES", 300)
-        monkeypatch.setattr(scored, "TIMED", 0)
-        written = report.write_report(run, sums)
-        export_winner(run, ("onnx",), sums, {})
-        found = crnn_search.evaluate(run.root, mnist_folder)
-        known = scored.read(run)
-    exported = scores.score([known.predictions["winner"][0]], known.table, sums=True)
-    assert_close(found["score"], exported.to_dict())
-    assert found["score"]["rmse"] == pytest.approx(written["test"]["exported_rmse"], rel=1e-5)
-    assert found["images"] == written["test"]["images"] == 1000
-    for name in ("mean_guess", "count_only"):
-        assert found["baselines"][name] == written["baselines"][name]
-    counts = written["test"]["sequences_by_length"]
-    assert found["score"]["sequences_by_length"] == counts
-    assert sum(counts.values()) == 300
 
 
 @pytest.mark.parametrize(
