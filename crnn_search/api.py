@@ -5,20 +5,19 @@ Heavy libraries are imported by the functions that need them.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from crnn_search.cluster import settings
 from crnn_search.errors import InputError, InterruptedRun, RunFolderError, StorageError
 from crnn_search.hyperparameters import PARAMETERS
 from crnn_search.models.model import Model as Model
+from crnn_search.pipeline.session import Session as Session
+from crnn_search.pipeline.session import check, opened
 from crnn_search.results.forecast import Forecast as Forecast
 from crnn_search.storage import runs
 from crnn_search.storage.location import is_uri, local_path
@@ -27,48 +26,15 @@ from crnn_search.storage.runs import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from crnn_search.data.arrays import SequenceData
-    from crnn_search.pipeline.hooks import Hook
-    from crnn_search.pipeline.run import Options
     from crnn_search.results.schema import Report
     from crnn_search.spaces.space import SearchSpace
     from crnn_search.storage.trial import TrialRecord
-    from crnn_search.tuning.progress import Progress
 
 COLUMNS = (
     "number", "name", "state", "reason", "epochs", "validation_rmse", "train_loss",
     "validation_rmse_by_epoch", "seconds", "core_seconds", "gpu_seconds", "node", "device", "seed",
 )  # fmt: skip
 """Keys of a row of `Run.trials`, before those of the hyperparameters."""
-
-
-class Session(TypedDict, total=False):
-    """Keywords of `launch`, `resume` and `extend`: where the work runs, and who hears of it.
-
-    address: a Ray cluster, `auto` or HOST:6379; by default a local Ray starts.
-    data_dir: a folder with MNIST's four files, by default a download; or the place of the space's
-    own data, by default `task.data`.
-    data: image sequences in memory, in place of what the space's `task.data` names.
-    on_trial_end: called with each trial that ended: its line of the ledger and its `stage`.
-    on_end: called once, with `run`, `name`, `state`, `error`, `test_rmse` and `report`.
-    study_storage: a PostgreSQL or MySQL database for the copy of the study in place of the run's
-    `study.db`: postgresql://USER@HOST/DATABASE; by default the environment variable
-    CRNN_SEARCH_STUDY_STORAGE.
-    verbose: let Ray print its workers' log.
-    command: what the report of a new run names to launch it again; by default `crnn-search launch`
-    with the run's own copy of the space.
-    display: shows the run while it works: a function from its folder to a context manager of a
-    `Progress`. By default stages, trials and notes are lines of the logger `crnn_search`.
-    """
-
-    address: str | None
-    data_dir: str | Path | None
-    data: SequenceData | None
-    on_trial_end: Hook | None
-    on_end: Hook | None
-    study_storage: str | None
-    verbose: bool
-    command: str
-    display: Callable[[RunFolder], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -200,7 +166,7 @@ def launch(
     from crnn_search.storage.journal import read_history
     from crnn_search.tuning.budget import parse_budget
 
-    _check(session)
+    check(session)
     space = _space_for(space, session.get("data"))
     budget = parse_budget(time_budget, compute_budget)
     places = [run.location if isinstance(run, Run) else str(run) for run in warm_start]
@@ -215,7 +181,7 @@ def launch(
             words += ["--warm-start", run]
         session["command"] = shlex.join(words)
     try:
-        with _session(folder, session) as (pipeline, progress, settings):
+        with opened(folder, session) as (pipeline, progress, settings):
             pipeline.launch(space, folder, progress, settings, budget=budget, warm_runs=warm_runs)
     except StorageError as error:
         if folder.manifest.is_file():
@@ -239,11 +205,11 @@ def resume(run: Run | str | Path, *, force: bool = False, **session: Unpack[Sess
 
     force: trust a run of another user, whose files decide what is trained. Raises as `launch`.
     """
-    _check(session)
+    check(session)
     run = open_run(run)
     run.check(force=force)
     if run.status()["stage"] != "finished":
-        with _session(run.folder, session) as (pipeline, progress, settings):
+        with opened(run.folder, session) as (pipeline, progress, settings):
             pipeline.resume(run.folder, progress, settings)
     return run
 
@@ -263,13 +229,13 @@ def extend(
     """
     from crnn_search.tuning.budget import parse_budget
 
-    _check(session)
+    check(session)
     if trials < 1:
         raise InputError(f"trials must be a whole number from 1 on, got {trials}")
     budget = parse_budget(time_budget, compute_budget)
     run = open_run(run)
     run.check(force=force)
-    with _session(run.folder, session) as (pipeline, progress, settings):
+    with opened(run.folder, session) as (pipeline, progress, settings):
         pipeline.extend(run.folder, trials, progress, settings, budget)
     return run
 
@@ -363,49 +329,6 @@ def _space_for(space: SearchSpace | str | Path, data: SequenceData | None) -> Se
     if isinstance(space, str | Path):
         return load_space(space, [] if data is None else [f"task.data={json.dumps(data.name)}"])
     return space if data is None or space.task.data is not None else space.for_data(data.name)
-
-
-def _check(session: Session) -> None:
-    """Check the keywords of a session, and read the environment.
-
-    Raises:
-        InputError: the study's storage is not valid.
-    """
-    if unknown := session.keys() - Session.__annotations__.keys():
-        raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
-    from crnn_search.tuning.study_storage import given
-
-    storage = given(session.get("study_storage"))
-    session["study_storage"] = storage.url if storage else None
-
-
-@contextlib.contextmanager
-def _session(folder: RunFolder, session: Session) -> Iterator[tuple[ModuleType, Progress, Options]]:
-    """The pipeline, a display that runs, and the options for it."""
-    settings.apply()
-    with session.get("display", _log)(folder) as progress:
-        from crnn_search.pipeline import run as pipeline
-        from crnn_search.pipeline.hooks import Hooks
-        from crnn_search.tuning.study_storage import given
-
-        data_dir = session.get("data_dir")
-        options = pipeline.Options(
-            address=session.get("address"),
-            data_dir=None if data_dir is None else Path(data_dir),
-            data=session.get("data"),
-            verbose=session.get("verbose", False),
-            command=session.get("command", ""),
-            hooks=Hooks(session.get("on_trial_end"), session.get("on_end")),
-            study_storage=given(session.get("study_storage")),
-        )
-        yield pipeline, progress, options
-
-
-@contextlib.contextmanager
-def _log(_: RunFolder) -> Iterator[Progress]:
-    from crnn_search.pipeline.log_progress import LogProgress
-
-    yield LogProgress()
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from crnn_search.tuning.epoch_result import ending_state
 from crnn_search.tuning.scheduler import Asha
 from crnn_search.tuning.searcher import StudySearcher
 from tests.tuning.examples import result, tune_trial
+from tests.tuning.test_infeasible import slow_if_wide
 from tests.tuning.test_scheduler import asha
-from tests.tuning.test_searcher import DEEP, TEXT, Records, slow_if_wide
+from tests.tuning.test_searcher import DEEP, TEXT, Records
 
 
 def play(
