@@ -8,6 +8,7 @@ on, pausing included, and knows each trial's true state.
 
 from __future__ import annotations
 
+import copy
 import heapq
 import logging
 import math
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
+from unittest import mock
 
 import numpy as np
 import optuna
@@ -158,6 +160,7 @@ class Search:
         self._started: list[Trial] = []
         self._infeasible: list[Trial] = []
         self._in_a_row = 0
+        self._frozen: dict[int, tuple[tuple[int, bool], optuna.trial.FrozenTrial]] = {}
 
     def next(self) -> Trial | None:
         trial = self._rule.promoted()
@@ -182,7 +185,9 @@ class Search:
         while True:
             study = optuna.create_study()
             tried = [*self._started, *self._infeasible]
-            study.add_trials([_frozen(trial) for trial in sorted(tried, key=_drawn)])
+            frozen = [self._as_optuna(trial) for trial in sorted(tried, key=_drawn)]
+            with mock.patch.object(copy, "deepcopy", _same):  # it would take most of the time
+                study.add_trials(frozen)
             seed = derive_seed("sampler", self._space.search.seed, len(tried)) % 2**32
             random = self._in_a_row >= RANDOM_AFTER_INFEASIBLE
             study.sampler = optuna.samplers.RandomSampler(seed) if random else self._sampler(seed)
@@ -195,6 +200,18 @@ class Search:
                 return found
             self._in_a_row += 1
             self._infeasible.append(found)
+
+
+    def _as_optuna(self, trial: Trial) -> optuna.trial.FrozenTrial:
+        """The trial as Optuna sees it; the same object as long as nothing happens to it."""
+        now = trial.epoch, trial.running
+        if trial.number not in self._frozen or self._frozen[trial.number][0] != now:
+            self._frozen[trial.number] = now, _frozen(trial)
+        return self._frozen[trial.number][1]
+
+
+def _same(value: Any, memo: Any = None) -> Any:
+    return value
 
 
 _NOTHING = Outcome(math.nan, np.empty(0), np.empty(0), math.nan)
