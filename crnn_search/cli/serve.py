@@ -60,19 +60,19 @@ def serve(
     place = open_run(model, ()).root if is_uri(model) else local_path(model)
     path, limits = listen.preferred(place), Limits()
     found = api.load_model(path)
-    listening = listen.bind(host, port)
-    token = listen.token_for(listening)
+    with listen.bind(host, port) as listening:
+        token = listen.token_for(listening)
 
-    def ready() -> None:
-        terminal.show(f"{found.task.target}: {listen.url_of(listening)}")
-        if token.is_new:
-            terminal.show(f"token: {token.value}")
-        terminal.show("Ctrl-C ends it")
-        terminal.flush_now()
+        def ready() -> None:
+            terminal.show(f"{found.task.target}: {listen.url_of(listening)}")
+            if token.is_new:
+                terminal.show(f"token: {token.value}")
+            terminal.show("Ctrl-C ends it")
+            terminal.flush_now()
 
-    with _backend(found, path, limits, replicas if ray else 0) as backend:
-        app = build_app(found, backend, token=token.value, limits=limits)
-        listen.serve(app, listening, ready)
+        with _backend(found, path, limits, replicas if ray else 0) as backend:
+            app = build_app(found, backend, token=token.value, limits=limits)
+            listen.serve(app, listening, ready)
 
 
 @contextlib.contextmanager

@@ -37,19 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(path: Path, host: str, port: int) -> None:
-    listening = listen.bind(host, port)
-    token = listen.token_for(listening)
-    model, limits = Model(load(listen.preferred(path))), Limits()
-    app = build_app(
-        model, InProcess(model, limits, os.cpu_count() or 1), token=token.value, limits=limits
-    )
+    with listen.bind(host, port) as listening:
+        token = listen.token_for(listening)
+        model, limits = Model(load(listen.preferred(path))), Limits()
+        backend = InProcess(model, limits, os.cpu_count() or 1)
+        app = build_app(model, backend, token=token.value, limits=limits)
 
-    def ready() -> None:
-        print(f"{model.task.target}: {listen.url_of(listening)}", flush=True)
-        if token.is_new:
-            print(f"token: {token.value}", flush=True)
+        def ready() -> None:
+            print(f"{model.task.target}: {listen.url_of(listening)}", flush=True)
+            if token.is_new:
+                print(f"token: {token.value}", flush=True)
 
-    listen.serve(app, listening, ready)
+        listen.serve(app, listening, ready)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Requests to predictions: image files are decoded, checked and predicted together.
 
-Shapes: `B` sequences, `T` time steps, `C` channels, `H` rows, `W` columns.
+Shapes: `C` channels, `H` rows, `W` columns.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from crnn_search.data.images import size_text
 from crnn_search.errors import ImageError, InputError
 from crnn_search.models.input_warnings import InputWarning
-from crnn_search.models.model import Model
-from crnn_search.models.predictor import at_once
-from crnn_search.models.server.limits import Limits
+from crnn_search.models.model import Model, pixels_of
+from crnn_search.models.preprocessing import Prepared
+from crnn_search.models.server.limits import IMAGES, SEQUENCE_PIXELS, Limits
 from crnn_search.text import first_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -48,21 +49,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of a sequence: the prediction, and the one after each image.
+    """What is said of a sequence: the prediction after each image.
 
     seen: what the network sees of each image, PNG files; none unless asked for.
     """
 
-    prediction: float
     running: list[float]
     warnings: list[InputWarning]
     seen: list[bytes]
 
 
 class _Sequence(NamedTuple):
-    """A decoded sequence: uint8 `(T, C, H, W)`."""
+    """A sequence's images as the network takes them."""
 
-    pixels: NDArray[np.uint8]
+    images: list[Prepared]
     warnings: list[InputWarning]
     show: bool
 
@@ -91,12 +91,31 @@ def answer_all(
     ]
 
 
+def longest(model: Model) -> int:
+    """How many images a sequence may have: as many as memory allows, and as those of training."""
+    shape = model.task.shape
+    memory = SEQUENCE_PIXELS // (shape.rows * shape.columns)
+    return min(IMAGES, max(model.predictor.info.longest, memory))
+
+
 def _decoded(model: Model, work: Work, limits: Limits) -> list[_Sequence] | InputError:
     try:
+        _check_lengths(model, work)
         _check_sizes(work, limits)
         return [_sequence(model, files, show=work.show) for files in work.sequences]
     except InputError as error:
         return error
+
+
+def _check_lengths(model: Model, work: Work) -> None:
+    """Check the lengths of sequences. Raises InputError: one is too long."""
+    most, found = longest(model), max(map(len, work.sequences))
+    if found > most:
+        size = size_text(model.task.shape[1:])
+        raise InputError(
+            f"a sequence must have at most {most:,} images, which become {size} pixels each; got "
+            f"{found:,}"
+        )
 
 
 def _check_sizes(work: Work, limits: Limits) -> None:
@@ -135,46 +154,16 @@ def _pixels_of(file: File) -> int:
 
 
 def _sequence(model: Model, files: Sequence[File], *, show: bool) -> _Sequence:
-    """A sequence's images as the network takes them."""
-    pixels, found = [], list[InputWarning]()
-    for position, file in enumerate(files):
-        prepared = model.preprocessing.read(file.content, file.name)
-        pixels.append(prepared.pixels)
-        found += [replace(warning, position=position) for warning in prepared.warnings]
-    stacked = np.stack(pixels)
-    return _Sequence(stacked, [*found, *model.check(stacked)], show)
+    images = [model.preprocessing.read(file.content, file.name) for file in files]
+    return _Sequence(images, model.warnings(images), show)
 
 
 def _predicted(model: Model, sequences: Sequence[_Sequence]) -> Iterator[Answer]:
     """The answers for sequences, in their order."""
-    lengths = [len(sequence.pixels) for sequence in sequences]
-    running: dict[int, list[float]] = {}
-    for batch in batches(lengths, at_once(model.task.shape)):
-        steps = max(lengths[index] for index in batch)
-        images = np.zeros((len(batch), steps, *model.task.shape), np.uint8)
-        for row, index in enumerate(batch):
-            images[row, : lengths[index]] = sequences[index].pixels
-        counts = np.array([lengths[index] for index in batch])
-        found = model.predict_running(images, counts)
-        for row, index in enumerate(batch):
-            running[index] = found[row, : lengths[index]].tolist()
-    for index, sequence in enumerate(sequences):
-        seen = [_png(image) for image in sequence.pixels] if sequence.show else []
-        yield Answer(running[index][-1], running[index], sequence.warnings, seen)
-
-
-def batches(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Sequences, by their index, in batches of at most so many images, padding included.
-
-    Those of similar lengths are together. A longer sequence is a batch of its own.
-    """
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if found and (len(found[-1]) + 1) * lengths[found[-1][0]] <= most:
-            found[-1].append(index)
-        else:
-            found.append([index])
-    return found
+    found = model.predict_pixels([pixels_of(sequence.images) for sequence in sequences])
+    for running, (images, warnings_, show) in zip(found, sequences, strict=True):
+        seen = [_png(image.pixels) for image in images] if show else []
+        yield Answer(running, warnings_, seen)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

@@ -154,7 +154,8 @@ def _add_information(
         preprocessing=model.preprocessing.describe(),
         network=model.spec,
         metrics=model.metrics,
-        limits=dataclasses.asdict(limits) | {"sequences": SEQUENCES, "images": IMAGES},
+        limits=dataclasses.asdict(limits)
+        | {"sequences": SEQUENCES, "images": IMAGES, "sequence_images": answers.longest(model)},
     )
 
     @app.get("/model", summary="What it predicts, and how well")
@@ -238,7 +239,7 @@ def _file(name: str, text: str) -> answers.File:
 def _shown(answer: Answer, *, show: bool) -> schemas.Predicted:
     """An answer for JSON, in which a number is finite."""
     return schemas.Predicted(
-        prediction=_finite(answer.prediction),
+        prediction=_finite(answer.running[-1]),
         running=[_finite(value) for value in answer.running],
         warnings=[
             schemas.FoundWarning(kind=found.kind, message=found.message, image=found.position)

@@ -10,6 +10,10 @@ SEQUENCES = 100
 IMAGES = 1000
 """Images of a request, in all its sequences."""
 
+SEQUENCE_PIXELS = 8_000_000
+"""Pixels of a sequence as the network takes it, all of which are in memory at once: with 32
+channels of float32 a GB."""
+
 CONNECTIONS = 1024
 """Connections at once; one more is answered with 503."""
 

@@ -44,6 +44,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         InputError: the address is not one of this machine, or the port is taken.
     """
+    if not 0 <= port < 2**16:
+        raise InputError(f"--port must be from 0 to {2**16 - 1}, got {port}")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
@@ -54,9 +56,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         found.close()
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror or error
         raise InputError(
             f"cannot listen on {host} with --port {port}: {reason}; name another address of this "
             "machine or another port, 0 for any free one"

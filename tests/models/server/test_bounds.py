@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
+from crnn_search.hyperparameters import ImageShape
 from crnn_search.models.server.app import InProcess, build_app
 from crnn_search.models.server.limits import IMAGES, SEQUENCES, Limits
 from crnn_search.models.server.problems import UnavailableError
+from tests.models.networks import SUMS
 from tests.models.server.conftest import client_of
-from tests.models.server.fakes import WHITE, FakeModel, png, text
+from tests.models.server.fakes import WHITE, brightness, png, text
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}
@@ -177,7 +180,7 @@ def test_bodies_that_are_too_large_together() -> None:
 
 def test_a_body_that_does_not_arrive() -> None:
     limits = Limits(body_s=0.05)
-    app = build_app(FakeModel(), InProcess(FakeModel(), limits, 1), limits=limits)  # type: ignore[arg-type]
+    app = build_app(brightness(), InProcess(brightness(), limits, 1), limits=limits)
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -195,6 +198,19 @@ def test_a_body_that_does_not_arrive() -> None:
     anyio.run(app, scope, receive, send)
     assert sent[0]["status"] == 408
     assert "the body must arrive within 0.05 s" in json.loads(sent[1]["body"])["error"]
+
+
+def test_a_sequence_that_needs_too_much_memory() -> None:
+    task = replace(SUMS, shape=ImageShape(1, 256, 256), sums=False)
+    client = client_of(brightness(task))
+    most = client.get("/model").json()["limits"]["sequence_images"]
+    assert most == 122
+    answer = client.post("/predict", json={"sequences": [[WHITE] * (most + 1)]})
+    assert answer.status_code == 422
+    error = "a sequence must have at most 122 images, which become 256 × 256 pixels each; got 123"
+    assert answer.json()["error"] == error
+    long = brightness(replace(task, longest=2000))
+    assert client_of(long).get("/model").json()["limits"]["sequence_images"] == 122, "trained on 8"
 
 
 def test_pixels_of_a_file_and_of_a_request() -> None:
@@ -249,9 +265,9 @@ class Failing(InProcess):
 
 
 def failing(error: Exception) -> TestClient:
-    backend = Failing(FakeModel(), Limits(), 1)  # type: ignore[arg-type]
+    backend = Failing(brightness(), Limits(), 1)
     backend.error = error
-    app = build_app(FakeModel(), backend)  # type: ignore[arg-type]
+    app = build_app(brightness(), backend)
     return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
 
 

@@ -12,7 +12,7 @@ from crnn_search.errors import InputError
 from crnn_search.models.server import listen
 from crnn_search.models.server.app import InProcess, build_app
 from crnn_search.models.server.limits import Limits
-from tests.models.server.fakes import FakeModel
+from tests.models.server.fakes import brightness
 from tests.models.server.running import running
 
 TOKEN = "0123456789abcdef"
@@ -90,12 +90,12 @@ def test_an_onnx_file_is_preferred(tmp_path: Path) -> None:
 
 
 def sent(url: str, data: bytes) -> bytes:
-    """What a server answers to bytes, until it closes the connection."""
+    """The head of what a server answers to bytes."""
     port = int(url.rstrip("/").rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
         client.sendall(data)
         answer = b""
-        while part := client.recv(4096):
+        while b"\r\n\r\n" not in answer and (part := client.recv(4096)):
             answer += part
     return answer
 
@@ -103,12 +103,12 @@ def sent(url: str, data: bytes) -> bytes:
 def test_requests_that_are_no_http_or_do_not_end() -> None:
     limits = Limits(body_s=0.2, body_bytes=1000)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with running(build_app(FakeModel(), InProcess(FakeModel(), limits, 1), limits=limits)) as url:  # type: ignore[arg-type]
+    with running(build_app(brightness(), InProcess(brightness(), limits, 1), limits=limits)) as url:
         for data, status in (
             (b"\x16\x03\x01\x02\x00 no http\r\n\r\n", b"400"),
             (head + b"Content-Length: -5\r\n\r\n", b"400"),
             (head + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n", b"400"),
-            (head + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n", b"400"),
+            (head + b"X: " + b"x" * 70_000, b"400"),
             (head + b"Content-Length: 50\r\n\r\n{", b"408"),
             (head + b"Content-Length: 99999\r\n\r\n{", b"413"),
             (head + b"Transfer-Encoding: chunked\r\n\r\nfff\r\n" + b" " * 2000, b"413"),

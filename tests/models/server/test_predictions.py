@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from crnn_search.errors import ImageError
-from crnn_search.models.server.answers import File, Work, answer_all, batches
+from crnn_search.models.server.answers import File, Work, answer_all
 from crnn_search.models.server.limits import Limits
 from tests.models.server.conftest import client_of
-from tests.models.server.fakes import BLACK, WHITE, FakeModel, png, text
+from tests.models.server.fakes import BLACK, METRICS, WHITE, brightness, png, text
+
+DIGIT = (Path(__file__).parents[3] / "examples" / "digits" / "a1_7.png").read_bytes()
 
 
 def test_sequences_in_json_are_predicted_in_their_order(client: TestClient) -> None:
@@ -26,14 +29,7 @@ def test_sequences_in_json_are_predicted_in_their_order(client: TestClient) -> N
         "unit": None,
         "predictions": [
             {"prediction": 1.0, "running": [1.0], "warnings": [], "seen": None},
-            {
-                "prediction": 2.0,
-                "running": [1.0, 1.0, 2.0],
-                "warnings": [
-                    {"kind": "empty", "message": "there is nothing to read in it", "image": 1}
-                ],
-                "seen": None,
-            },
+            {"prediction": 2.0, "running": [1.0, 1.0, 2.0], "warnings": [], "seen": None},
         ],
     }
 
@@ -42,7 +38,18 @@ def test_uploaded_files_are_one_sequence(client: TestClient) -> None:
     files = [("images", (f"{n}.png", png(255 * (n < 2)))) for n in range(3)]
     (found,) = client.post("/predict/files", files=files).json()["predictions"]
     assert found["running"] == [1.0, 2.0, 2.0]
-    assert [warning["image"] for warning in found["warnings"]] == [2]
+
+
+def test_warnings_say_which_image_they_are_about() -> None:
+    client, digit = client_of(brightness(placed=True)), text(DIGIT)
+    body = {"sequences": [[digit, BLACK, digit], [digit] * 9]}
+    first, second = client.post("/predict", json=body).json()["predictions"]
+    assert first["warnings"] == [
+        {"kind": "empty", "message": first["warnings"][0]["message"], "image": 1}
+    ]
+    assert "there is nothing to read in it" in first["warnings"][0]["message"]
+    assert first["running"][1] == first["running"][0] > 0
+    assert [(one["kind"], one["image"]) for one in second["warnings"]] == [("too_long", None)]
 
 
 @pytest.mark.parametrize("where", ["json", "files"])
@@ -76,20 +83,16 @@ def test_other_formats_are_read(client: TestClient, file_format: str) -> None:
     assert answer.json()["predictions"][0]["prediction"] == pytest.approx(1, abs=0.02)
 
 
-def test_a_long_sequence_has_a_warning_of_its_own(client: TestClient) -> None:
-    (found,) = client.post("/predict", json={"sequences": [[WHITE] * 9]}).json()["predictions"]
-    assert [(one["kind"], one["image"]) for one in found["warnings"]] == [("too_long", None)]
-
-
 @pytest.mark.parametrize("bias", [float("nan"), float("inf")])
 def test_a_number_that_is_not_finite_is_null(bias: float) -> None:
-    client = client_of(FakeModel(bias=bias))
+    client = client_of(brightness(bias=bias))
     (found,) = client.post("/predict", json={"sequences": [[WHITE]]}).json()["predictions"]
     assert (found["prediction"], found["running"]) == (None, [None])
 
 
 def test_requests_are_predicted_together_and_refused_apart() -> None:
-    model, limits = FakeModel(), Limits(image_pixels=1000)
+    calls: list[tuple[int, ...]] = []
+    model, limits = brightness(calls=calls), Limits(image_pixels=1000)
     white, large, broken = (File("a", png()), File("b", png(side=40)), File("c", b"no image"))
     works = [
         Work([[white], [white] * 3]),
@@ -97,33 +100,24 @@ def test_requests_are_predicted_together_and_refused_apart() -> None:
         Work([[white, broken]]),
         Work([[white]]),
     ]
-    first, *refused, last = answer_all(model, works, limits)  # type: ignore[arg-type]
+    first, *refused, last = answer_all(model, works, limits)
     assert isinstance(first, list)
     assert isinstance(last, list)
-    assert [one.prediction for one in (*first, *last)] == [1, 3, 1]
+    assert [one.running[-1] for one in (*first, *last)] == [1, 3, 1]
     assert [str(error).partition(",")[0] for error in refused] == [
         "b must have at most 1",
         "c cannot be decoded: cannot identify image file; give an image file: PNG",
     ]
     assert all(isinstance(error, ImageError) for error in refused)
-    assert model.calls == [(3, 3, 1, 28, 28)]
-
-
-def test_batches_keep_within_the_most_images_padding_included() -> None:
-    lengths = [3, 10, 1, 3, 9, 40]
-    found = batches(lengths, 20)
-    assert sorted(index for batch in found for index in batch) == list(range(6))
-    sizes = [len(batch) * max(lengths[index] for index in batch) for batch in found]
-    assert sizes == [40, 20, 9], "only one that is too long by itself has more"
-    assert batches([], 20) == []
+    assert calls == [(3, 3, 1, 28, 28)]
 
 
 def test_information_of_the_model(client: TestClient) -> None:
     found = client.get("/model").json()
     assert found["task"]["longest"] == 8
-    assert found["preprocessing"] == ["reduced"]
-    assert (found["network"], found["metrics"]) == ({"gru_sizes": [8]}, {"rmse": 0.5})
-    assert found["limits"]["images"] == 1000
+    assert found["preprocessing"][-1] == "divided by 255"
+    assert (found["network"]["gru_sizes"], found["metrics"]) == ([64], METRICS)
+    assert found["limits"]["images"] == found["limits"]["sequence_images"] == 1000
 
 
 def test_health(client: TestClient) -> None:
@@ -131,8 +125,8 @@ def test_health(client: TestClient) -> None:
 
 
 def test_metrics_count_requests_images_and_warnings() -> None:
-    client = client_of()
-    client.post("/predict", json={"sequences": [[WHITE, BLACK], [WHITE]]})
+    client = client_of(brightness(placed=True))
+    client.post("/predict", json={"sequences": [[text(DIGIT), BLACK], [text(DIGIT)]]})
     client.post("/predict", content=b"[]")
     client.get("/nothing")
     lines = client.get("/metrics").text.splitlines()
