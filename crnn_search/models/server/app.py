@@ -106,7 +106,7 @@ def build_app(
         redoc_url=None,
         form_limits={"max_files": IMAGES, "max_fields": 10, "max_part_size": 1000},
         dependencies=[] if token is None else [Depends(HTTPBearer(auto_error=False))],
-        responses={code: REFUSALS[code] for code in (401, 421)},
+        responses={421: REFUSALS[421]},
     )
     counted = metrics.Metrics()
     problems.add_handlers(app)
@@ -158,7 +158,7 @@ def _add_information(
         | {"sequences": SEQUENCES, "images": IMAGES, "sequence_images": answers.longest(model)},
     )
 
-    @app.get("/model", summary="What it predicts, and how well")
+    @app.get("/model", summary="What it predicts, and how well", responses={401: REFUSALS[401]})
     async def model_() -> schemas.ModelAnswer:
         return about
 
@@ -166,7 +166,7 @@ def _add_information(
         "/metrics",
         summary="Counters for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}},
+        responses={200: {"content": {"text/plain": {}}}, 401: REFUSALS[401]},
     )
     async def metrics_() -> Response:
         return Response(counted.text(), media_type=metrics.CONTENT_TYPE)

@@ -48,8 +48,10 @@ class PredictBody(BaseModel):
 class FoundWarning(BaseModel):
     """Why a prediction may be wrong."""
 
-    kind: str = Field(examples=["several"])
-    message: str = Field(examples=["it shows more than one digit, the sum may be wrong"])
+    kind: str = Field(description="For programs.", examples=["several"])
+    message: str = Field(
+        description="For people.", examples=["it shows more than one digit, the sum may be wrong"]
+    )
     image: int | None = Field(description="The image in its sequence, from 0; null: the whole.")
 
 
@@ -62,7 +64,7 @@ class Predicted(BaseModel):
     running: list[float | None] = Field(
         description="The prediction after each image.", examples=[[6.98, 12.02]]
     )
-    warnings: list[FoundWarning]
+    warnings: list[FoundWarning] = Field(description="Why it may be wrong.")
     seen: list[str] | None = Field(
         default=None, description="With `show`: PNG files as data URIs, as the network sees them."
     )
@@ -71,26 +73,26 @@ class Predicted(BaseModel):
 class PredictAnswer(BaseModel):
     """Predictions, in the order of the sequences."""
 
-    target: str = Field(examples=["sum"])
-    unit: str | None
-    predictions: list[Predicted]
+    target: str = Field(description="What is predicted.", examples=["sum"])
+    unit: str | None = Field(description="Of the target.")
+    predictions: list[Predicted] = Field(description="One for each sequence.")
 
 
 class ModelAnswer(BaseModel):
     """The model: what it predicts from which images, and how well."""
 
     version: str = Field(description="Of crnn-search.")
-    task: dict[str, Any]
+    task: dict[str, Any] = Field(description="What it predicts, from which images.")
     preprocessing: list[str] = Field(description="How an image file becomes its pixels.")
     network: dict[str, Any] = Field(description="Its hyperparameters.")
     metrics: dict[str, Any] = Field(description="On test data, as exported.")
-    limits: dict[str, int | float]
+    limits: dict[str, int | float] = Field(description="Of a request.")
 
 
 class HealthAnswer(BaseModel):
     """The server answers."""
 
-    status: str = Field(examples=["ok"])
+    status: str = Field(description="`ok`.", examples=["ok"])
 
 
 class ProblemAnswer(BaseModel):

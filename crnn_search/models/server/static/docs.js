@@ -32,9 +32,11 @@ function kind(schema, all) {
   return `array${high ? ` of ${low} to ${high}` : ""}: ${kind(found.items, all)}`;
 }
 
-function fields(schema, all) {
-  return Object.entries(of(schema, all).properties || {}).map(([name, field]) => [
-    code(name), kind(field, all), marked(field.description || of(field, all).description || ""),
+// Rows of a table for a schema's fields; those of objects in it follow them, indented.
+function fields(schema, all, depth = 0) {
+  return Object.entries(of(schema, all).properties || {}).flatMap(([name, field]) => [
+    [["\u00a0".repeat(4 * depth), code(name)], kind(field, all), marked(field.description || "")],
+    ...fields(field.items || field, all, depth + 1),
   ]);
 }
 
@@ -61,9 +63,12 @@ function section(path, method, operation, all) {
   const rows = answer?.schema ? fields(answer.schema, all) : [];
   if (rows.length) made.push(element("p", "Answer"), table(["Field", "Type", "Meaning"], rows));
   const refusals = Object.entries(operation.responses).filter(([status]) => status !== "200");
+  const codes = refusals.map(([status]) => status).join(", ");
   made.push(
-    element("p", "Refused with"),
-    table(["Status", "Why"], refusals.map(([status, { description }]) => [code(status), description]))
+    element("details", [
+      element("summary", `Refused with ${codes}`),
+      table(["Status", "Why"], refusals.map(([status, { description }]) => [code(status), description])),
+    ])
   );
   return made;
 }

@@ -22,6 +22,7 @@ async function ask(path, options = {}) {
     sessionStorage.removeItem(TOKEN);
     $("token-form").hidden = false;
     $("token").focus();
+    throw new Error("That is not the server's token.");
   }
   throw new Error(answer.error || `the server answered with ${response.status}`);
 }
@@ -55,7 +56,8 @@ async function start() {
   $("pad").hidden = $("next").hidden = !task.sums;
   if (!task.sums) $("files-label").textContent = "Add pictures, in order";
   $("preprocessing").replaceChildren(...about.preprocessing.map((text) => element("li", text)));
-  $("model").textContent = JSON.stringify({ network: about.network, metrics: about.metrics }, null, 2);
+  const figures = Object.entries({ ...about.network, ...about.metrics });
+  $("model").textContent = figures.map(([name, value]) => `${name}: ${JSON.stringify(value)}`).join("\n");
   draw();
   update();
 }
