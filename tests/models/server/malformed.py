@@ -9,6 +9,7 @@ It ends with 1 if an answer was a 5xx or did not say in JSON what is wrong.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -77,16 +78,19 @@ def memory_mb(url: str, pid: int | None) -> list[float]:
     (own,) = re.findall(r"^process_resident_memory_bytes (\S+)$", text, flags=re.MULTILINE)
     found = [float(own) / 2**20]
     if pid is not None:
-        found.append(sum(_resident_mb(one) for one in _below(pid)))
+        found.append(sum(_resident_mb(one) for one in below(pid)))
     return found
 
 
-def _below(pid: int) -> Iterator[int]:
+def below(pid: int) -> Iterator[int]:
     """A process and its descendants."""
     yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            yield from _below(int(child))
+    children: list[str] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended
+            children += path.read_text().split()
+    for child in children:
+        yield from below(int(child))
 
 
 def _resident_mb(pid: int) -> float:
