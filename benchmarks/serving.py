@@ -71,7 +71,7 @@ def alone(model: Path, images: int, seconds: float) -> dict[str, Any]:
 
     loaded = crnn_search.load_model(model)
     files = [digit(number) for number in range(images)]
-    pixels = np.stack([loaded.preprocessing.read(file).pixels for file in files])[None]
+    pixels = np.stack([loaded.preprocessing.read(file, "digit").pixels for file in files])[None]
     return {
         "the network": loop(lambda: loaded.predict_running(pixels), seconds),
         "predict_files": loop(lambda: loaded.predict_files([files]), seconds),

@@ -49,7 +49,7 @@ class Replica:
         self._model = Model(load(Path(path)))
         self._limits = limits
 
-    @serve.batch(
+    @serve.batch(  # type: ignore[untyped-decorator]
         max_batch_size=IMAGES,
         batch_wait_timeout_s=0,  # what arrives while a batch is predicted is the next one
         batch_size_fn=lambda requests: sum(work.images for work in requests),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from playwright.sync_api import Page
 
-from tests.models.drawn_digits import STROKES
+from tests.models.drawn_digits import STROKES, _curve
 
 
 def draw(page: Page, digit: int) -> None:
@@ -17,12 +18,12 @@ def draw(page: Page, digit: int) -> None:
                 box["x"] + box["width"] * (0.3 + 0.4 * x),
                 box["y"] + box["height"] * (0.18 + 0.64 * y),
             )
-            for x, y in stroke
+            for x, y in _curve(np.array(stroke), steps=4)
         ]
         page.mouse.move(*points[0])
         page.mouse.down()
         for point in points[1:]:
-            page.mouse.move(*point, steps=6)
+            page.mouse.move(*point)
         page.mouse.up()
 
 

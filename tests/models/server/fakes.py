@@ -35,7 +35,8 @@ def brightness(
     def function(images: Floats, lengths: Lengths) -> Floats:
         if calls is not None:
             calls.append(images.shape)
-        return images.mean(axis=(2, 3, 4)).cumsum(axis=1) + np.float32(bias)
+        running: Floats = images.mean(axis=(2, 3, 4)).cumsum(axis=1) + np.float32(bias)
+        return running
 
     preprocessing = Preprocessing.of(task) if placed else Preprocessing(task.shape)
     config = TrialConfig(ModelSpec(), replace(TrainingSpec(), max_sequence_length=8))

@@ -99,7 +99,7 @@ def test_too_many_images(client: TestClient, sequences: Any, error: str) -> None
 )
 @pytest.mark.parametrize("kind", ["text/plain", "", "application/json; charset", "\xff"])
 def test_another_content_type(client: TestClient, path: str, wanted: str, kind: str) -> None:
-    answer = client.post(path, content=b"{}", headers={"content-type": kind.encode("latin-1")})
+    answer = client.post(path, content=b"{}", headers=[(b"content-type", kind.encode("latin-1"))])
     if path == "/predict" and kind.startswith(wanted):
         assert answer.status_code == 422
         return
