@@ -77,7 +77,9 @@ def page_of(browser: Browser, path: Path, *, width: int, dark: bool = False) -> 
 
 def serious_faults(page: Page) -> list[Any]:
     """What axe-core finds that hinders people seriously, the insides of charts left out."""
-    page.add_script_tag(path=str(AXE))
+    page.evaluate(
+        AXE.read_text(encoding="utf-8")
+    )  # as a script it would need the page's permission
     found = page.evaluate("axe.run({exclude: ['.js-plotly-plot']})")["violations"]
     return [
         f"{fault['id']}: {[node['html'][:200] for node in fault['nodes'][:3]]}"

@@ -58,6 +58,7 @@ def own_classes() -> Iterator[type]:
 
 
 @pytest.mark.slow  # imports every library
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")  # by Ray Serve
 def test_classes_share_no_private_name_with_a_library_they_extend() -> None:
     shared = {(cls.__name__, name) for cls in own_classes() for name in shared_names(cls)}
     assert shared == ALLOWED

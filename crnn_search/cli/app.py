@@ -23,6 +23,7 @@ from crnn_search.cli import (
     results,
     runs,
     search,
+    serve,
     terminal,
     watch,
 )
@@ -59,6 +60,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "export": export.export,
         "predict": predict.predict,
         "evaluate": evaluate.evaluate,
+        "serve": serve.serve,
     },
 }
 """Every command by its subject."""

@@ -1,0 +1,1 @@
+"""A model behind HTTP: JSON, uploads and a page, without PyTorch and Ray."""
