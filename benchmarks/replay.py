@@ -201,7 +201,6 @@ class Search:
             self._in_a_row += 1
             self._infeasible.append(found)
 
-
     def _as_optuna(self, trial: Trial) -> optuna.trial.FrozenTrial:
         """The trial as Optuna sees it; the same object as long as nothing happens to it."""
         now = trial.epoch, trial.running
