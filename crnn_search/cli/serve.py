@@ -13,6 +13,7 @@ import typer
 
 from crnn_search import api
 from crnn_search.cli import terminal
+from crnn_search.cluster.cores import usable_cores
 from crnn_search.errors import InputError
 from crnn_search.storage.location import is_uri, local_path
 from crnn_search.storage.runs import open_run
@@ -62,6 +63,7 @@ def serve(
     found = api.load_model(path)
     with listen.bind(host, port) as listening:
         token = listen.token_for(listening)
+        os.environ.pop(listen.TOKEN_VARIABLE, None)  # Ray's processes need it not
 
         def ready() -> None:
             terminal.show(f"{found.task.target}: {listen.url_of(listening)}")
@@ -81,7 +83,7 @@ def _backend(model: Model, path: Path, limits: Limits, replicas: int) -> Iterato
     if not replicas:
         from crnn_search.models.server.app import InProcess
 
-        yield InProcess(model, limits, os.cpu_count() or 1)
+        yield InProcess(model, limits, usable_cores())
         return
     from crnn_search.pipeline import serving
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -62,6 +63,7 @@ def test_a_new_token_is_printed_and_one_of_the_user_is_not(
     done = crnn_search(*words)
     assert "token" not in done.out
     assert TOKEN not in done.out + done.err
+    assert listen.TOKEN_VARIABLE not in os.environ, "of what is started"
     for app, token in zip(served, (line.removeprefix("token: "), TOKEN), strict=True):
         client = TestClient(app)
         assert client.get("/model").status_code == 401

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from crnn_search import signals
+from crnn_search.cluster.cores import usable_cores
 from crnn_search.errors import CrnnSearchError
 from crnn_search.models.model import Model
 from crnn_search.models.predictor import load
@@ -40,7 +40,7 @@ def _serve(path: Path, host: str, port: int) -> None:
     with listen.bind(host, port) as listening:
         token = listen.token_for(listening)
         model, limits = Model(load(listen.preferred(path))), Limits()
-        backend = InProcess(model, limits, os.cpu_count() or 1)
+        backend = InProcess(model, limits, usable_cores())
         app = build_app(model, backend, token=token.value, limits=limits)
 
         def ready() -> None:
