@@ -158,19 +158,24 @@ def main() -> None:
             found = [future.result() for future in futures]
             curves[name] = np.array([on_grid(*one, core_s) for one in found])
             print(f"{time.monotonic() - start:.0f} s: {name}", flush=True)
+            write(curves, core_s, time.monotonic() - start)
+    print(PAGE.read_text().split("<!-- sampling:begin -->")[1].split("<!-- sampling:end -->")[0])
+
+
+def write(curves: dict[str, np.ndarray], core_s: float, took_s: float) -> None:
+    """Write what is known so far, and keep what is known of other kinds."""
     results = {
         "recorded": len(recorded().x),
         "explained_by_neighbours": recorded().explained(),
-        "repeats": len(seeds),
+        "repeats": len(curves[REFERENCE]),
         "core_s": core_s,
-        "took_s": time.monotonic() - start,
+        "took_s": took_s,
         "searches": summarise(curves),
     }
     _keep_others(results)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     replace_section(PAGE, "sampling", markdown(results))
-    print(markdown(results))
 
 
 def _keep_others(results: dict[str, Any]) -> None:
@@ -181,7 +186,6 @@ def _keep_others(results: dict[str, Any]) -> None:
     if all(earlier[key] == results[key] for key in ("recorded", "repeats", "core_s")):
         known = {name: row for name, row in earlier["searches"].items() if name in VARIANTS}
         results["searches"] = known | results["searches"]
-        results["took_s"] += earlier["took_s"]
 
 
 def _arguments(name: str, seeds: range, trials: int, core_s: float) -> list[list[Any]]:
