@@ -175,8 +175,6 @@ def test_missing_data_are_refused(tmp_path: Path) -> None:
         api.forecast(TINY, data_dir=tmp_path / "nowhere")
 
 
-@pytest.mark.long(30)
-@pytest.mark.slow
 def test_hours_of_a_run_are_in_the_forecast_from_its_own_epochs(finished: FinishedRun) -> None:
     """Its own: so that it does not matter how busy the machine was."""
     trials = jsonl.read(finished.folder / "trials.jsonl")
@@ -188,6 +186,8 @@ def test_hours_of_a_run_are_in_the_forecast_from_its_own_epochs(finished: Finish
     assert found.stages[0].epochs.low <= sum(epochs) <= found.stages[0].epochs.high
 
 
+@pytest.mark.long(30)
+@pytest.mark.slow
 def test_forecast_beside_the_run(finished: FinishedRun) -> None:
     """Epochs are in the range; times are not compared: the machine may be busy with one of both."""
     program = """
