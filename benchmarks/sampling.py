@@ -158,18 +158,17 @@ def main() -> None:
             found = [future.result() for future in futures]
             curves[name] = np.array([on_grid(*one, core_s) for one in found])
             print(f"{time.monotonic() - start:.0f} s: {name}", flush=True)
-            write(curves, core_s, time.monotonic() - start)
+            write(curves, core_s)
     print(PAGE.read_text().split("<!-- sampling:begin -->")[1].split("<!-- sampling:end -->")[0])
 
 
-def write(curves: dict[str, np.ndarray], core_s: float, took_s: float) -> None:
+def write(curves: dict[str, np.ndarray], core_s: float) -> None:
     """Write what is known so far, and keep what is known of other kinds."""
     results = {
         "recorded": len(recorded().x),
         "explained_by_neighbours": recorded().explained(),
         "repeats": len(curves[REFERENCE]),
         "core_s": core_s,
-        "took_s": took_s,
         "searches": summarise(curves),
     }
     _keep_others(results)

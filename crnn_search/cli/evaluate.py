@@ -17,9 +17,7 @@ from crnn_search.text import counted
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model file or folder, or a run.")
-    ],
+    model: options.Model,
     data: Annotated[
         str,
         typer.Argument(
@@ -41,11 +39,8 @@ def evaluate(
             "trained on, all of others.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-    table: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write a table: one row a sequence."),
-    ] = None,
+    as_json: options.AsJson = False,
+    table: options.Table = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a picture, a PNG file, of the worst sequences."),

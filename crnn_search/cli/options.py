@@ -16,6 +16,12 @@ SpaceFile = Annotated[
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run: its folder, its name below runs, or its URI.")
 ]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model file or folder, or a run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Table = Annotated[
+    Path | None,
+    typer.Option("--csv", metavar="FILE", help="Write a table: one row a sequence."),
+]
 AnyRun = Annotated[
     str | None,
     typer.Argument(

@@ -9,22 +9,22 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from crnn_search import api
-from crnn_search.cli import terminal
+from crnn_search.cli import options, terminal
 from crnn_search.cli.image_files import image_files
 from crnn_search.errors import InputError
 from crnn_search.text import counted
 
 if TYPE_CHECKING:
     from crnn_search.data.task_info import TaskInfo
-    from crnn_search.models.model import Model, Prediction
-    from crnn_search.models.predict_sequences import Predicted
+    from crnn_search.models.model import Model
+    from crnn_search.models.sequence_images import Predicted
 
 DRAWN = 12
 """Sequences of a data set that `--plot` draws."""
@@ -40,9 +40,7 @@ class _Output(NamedTuple):
 
 
 def predict(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model file or folder, or a run.")
-    ],
+    model: options.Model,
     images: Annotated[
         list[str] | None,
         typer.Argument(
@@ -59,11 +57,8 @@ def predict(
             "with or without targets.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    table: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write a table: one row a sequence."),
-    ] = None,
+    as_json: options.AsJson = False,
+    table: options.Table = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="Draw the images with the prediction after each."),
@@ -90,8 +85,9 @@ def _predict_images(
     model: Model, files: Sequence[Path], output: _Output, show: Path | None
 ) -> None:
     """Predict one sequence of image files."""
+    from crnn_search.data.images import size_text
     from crnn_search.models.model import Prediction, pixels_of
-    from crnn_search.models.predict_sequences import Predicted
+    from crnn_search.models.sequence_images import Predicted
 
     prepared = model.prepare(files)
     if show is not None:
@@ -102,10 +98,10 @@ def _predict_images(
     (running,) = model.predict_pixels([pixels])
     whole = model.preprocessing.placement is None
     resized = [one for one in prepared if whole and one.size != model.task.shape[1:]]
-    found = Predicted(0, pixels, Prediction(running[-1], running, warnings), len(resized))
-    example = f"{resized[0].name}, {_size(resized[0].size)}" if resized else ""
-    _warn(model, [found], output, [""], example)
-    _write(model, [found], output, ["images"])
+    found = Predicted(pixels, Prediction(running[-1], running, warnings), len(resized))
+    example = f"{resized[0].name}, {size_text(resized[0].size)}" if resized else ""
+    _warn(model, {"": found}, output, example)
+    _write(model, {"images": found}, output)
     if output.as_json:
         names = {"files": [str(file) for file in files]}
         terminal.show(json.dumps(names | found.prediction.to_dict(), indent=2))
@@ -117,99 +113,77 @@ def _predict_images(
 
 def _predict_sequences(model: Model, data: str, output: _Output) -> None:
     """Predict the sequences of a data set."""
+    import numpy as np
+
     from crnn_search.data.sequence_files import open_sequences
-    from crnn_search.models.predict_sequences import predict_sequences
+    from crnn_search.models.sequence_images import images_of, predict_all
 
     with open_sequences(data, model.task, labelled=False) as sequences:
         names = list(map(str, sequences.found.names))
-        kept: list[Predicted] = []
-        for one in predict_sequences(model, sequences):
-            drawn = output.plot is not None and one.row < DRAWN
-            kept.append(one if drawn else one._replace(pixels=one.pixels[:0]))
-    found = sorted(kept, key=lambda one: one.row)
-    _warn(model, found, output, [f"sequence {name}, " for name in names])
-    _write(model, found, output, names)
+        by_row: dict[int, Predicted] = {}
+        for rows, part in predict_all(images_of(model, sequences, np.arange(len(names)))):
+            for row, one in zip(rows.tolist(), part, strict=True):
+                drawn = output.plot is not None and row < DRAWN
+                by_row[row] = one if drawn else one._replace(pixels=one.pixels[:0])
+    found = {name: by_row[row] for row, name in enumerate(names)}
+    _warn(model, {f"sequence {name}, ": one for name, one in found.items()}, output)
+    _write(model, found, output)
     if output.as_json:
-        rows = [{"sequence": names[one.row]} | one.prediction.to_dict() for one in found]
-        terminal.show(json.dumps(rows, indent=2))
+        rows_ = [{"sequence": name} | one.prediction.to_dict() for name, one in found.items()]
+        terminal.show(json.dumps(rows_, indent=2))
         return
-    lines = [
-        [
-            names[one.row],
-            str(len(one.prediction.running)),
-            _amount(model.task, one.prediction.value),
-        ]
-        for one in found
-    ]
+    lines = []
+    for name, one in found.items():
+        value, length = one.prediction.value, len(one.prediction.running)
+        lines.append([name, f"{length:,}", _amount(model.task, value)])
     terminal.show_table(["sequence", "images", model.task.target], lines, right=2)
 
 
-def _warn(
-    model: Model, found: Sequence[Predicted], output: _Output, where: Sequence[str],
-    example: str = "",
-) -> None:  # fmt: skip
-    """Say what makes predictions doubtful. where: what stands before a warning, by row.
+def _warn(model: Model, found: Mapping[str, Predicted], output: _Output, example: str = "") -> None:
+    """Say what makes predictions doubtful. found: by what stands before a warning.
 
     Raises:
         InputError: there is a warning, and warnings are errors.
     """
-    lines = [f"{where[one.row]}{warning}" for one in found for warning in one.prediction.warnings]
+    from crnn_search.data.images import size_text
+
+    lines = [
+        f"{where}{warning}" for where, one in found.items() for warning in one.prediction.warnings
+    ]
     if output.strict and lines:
         raise InputError("\n".join(lines))
     for line in lines:
         terminal.complain(f"warning: {line}")
-    if resized := sum(one.resized for one in found):
-        of, size = sum(len(one.prediction.running) for one in found), _size(model.task.shape[1:])
+    if resized := sum(one.resized for one in found.values()):
+        of = sum(len(one.prediction.running) for one in found.values())
         first = f"; the first was {example}" if example else ""
         terminal.complain(
-            f"note: {resized:,} of {counted(of, 'image')} were resized to {size} pixels "
-            f"(rows × columns){first}"
+            f"note: {resized:,} of {counted(of, 'image')} were resized to "
+            f"{size_text(model.task.shape[1:])} pixels (rows × columns){first}"
         )
 
 
-def _write(model: Model, found: Sequence[Predicted], output: _Output, names: Sequence[str]) -> None:
-    """Write the table and the picture."""
+def _write(model: Model, found: Mapping[str, Predicted], output: _Output) -> None:
+    """Write the table and the picture. found: by the sequence's name."""
     if output.csv is not None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["sequence", "images", "prediction", "warnings"])
-        for one in found:
-            prediction = one.prediction
+        for name, (_, prediction, _) in found.items():
             length, warnings = len(prediction.running), len(prediction.warnings)
-            writer.writerow([names[one.row], length, prediction.value, warnings])
+            writer.writerow([name, length, prediction.value, warnings])
         terminal.save(output.csv, text.getvalue().encode())
     if output.plot is not None:
-        shown = [(one.pixels, one.prediction) for one in found if one.row < DRAWN]
-        terminal.save(output.plot, _drawn(model.task, shown))
+        from crnn_search.data.running_sheet import Row, running_sheet
 
-
-def _drawn(task: TaskInfo, found: Sequence[tuple[Any, Prediction]]) -> bytes:
-    """Sequences with the prediction after each image, as a PNG."""
-    import numpy as np
-    import torch
-
-    from crnn_search.data.running_sheet import running_sheet
-    from crnn_search.data.sequences import SequenceTable
-
-    lengths = [len(pixels) for pixels, _ in found]
-    indices = torch.zeros(len(found), max(lengths), dtype=torch.int32)
-    running = torch.full(indices.shape, math.nan)
-    start = 0
-    for row, (pixels, prediction) in enumerate(found):
-        indices[row, : len(pixels)] = torch.arange(start, start + len(pixels))
-        running[row, : len(pixels)] = torch.tensor(prediction.running)
-        start += len(pixels)
-    images = torch.from_numpy(np.concatenate([pixels for pixels, _ in found]))
-    table = SequenceTable(indices, torch.tensor(lengths), torch.zeros(len(found)))
-    captions = [_amount(task, prediction.value) for _, prediction in found]
-    return running_sheet(images, table, running, captions, formats=("PNG",))
+        rows = [
+            Row(pixels, prediction.running, _amount(model.task, prediction.value))
+            for pixels, prediction, _ in list(found.values())[:DRAWN]
+        ]
+        terminal.save(output.plot, running_sheet(rows, ["PNG"]))
 
 
 def _amount(task: TaskInfo, value: float) -> str:
     """A prediction to a hundredth of the targets' standard deviation, with its unit."""
     decimals = max(0, 2 - math.floor(math.log10(task.scale)))
     return f"{value:.{decimals}f}" + (f" {task.unit}" if task.unit else "")
-
-
-def _size(size: Sequence[int]) -> str:
-    return " × ".join(map(str, size))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crnn_search import api
-from crnn_search.cli import terminal
+from crnn_search.cli import options, terminal
 from crnn_search.cluster.cores import usable_cores
 from crnn_search.errors import InputError
 from crnn_search.storage.location import is_uri, local_path
@@ -32,9 +32,7 @@ MOST_REPLICAS = 64
 
 
 def serve(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model file or folder, or a run.")
-    ],
+    model: options.Model,
     host: Annotated[
         str,
         typer.Option(help="The address to listen on. Other machines' requests need a token."),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from crnn_search.data.dataset import Dataset
+from crnn_search.data.images import tile
 from crnn_search.data.sequence_list import SPLITS
 
 SEQUENCES = 12
@@ -39,7 +40,7 @@ def contact_sheet(data: Dataset) -> bytes:
         images = data.table(np.array([row]))[0]
         for column, image in enumerate(images[_evenly(len(images), COLUMNS)]):
             left = _MARGIN + column * (_TILE + _MARGIN)
-            sheet.paste(_tile(data.images[image]), (left, top + _CAPTION))
+            sheet.paste(tile(data.images[image], _TILE), (left, top + _CAPTION))
     file = BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
@@ -58,12 +59,3 @@ def _caption(data: Dataset, row: int) -> str:
         f"{data.found.target[:40]} {data.targets[row]:g}   {images}{shown}   "
         f"{SPLITS[data.splits[row]]}   sequence {str(data.names[row])[:40]}"
     )
-
-
-def _tile(image: NDArray[np.uint8]) -> Image.Image:
-    """An image, uint8 `(C, H, W)`, as large as a tile allows."""
-    pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, 2)
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    scale = _TILE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

@@ -109,8 +109,21 @@ def convert_array(
     """An image, `(C, H, W)`, as `convert` gives it; as it is if it has that format."""
     if pixels.shape == (channels, *size):
         return pixels
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2))
-    return convert(image, size, channels)
+    return convert(as_picture(pixels), size, channels)
+
+
+def as_picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pillow's image of pixels, uint8 `(C, H, W)`."""
+    layout = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)
+    return Image.fromarray(np.ascontiguousarray(layout))
+
+
+def tile(pixels: NDArray[np.uint8], side: int) -> Image.Image:
+    """An image, uint8 `(C, H, W)`, as large as a square of `side` pixels allows."""
+    picture = as_picture(pixels)
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
 @contextlib.contextmanager

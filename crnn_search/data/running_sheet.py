@@ -1,6 +1,6 @@
 """A picture of some sequences with the prediction after each of their images.
 
-Shapes: `S` sequences, `T` time steps, `I` images of a data set.
+Shapes: `T` time steps, `C` channels, `H` rows, `W` columns.
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from io import BytesIO
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from crnn_search.data.images import tile
 from crnn_search.data.sequences import SequenceTable
 
 SEQUENCES = 12
@@ -32,37 +36,36 @@ def chosen(table: SequenceTable) -> SequenceTable:
     return table.take(by_length[_evenly(len(table), SEQUENCES)])
 
 
-def running_sheet(
-    images: Tensor,
-    table: SequenceTable,
-    running: Tensor,
-    captions: Sequence[str] | None = None,
-    formats: Sequence[str] = ("PNG", "JPEG"),
-) -> bytes:
-    """A picture with a row for each sequence: its images, predictions below them, and its target.
+class Row(NamedTuple):
+    """A sequence. pixels: its images, uint8 `(T, C, H, W)`. running: the prediction after each.
+
+    caption: what stands beside it.
+    """
+
+    pixels: NDArray[np.uint8]
+    running: Sequence[float]
+    caption: str
+
+
+def running_sheet(rows: Sequence[Row], formats: Sequence[str] = ("PNG", "JPEG")) -> bytes:
+    """A picture with a row for each sequence: its images, predictions below them, and its caption.
 
     Returns the content of a file in that one of the formats in which it is the smallest.
-
-    images: uint8 `(I, C, H, W)`, on the CPU. table: `S` sequences. running: the prediction after
-    each image, float `(S, T)`; NaN beyond a sequence's end. captions: what stands beside each
-    sequence; by default its target.
     """
-    captions = captions or [f"true {target:.4g}" for target in table.targets.tolist()]
-    columns = min(COLUMNS, int(table.lengths.max()))
+    columns = min(COLUMNS, max(len(row.pixels) for row in rows))
     row_height = _TILE + _CAPTION + _GAP
-    size = (_GAP + columns * (_TILE + _GAP) + _TARGET, _GAP + len(table) * row_height)
-    sheet = Image.new("L" if images.shape[1] == 1 else "RGB", size, "white")
+    size = (_GAP + columns * (_TILE + _GAP) + _TARGET, _GAP + len(rows) * row_height)
+    sheet = Image.new("L" if rows[0].pixels.shape[1] == 1 else "RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for row in range(len(table)):
-        top = _GAP + row * row_height
-        steps = _evenly(int(table.lengths[row]), COLUMNS)
-        for column, step in enumerate(steps.tolist()):
+    for place, row in enumerate(rows):
+        top = _GAP + place * row_height
+        for column, step in enumerate(_evenly(len(row.pixels), COLUMNS).tolist()):
             left = _GAP + column * (_TILE + _GAP)
-            sheet.paste(_tile(images[int(table.indices[row, step])]), (left, top))
+            sheet.paste(tile(row.pixels[step], _TILE), (left, top))
             below = (left + _TILE // 2, top + _TILE + 1)
-            draw.text(below, _number(running[row, step]), "black", font, anchor="ma")
+            draw.text(below, _number(row.running[step]), "black", font, anchor="ma")
         beside = (size[0] - _TARGET, top + _TILE // 2)
-        draw.text(beside, captions[row], "black", font, anchor="lm")
+        draw.text(beside, row.caption, "black", font, anchor="lm")
     return min((_encoded(sheet, name) for name in formats), key=len)
 
 
@@ -77,19 +80,8 @@ def _evenly(count: int, most: int) -> Tensor:
     return torch.linspace(0, count - 1, min(most, count)).round().long()
 
 
-def _number(value: Tensor) -> str:
+def _number(value: float) -> str:
     """A number in few letters."""
-    number = value.item()
-    if not math.isfinite(number):
-        return str(number)
-    return f"{number:.1f}" if abs(number) < 1000 else f"{number:.3g}"
-
-
-def _tile(image: Tensor) -> Image.Image:
-    """An image, uint8 `(C, H, W)`, in the size of a tile."""
-    pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-    picture = Image.fromarray(pixels.contiguous().numpy())
-    scale = _TILE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    return picture.resize(size, method)
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.1f}" if abs(value) < 1000 else f"{value:.3g}"

@@ -107,21 +107,6 @@ def open_sequences(
         yield found
 
 
-def batches(
-    lengths: NDArray[np.int64], at_once: Callable[[int], int]
-) -> Iterator[NDArray[np.int64]]:
-    """The rows of all sequences, in order of descending length, in parts to predict at once.
-
-    lengths: of the sequences, `(S,)`. at_once: how many sequences of so many images a part may
-    have. Sequences of similar lengths need little padding.
-    """
-    rows, start = np.argsort(-lengths, kind="stable"), 0
-    while start < len(rows):
-        stop = start + at_once(int(lengths[rows[start]]))
-        yield rows[start:stop]
-        start = stop
-
-
 def _fetch(
     uri: str, folder: Path, progress: Progress, index: Callable[[Path, Problems], FolderIndex]
 ) -> Path:

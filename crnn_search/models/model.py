@@ -5,7 +5,7 @@ Shapes: `B` sequences, `T` time steps, `C` channels, `H` rows, `W` columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,8 +156,12 @@ class Model:
 
         Sequences of about equal lengths are predicted together, as many as memory allows.
         """
+        import numpy as np
+
+        from crnn_search.models.predictor import batches
+
         found: list[list[float]] = [[] for _ in sequences]
-        for rows in _batches([len(pixels) for pixels in sequences], self.predictor.shape):
+        for rows in batches(np.array(list(map(len, sequences)), np.int64), self.predictor.shape):
             images, lengths = _padded([sequences[row] for row in rows])
             running = self.predictor.running(images, lengths)
             for row, values, length in zip(rows, running, lengths.tolist(), strict=True):
@@ -176,20 +180,6 @@ def pixels_of(images: Sequence[Prepared]) -> NDArray[np.uint8]:
     import numpy as np
 
     return np.stack([image.pixels for image in images])
-
-
-def _batches(lengths: Sequence[int], shape: ImageShape) -> Iterator[list[int]]:
-    """Sequences to predict together, by their place in `lengths`: from short to long."""
-    from crnn_search.models.predictor import at_once
-
-    rows: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if rows and len(rows) >= at_once(shape, lengths[row]):
-            yield rows
-            rows = []
-        rows.append(row)
-    if rows:
-        yield rows
 
 
 def _padded(

@@ -14,7 +14,7 @@ Shapes: `B` sequences, `T` time steps, `C` channels, `H` rows, `W` columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,18 @@ class Predictor:
 def at_once(shape: ImageShape, steps: int = 1) -> int:
     """How many sequences of so many images are predicted at once, so that memory stays bounded."""
     return max(1, CHUNK_PIXELS // (steps * shape.rows * shape.columns))
+
+
+def batches(lengths: Lengths, shape: ImageShape) -> Iterator[Lengths]:
+    """The rows of sequences of these lengths, `(S,)`, in parts to predict at once, longest first.
+
+    Sequences of similar lengths need little padding.
+    """
+    rows, start = np.argsort(-lengths, kind="stable"), 0
+    while start < len(rows):
+        stop = start + at_once(shape, int(lengths[rows[start]]))
+        yield rows[start:stop]
+        start = stop
 
 
 def tolerance(task: TaskInfo, predictions: Floats) -> float:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from crnn_search.data.images import tile
 from crnn_search.models.preprocessing import Prepared
 
 COLUMNS = 8
@@ -27,19 +27,11 @@ def seen_sheet(images: Sequence[Prepared]) -> bytes:
     for number, image in enumerate(images):
         left = _GAP + number % columns * (_TILE + _GAP)
         top = _GAP + number // columns * (_TILE + _CAPTION + _GAP)
-        sheet.paste(_tile(image), (left, top))
+        sheet.paste(tile(image.pixels, _TILE), (left, top))
         draw.text((left, top + _TILE + 1), _caption(image.name, font), "black", font)
     file = BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
-
-
-def _tile(image: Prepared) -> Image.Image:
-    pixels = image.pixels[0] if len(image.pixels) == 1 else np.moveaxis(image.pixels, 0, 2)
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    scale = _TILE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
 def _caption(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

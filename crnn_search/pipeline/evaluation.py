@@ -9,21 +9,20 @@ import csv
 import io
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crnn_search.data import running_sheet
 from crnn_search.data.images import Progress
-from crnn_search.data.sequence_files import Place, batches
+from crnn_search.data.running_sheet import Row, running_sheet
+from crnn_search.data.sequence_files import Place
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.models.input_warnings import InputWarning
 from crnn_search.models.model import Model
-from crnn_search.models.predictor import at_once
+from crnn_search.models.sequence_images import predict_all
 from crnn_search.pipeline.evaluation_data import Labelled, Options, name_of, open_labelled
-from crnn_search.pipeline.evaluation_images import Predicted
 from crnn_search.results import scores
 from crnn_search.text import printable
 
@@ -59,27 +58,34 @@ def evaluate(
         RunError: the model predicts something that is not a finite number.
     """
     with open_labelled(model, data, options, progress) as labelled:
-        predicted = _predict(model, labelled, progress)
+        predicted = _predict(labelled, progress)
         figures = {"data": name_of(data), **_figures(model, labelled, predicted)}
         picture = _picture(labelled, predicted.values) if options.picture else None
     return Evaluation(figures, _as_csv(labelled, predicted.values), picture)
 
 
-def _predict(model: Model, labelled: Labelled, progress: Progress) -> Predicted:
+class _Predicted(NamedTuple):
+    """Predictions for all sequences, `(S,)`; what is odd about images, how many were resized."""
+
+    values: NDArray[np.float32]
+    warnings: list[InputWarning]
+    resized: int
+
+
+def _predict(labelled: Labelled, progress: Progress) -> _Predicted:
     """The predictions for all sequences."""
-    lengths = labelled.table.lengths.numpy()
-    values, warnings, resized, done = np.empty(len(lengths), np.float32), list[InputWarning](), 0, 0
-    for rows in batches(lengths, lambda length: at_once(model.task.shape, length)):
-        found = labelled.images.predict(rows)
-        values[rows] = found.values
-        warnings += found.warnings
-        resized += found.resized
+    count = len(labelled.table)
+    values, warnings, resized, done = np.empty(count, np.float32), list[InputWarning](), 0, 0
+    for rows, found in predict_all(labelled.images):
+        values[rows] = [one.prediction.value for one in found]
+        warnings += [warning for one in found for warning in one.prediction.warnings]
+        resized += sum(one.resized for one in found)
         done += len(rows)
-        progress("predicting", done, len(lengths))
-    return Predicted(values, warnings, resized)
+        progress("predicting", done, count)
+    return _Predicted(values, warnings, resized)
 
 
-def _figures(model: Model, labelled: Labelled, predicted: Predicted) -> dict[str, Any]:
+def _figures(model: Model, labelled: Labelled, predicted: _Predicted) -> dict[str, Any]:
     """All figures; scores are `scores.Score.to_dict`."""
     table, sums, (predictions, odd, resized) = labelled.table, model.task.sums, predicted
     guesses = {name: values.float() for name, values in labelled.baselines.items()}
@@ -115,24 +121,12 @@ def _worst(table: SequenceTable, predictions: NDArray[np.float32]) -> NDArray[np
 
 def _picture(labelled: Labelled, predictions: NDArray[np.float32]) -> bytes:
     """The worst sequences: some images of each, with the prediction after them."""
-    table, rows = labelled.table, _worst(labelled.table, predictions)
-    most = running_sheet.COLUMNS
-    pixels, running = [], torch.full((len(rows), most), torch.nan)
-    indices, counts, start = torch.zeros(len(rows), most, dtype=torch.int32), [], 0
-    for place, row in enumerate(rows):
-        length = int(table.lengths[row])
-        steps = np.linspace(0, length - 1, min(length, most)).round().astype(np.int64)
-        some, values = labelled.images.shown(int(row), steps)
-        pixels.append(torch.from_numpy(some))
-        running[place, : len(steps)] = torch.from_numpy(values)
-        indices[place, : len(steps)] = torch.arange(start, start + len(steps))
-        counts.append(len(steps))
-        start += len(steps)
-    shown = SequenceTable(indices, torch.tensor(counts), table.targets[torch.from_numpy(rows)])
-    captions = [
-        f"true {table.targets[row].item():.4g}\n{_short(labelled.names[row])}" for row in rows
-    ]
-    return running_sheet.running_sheet(torch.cat(pixels), shown, running, captions, ["PNG"])
+    rows = []
+    for row in _worst(labelled.table, predictions):
+        (one,) = labelled.images.predict(np.array([row]))
+        caption = f"true {labelled.table.targets[row].item():.4g}\n{_short(labelled.names[row])}"
+        rows.append(Row(one.pixels, one.prediction.running, caption))
+    return running_sheet(rows, ["PNG"])
 
 
 def _short(name: str) -> str:

@@ -26,7 +26,7 @@ from crnn_search.data.sequence_files import Place, Sequences, open_sequences
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.errors import InputError
 from crnn_search.models.model import Model
-from crnn_search.pipeline.evaluation_images import ArrayImages, FileImages, Images
+from crnn_search.models.sequence_images import ArrayImages, Images, images_of
 from crnn_search.pipeline.evaluation_split import Chosen, choose
 from crnn_search.results import scores
 from crnn_search.storage.location import is_uri, local_path
@@ -122,7 +122,7 @@ def _mnist(model: Model, data: Place, options: Options) -> Labelled:
     return Labelled(
         table,
         [str(row) for row in range(len(table))],
-        ArrayImages(model, images, lengths, checked=False),
+        ArrayImages(model, lengths, images, checked=False),
         scores.digit_baselines(task.known_table().targets, table, model.task.longest),
         facts,
         [],
@@ -136,18 +136,10 @@ def _own(model: Model, found: Sequences, chosen: Chosen) -> Labelled:
     lengths = torch.from_numpy(found.found.lengths[rows])
     targets = torch.from_numpy(found.found.targets[rows])
     table = SequenceTable(torch.zeros(len(rows), 1, dtype=torch.int32), lengths, targets, groups)
-    images: Images
-    if found.files is None:
-        images = ArrayImages(
-            model,
-            lambda some: found.pixels(rows[some], task.shape),
-            lengths.numpy(),
-            resized=found.arrays is not None and found.arrays.shape[3:] != task.shape[1:],
-        )
-        count = int(lengths.sum())
-    else:
+    count = int(lengths.sum())
+    if found.files is not None:
         files = [found.files[row] for row in rows]
-        images, count = FileImages(model, files), len({path for some in files for path in some})
+        count = len({path for some in files for path in some})
         if found.found.groups is None and (shared := _shared(files)):
             warnings.append(
                 f"{shared:,} image files are in more than one sequence: intervals may be too narrow"
@@ -162,7 +154,7 @@ def _own(model: Model, found: Sequences, chosen: Chosen) -> Labelled:
         "groups": len(groups.unique()),
     }  # fmt: skip
     names = [found.found.names[row] for row in rows]
-    return Labelled(table, names, images, baselines, facts, warnings)
+    return Labelled(table, names, images_of(model, found, rows), baselines, facts, warnings)
 
 
 def _shared(files: list[list[Path]]) -> int:

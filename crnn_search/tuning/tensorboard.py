@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar, text
 
-from crnn_search.data.running_sheet import chosen, running_sheet
+from crnn_search.data.running_sheet import Row, chosen, running_sheet
 from crnn_search.data.sequences import SequenceTable
 from crnn_search.data.task import Task
 from crnn_search.spaces.space import SearchSpace, to_yaml
@@ -94,10 +93,11 @@ class TensorBoard:
         return chosen(self._task.validation_table())
 
     def _picture(self, running: Sequence[Sequence[float]]) -> Summary:
-        table = self._chosen
-        width = table.indices.shape[1]
-        rows = [[*row, *[math.nan] * (width - len(row))] for row in running]
-        image = running_sheet(self._task.images.cpu(), table, torch.tensor(rows))
+        table, rows = self._chosen, []
+        for place, values in enumerate(running):
+            images = self._task.images[table.indices[place, : len(values)].long()].cpu().numpy()
+            rows.append(Row(images, values, f"true {table.targets[place].item():.4g}"))
+        image = running_sheet(rows)
         metadata = SummaryMetadata(
             plugin_data=SummaryMetadata.PluginData(plugin_name="images"),
             summary_description="Below each image the prediction after it.",

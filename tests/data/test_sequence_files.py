@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from crnn_search.data.arrays import SequenceData
 from crnn_search.data.mnist_sums import MnistSource
-from crnn_search.data.sequence_files import Place, batches, open_sequences
+from crnn_search.data.sequence_files import Place, open_sequences
 from crnn_search.data.task_info import TaskInfo
 from crnn_search.errors import DataError
 from crnn_search.hyperparameters import ImageShape
@@ -165,16 +163,3 @@ def test_sequences_of_an_object_store_are_copied_for_the_block(s3: str, tmp_path
         assert (found.target, len(paths)) == ("count", 4)
     assert not any(path.exists() for path in paths)
     assert "nothing is at" in message(join(s3, "gone.npz"))
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 80))
-def test_batches_have_all_rows_and_no_more_images_than_allowed(
-    lengths: list[int], images: int
-) -> None:
-    counts = np.array(lengths)
-    parts = list(batches(counts, lambda length: max(1, images // length)))
-    assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
-    for rows in parts:
-        assert len(rows) == 1 or len(rows) * counts[rows].max() <= images
-    longest = [int(counts[rows].max()) for rows in parts]
-    assert longest == sorted(longest, reverse=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crnn_search.data.arrays import read_npz
 from crnn_search.errors import ImageError, InputError
-from crnn_search.models.model import Model, _batches
+from crnn_search.models import predictor
+from crnn_search.models.model import Model
 from crnn_search.models.pixel_ranges import PixelRanges
-from crnn_search.models.predictor import Predictor, at_once, load
+from crnn_search.models.predictor import Predictor, load
 from tests.models.drawn_digits import EXAMPLE_SEQUENCES, EXAMPLES
 from tests.models.networks import SPECS, SUMS, info_of
 
@@ -72,10 +74,15 @@ def test_sequences_and_files_that_are_missing(model: Model) -> None:
     assert model.predict_files([]) == []
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 300), min_size=0, max_size=400))
-def test_batches_have_each_sequence_once_and_few_images(lengths: list[int]) -> None:
-    batches = list(_batches(lengths, SUMS.shape))
-    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
-    for rows in batches:
-        assert len(rows) <= at_once(SUMS.shape, max(lengths[row] for row in rows))
+@given(st.lists(st.integers(1, 300), max_size=400), st.integers(1, 80))
+def test_batches_have_all_rows_and_no_more_images_than_allowed(
+    lengths: list[int], images: int
+) -> None:
+    counts = np.array(lengths, np.int64)
+    with mock.patch.object(predictor, "CHUNK_PIXELS", images * 28 * 28):
+        parts = list(predictor.batches(counts, SUMS.shape))
+    assert sorted(row for rows in parts for row in rows.tolist()) == list(range(len(lengths)))
+    for rows in parts:
+        assert len(rows) == 1 or len(rows) * counts[rows].max() <= images
+    longest = [int(counts[rows].max()) for rows in parts]
+    assert longest == sorted(longest, reverse=True)

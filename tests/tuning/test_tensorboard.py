@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
 from crnn_search.data.digits import Digits
-from crnn_search.data.running_sheet import COLUMNS, chosen, running_sheet
-from crnn_search.data.sequences import SequenceTable
+from crnn_search.data.running_sheet import COLUMNS, Row, chosen, running_sheet
 from crnn_search.hyperparameters import MNIST_SHAPE, TrialConfig
 from crnn_search.spaces.file import parse_space
 from crnn_search.storage.trial import TrialRecord, TrialState
@@ -164,17 +164,17 @@ def test_a_picture_has_a_dozen_sequences_of_all_lengths(digits: Digits) -> None:
     table = chosen(small_table(digits, 500))
     assert len(table) == 12
     assert set(table.lengths.tolist()) == set(range(1, 9))
-    running = torch.full(table.indices.shape, float("nan"))
-    grey = Image.open(io.BytesIO(running_sheet(digits.pixels, table, running)))
+    parts = [images[:n] for images, n in zip(table.indices, table.lengths.tolist(), strict=True)]
+    rows = [
+        Row(digits.pixels[part.long()].numpy(), [math.nan] * len(part), "true 3") for part in parts
+    ]
+    grey = Image.open(io.BytesIO(running_sheet(rows)))
     assert (grey.mode, grey.width) == ("L", 4 + 8 * 60 + 90)
 
 
 def test_a_picture_of_long_sequences_of_noise_is_small() -> None:
-    images = torch.randint(256, (50, 3, 64, 48), generator=torch.Generator().manual_seed(0))
-    table = SequenceTable(
-        torch.randint(50, (12, 40)).int(), torch.full((12,), 40), torch.full((12,), -1e-3)
-    )
-    found = running_sheet(images.to(torch.uint8), table, torch.full((12, 40), 1e5))
+    images = np.random.default_rng(0).integers(256, size=(12, 40, 3, 64, 48), dtype=np.uint8)
+    found = running_sheet([Row(pixels, [1e5] * 40, "true -0.001") for pixels in images])
     picture = Image.open(io.BytesIO(found))
     assert picture.width == 4 + COLUMNS * 60 + 90
     assert len(found) < 400_000

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crnn_search.data.images import size_text
+from crnn_search.data.images import as_picture, size_text
 from crnn_search.errors import ImageError, InputError
 from crnn_search.models.input_warnings import InputWarning
 from crnn_search.models.model import Model, pixels_of
@@ -169,6 +169,5 @@ def _predicted(model: Model, sequences: Sequence[_Sequence]) -> Iterator[Answer]
 def _png(image: NDArray[np.uint8]) -> bytes:
     """An image, uint8 `(C, H, W)`, as a PNG file."""
     buffer = io.BytesIO()
-    pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-    Image.fromarray(pixels).save(buffer, "PNG")
+    as_picture(image).save(buffer, "PNG")
     return buffer.getvalue()
