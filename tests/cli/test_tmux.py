@@ -27,10 +27,14 @@ PART = re.compile(r"trial-000\d  (running \d+%|validating)")
 PROGRAM = f"from tests.small_run import one_core; one_core()\n{held.PROGRAM}{small_run.PROGRAM}"
 
 
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
 class Terminal:
     """A terminal in a tmux server of its own."""
 
     def __init__(self, folder: Path) -> None:
+        self._written = folder / "written"
         self._environment = {**os.environ, "TMUX_TMPDIR": str(folder), "TERM": "xterm-256color"}
         self._environment.pop("TMUX", None)
 
@@ -45,9 +49,12 @@ class Terminal:
         """Run a program in a folder; then its exit code is shown."""
         values = {"PYTHONPATH": small_run.REPOSITORY, held.FOLDER: str(root)}
         variables = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
-        shell = f"env {' '.join(variables)} {shlex.join(words)}; echo exit code $?; sleep 600"
+        program = f"env {' '.join(variables)} {shlex.join(words)}; echo exit code $?; sleep 600"
         size = ("-x", str(columns), "-y", str(rows))
+        shell = f"tmux -L test wait-for recorded; {program}"
         self.tmux("new-session", "-d", *size, "-c", str(root), shell)
+        self.tmux("pipe-pane", f"cat > {shlex.quote(str(self._written))}")
+        self.tmux("wait-for", "-S", "recorded")
 
     def lines(self) -> list[str]:
         """What is on the screen."""
@@ -63,6 +70,15 @@ class Terminal:
 
         wait(seen, 240, lambda: f"the screen lacks some of {texts}:\n" + "\n".join(shown), 0.2)
         return shown
+
+    def wait_until_written(self, text: str | re.Pattern[str]) -> None:
+        """Wait until a line was written: it may be on the screen for a moment only."""
+
+        def seen() -> bool:
+            written = self._written.read_text(errors="replace") if self._written.exists() else ""
+            return any(_is_in(line, text) for line in CONTROL.sub("", written).splitlines())
+
+        wait(seen, 240, lambda: f"never written: {text}; now:\n" + "\n".join(self.lines()), 0.2)
 
 
 def _is_in(line: str, text: str | re.Pattern[str]) -> bool:
@@ -84,9 +100,10 @@ def test_the_live_view_in_a_real_terminal(
 ) -> None:
     small_run.prepare(tmp_path, digits, SPACE)
     terminal.run(80, 24, tmp_path, sys.executable, "-c", PROGRAM, *small_run.LAUNCH)
-    terminal.wait_for("demo · loading Ray, Optuna and PyTorch · ")
-    terminal.wait_for("demo · starting Ray · ")
-    shown = terminal.wait_for("demo · search · ", PART)
+    terminal.wait_until_written("demo · loading Ray, Optuna and PyTorch · ")
+    terminal.wait_until_written("demo · starting Ray · ")
+    terminal.wait_until_written("demo · search · ")
+    terminal.wait_until_written(PART)
     shown = terminal.wait_for("demo · search · ", "2 of 5 trials ended: 2 completed · 1 running",
                               "trial-0002  running")  # fmt: skip
     assert len(shown) <= 24
@@ -94,7 +111,7 @@ def test_the_live_view_in_a_real_terminal(
     assert any("core time" in line for line in shown)
     assert any(line.endswith("RMSE  conv_channels") for line in shown)
     terminal.tmux("send-keys", "C-c")
-    terminal.wait_for("demo · stopping: waiting for 1 trial · ")
+    terminal.wait_until_written("demo · stopping: waiting for 1 trial · ")
     shown = terminal.wait_for("exit code 130")
     assert any("crnn-search resume runs/demo" in line for line in shown)
     assert any(line.startswith("search: 2/5 · 2 completed · best ") for line in shown)
