@@ -127,8 +127,12 @@ def _smooth_paper(grey: Pixels) -> Pixels:
     known, border = grey[edge], terms[edge]
     fits = []
     for distance in (abs(known - np.median(known)), np.zeros(len(known))):
+        before = None
         for _ in range(10):
             use = distance <= max(3 * float(np.median(distance)), 2.0)
+            if before is not None and (use == before).all():
+                break
+            before = use
             weights = np.linalg.lstsq(border[use], known[use], rcond=None)[0]
             distance = abs(known - border @ weights)
         fits.append((float(np.median(distance)), weights.tolist()))
@@ -141,5 +145,6 @@ def _local_paper(grey: Pixels, stroke: int) -> Pixels:
     """The paper below brighter ink: each pixel's neighbourhood, but for what is narrower."""
     margin = stroke - 1
     kernel = np.ones((stroke, stroke), np.uint8)
-    opened = cv2.morphologyEx(_padded(grey, margin), cv2.MORPH_OPEN, kernel)
+    padded = _padded(grey.astype(np.float32), margin)  # four times as fast as float64
+    opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, kernel)
     return np.asarray(opened, float)[margin:-margin, margin:-margin]
