@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.landscape import features, recorded
+from benchmarks.landscape import recorded
 from benchmarks.replay import quiet, replay
 from benchmarks.variants import space_of, today
 from crnn_search.spaces.space import SearchSpace, feasible, sample
@@ -52,7 +52,7 @@ def forecast(space: SearchSpace, workers: int, runs: int) -> Any:
     """5 %, median and 95 % of the epochs and the core seconds that are forecast, `(3, 2)`."""
     seed = space.search.seed
     configs = feasible(space, sample(space, 1000 + seed, 50))[:8]
-    seconds = [recorded().mean(np.array(features(config.to_dict())))[1] for config in configs]
+    seconds = [recorded().epoch_s(config.to_dict()) for config in configs]
     costs = Costs((), tuple(Cost(s, s, 0.0) for s in seconds), Cost(1.0, 1.0, 0.0))
     draws = random.Random(seed)
     works = [replay_run(space, costs, workers, draws)[0] for _ in range(runs)]

@@ -1,8 +1,10 @@
 """What training any configuration would give: estimated from recorded learning curves.
 
-A configuration gets the weighted mean curve of its nearest recorded neighbours, of logarithms, and
-the noise of one training: how the two trainings of a recorded configuration with two seeds differ,
-drawn from those whose configuration is near.
+Logarithms of the RMSE by epoch: a Gaussian process over the hyperparameters, one length for each,
+fitted to the last epoch (Rasmussen & Williams 2006, 2.2 and 5.4), and the noise of one training:
+how the two trainings of a recorded configuration with two seeds differ, drawn from those whose
+configuration is near. Core seconds: fitted to what is counted of a configuration (`counts`), since
+two recorded times of one configuration differ by a third: other programs were busy then.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
 
 from benchmarks.record_curves import EPOCHS, RAW_EPOCHS, RECORDING
-from crnn_search.hyperparameters import TrialConfig
+from crnn_search.hyperparameters import MNIST_SHAPE, TrialConfig
 
-NEIGHBOURS, NOISE_NEIGHBOURS = 4, 10
+NOISE_NEIGHBOURS = 10
 CEILING = 30.0
 """Replaces an RMSE that is not finite: far above guessing the mean (11.9)."""
 
@@ -67,6 +73,84 @@ class Outcome(NamedTuple):
     epoch_s: float
 
 
+def counts(config: dict[str, Any]) -> list[float]:
+    """What an epoch's time depends on, for a sequence: multiplications, images, and batches."""
+    spec = TrialConfig.from_dict(config)
+    rows, width, conv, pixels = MNIST_SHAPE.rows, MNIST_SHAPE.channels, 0.0, 0.0
+    for channels, kernel, pool in spec.model.layers():
+        rows -= kernel - 1 if spec.model.padding == "valid" else 0
+        conv += rows**2 * kernel**2 * width * channels
+        pixels += rows**2 * channels
+        rows, width = rows // pool, channels
+    gru, inputs = 0.0, width * rows**2
+    for size in spec.model.gru_sizes:
+        gru += 3 * size * (inputs + size)
+        inputs = size
+    length = (1 + spec.training.max_sequence_length) / 2
+    encoded = length / spec.training.reuse
+    return [
+        conv * encoded, pixels * encoded, gru * length, encoded, 1.0, 1 / spec.training.batch_size
+    ]  # fmt: skip
+
+
+class Process:
+    """A Gaussian process with one kernel for several outputs; see `fitted`.
+
+    x: `(points, features)`. y: `(points, outputs)`. logs: of each feature's length, then of the
+    variance of the noise, as a share.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, logs: Tensor) -> None:
+        self._x, self._offset = x, y.mean(0)
+        self.lengths = logs[:-1].exp().numpy()
+        self._inverse = torch.linalg.inv(_covariance(torch.tensor(x), logs)).numpy()
+        self._weights = self._inverse @ (y - self._offset)
+
+    @classmethod
+    def fitted(cls, x: np.ndarray, y: np.ndarray, output: int) -> Process:
+        """With the kernel that makes one output likeliest."""
+        points, target = torch.tensor(x), torch.tensor(y[:, [output]] - y[:, [output]].mean(0))
+        logs = torch.zeros(x.shape[1] + 1, dtype=torch.float64)
+        logs[-1] = math.log(0.05)
+        logs.requires_grad_()
+        search = torch.optim.LBFGS([logs], max_iter=200, line_search_fn="strong_wolfe")
+
+        def minus_log_likelihood() -> Tensor:
+            search.zero_grad()
+            lower = torch.linalg.cholesky(_covariance(points, logs))
+            # The likeliest variance is put in; constants are left out.
+            variance = (target * torch.cholesky_solve(target, lower)).mean()
+            loss: Tensor = variance.log() * len(x) / 2 + lower.diagonal().log().sum()
+            loss.backward()
+            return loss
+
+        step: Callable[[Callable[[], Tensor]], Tensor] = search.step
+        step(minus_log_likelihood)
+        return cls(x, y, logs.detach())
+
+    def distances(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """How far each point is from `x`, features in units of their lengths."""
+        distance: np.ndarray = np.sqrt((((points - x) / self.lengths) ** 2).sum(1))
+        return distance
+
+    def mean(self, x: np.ndarray) -> np.ndarray:
+        """All outputs at `x`, without noise."""
+        near = np.exp(-(self.distances(self._x, x) ** 2) / 2)
+        outputs: np.ndarray = self._offset + near @ self._weights
+        return outputs
+
+    def errors(self) -> np.ndarray:
+        """Of each point when it is estimated from all others (the book's equation 5.12)."""
+        errors: np.ndarray = self._weights / np.diag(self._inverse)[:, None]
+        return errors
+
+
+def _covariance(x: Tensor, logs: Tensor) -> Tensor:
+    scaled = x / logs[:-1].exp()
+    squares = ((scaled[:, None] - scaled[None]) ** 2).sum(-1)
+    return torch.exp(-squares / 2) + logs[-1].exp() * torch.eye(len(x), dtype=x.dtype)
+
+
 class Landscape:
     """Recorded learning curves, and an estimate for every configuration."""
 
@@ -78,53 +162,45 @@ class Landscape:
         ]
         self.x = np.array([features(r["config"]) for r in first.values()])
         self.y = np.array([_logs(r) for r in first.values()])
-        self.seconds = np.array([statistics.fmean(r["seconds"]) for r in first.values()])
-        self.pairs_x = np.array([features(r["config"]) for r, _ in pairs])
-        self.noise = np.array([_logs(a) - _logs(b) for a, b in pairs]) / math.sqrt(2)
-        last = _ranks(self.y[:, EPOCHS - 1])
-        correlations = [abs(np.corrcoef(_ranks(c), last)[0, 1]) for c in self.x.T]
-        self.weights = np.maximum(0.1, correlations)
+        self.process = Process.fitted(self.x, self.y, EPOCHS - 1)
+        self._pairs_x = np.array([features(r["config"]) for r, _ in pairs])
+        self._noise = np.array([_logs(a) - _logs(b) for a, b in pairs]) / math.sqrt(2)
+        self._seconds = np.array([statistics.median(r["seconds"]) for r in records])
+        self._counts = np.array([counts(r["config"]) for r in records])
+        relative = self._counts / self._seconds[:, None]
+        self._costs = nnls(relative, np.ones(len(records)))[0]
 
-    def mean(self, x: np.ndarray, without: int | None = None) -> tuple[np.ndarray, float]:
-        """Logarithms of the RMSE by epoch, then raw ones by `RAW_EPOCHS`; seconds an epoch."""
-        distance = self._distance(self.x, x)
-        if without is not None:
-            distance[without] = np.inf
-        near = np.argpartition(distance, NEIGHBOURS)[:NEIGHBOURS]
-        share = 1 / (distance[near] + 1e-3)
-        share /= share.sum()
-        return share @ self.y[near], float(share @ self.seconds[near])
+    def epoch_s(self, config: dict[str, Any]) -> float:
+        """Core seconds of an epoch."""
+        return float(np.array(counts(config)) @ self._costs)
 
     def train(self, config: dict[str, Any], rng: np.random.Generator) -> Outcome:
         """One training of a configuration; `rng` draws its noise."""
         x = np.array(features(config))
-        mean, epoch_s = self.mean(x)
-        near = np.argsort(self._distance(self.pairs_x, x))[:NOISE_NEIGHBOURS]
-        logs = mean + rng.choice([-1, 1]) * self.noise[rng.choice(near)]
+        mean = self.process.mean(x)
+        near = np.argsort(self.process.distances(self._pairs_x, x))[:NOISE_NEIGHBOURS]
+        logs = mean + rng.choice([-1, 1]) * self._noise[rng.choice(near)]
         values = np.exp(np.minimum(logs, math.log(CEILING)))
         raw = np.full(EPOCHS, math.nan)
         raw[[epoch - 1 for epoch in RAW_EPOCHS]] = values[EPOCHS:]
-        return Outcome(math.exp(mean[EPOCHS - 1]), values[:EPOCHS], raw, epoch_s)
+        truth = math.exp(mean[EPOCHS - 1])
+        return Outcome(truth, values[:EPOCHS], raw, self.epoch_s(config))
 
     def explained(self) -> float:
         """R² of the logarithm of the last RMSE, each record estimated from the others."""
-        last = self.y[:, EPOCHS - 1]
-        estimates = [self.mean(x, i)[0][EPOCHS - 1] for i, x in enumerate(self.x)]
-        return float(1 - np.var(last - estimates) / np.var(last))
+        errors = self.process.errors()[:, EPOCHS - 1]
+        return float(1 - np.var(errors) / np.var(self.y[:, EPOCHS - 1]))
 
-    def _distance(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
-        distance: np.ndarray = np.sqrt((((points - x) * self.weights) ** 2).sum(1))
-        return distance
+    def explained_seconds(self) -> float:
+        """R² of the logarithm of an epoch's seconds."""
+        errors = np.log(self._seconds / (self._counts @ self._costs))
+        return float(1 - np.var(errors) / np.var(np.log(self._seconds)))
 
 
 def _logs(record: dict[str, Any]) -> np.ndarray:
     """Logarithms of the RMSE by epoch, then of raw weights by `RAW_EPOCHS`."""
     curve = [*record["validation_rmse"], *(record["raw_rmse"][str(e)] for e in RAW_EPOCHS)]
     return np.log([CEILING if rmse is None else min(rmse, CEILING) for rmse in curve])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return np.argsort(np.argsort(values))
 
 
 @cache

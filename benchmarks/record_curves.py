@@ -1,9 +1,9 @@
 """Record learning curves, so that searches can be replayed: `python -m benchmarks.record_curves`.
 
-Random configurations of `search_spaces/default.yaml` are trained for as many epochs as its trials,
-but short ones, with one thread, and validated on a fixed part of the validation images; every fifth
-a second time, with another seed. Each training is one JSON line: `number`, `seed`, `config`, and by
-epoch `validation_rmse`, of the averaged weights, and `seconds`; `raw_rmse` has, for the epochs of
+Random configurations of `search_spaces/default.yaml` are trained for 27 short epochs, with one
+thread, and validated on a fixed part of the validation images; every fifth a second time, with
+another seed. Each training is one JSON line: `number`, `seed`, `config`, and by epoch
+`validation_rmse`, of the averaged weights, and `seconds`; `raw_rmse` has, for the epochs of
 `RAW_EPOCHS`, that of the weights themselves. A recording that was stopped continues.
 """
 

@@ -104,8 +104,9 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         f"`python -m benchmarks.sampling` ([figures](../benchmarks/results/sampling.json)): "
         f"{results['repeats']} seeded searches of each kind on {results['recorded']} recorded "
-        f"configurations, {WORKERS} workers. Neighbours explain "
-        f"{results['explained_by_neighbours']:.0%} of the variance of the last log RMSE.",
+        f"configurations, {WORKERS} workers. Each estimated from the others, "
+        f"{results['explained']:.0%} of the variance of the last log RMSE is explained; "
+        f"{results['explained_seconds']:.0%} of that of the seconds, by arithmetic.",
         "",
         f"Compute 1 is what the stock stack spends on {TRIALS} trials, the mean of its searches; "
         f"`>{MORE:g}`: not reached with {MORE:g} of it. Means, 95 % intervals.",
@@ -166,7 +167,8 @@ def write(curves: dict[str, np.ndarray], core_s: float) -> None:
     """Write what is known so far, and keep what is known of other kinds."""
     results = {
         "recorded": len(recorded().x),
-        "explained_by_neighbours": recorded().explained(),
+        "explained": recorded().explained(),
+        "explained_seconds": recorded().explained_seconds(),
         "repeats": len(curves[REFERENCE]),
         "core_s": core_s,
         "searches": summarise(curves),
@@ -182,7 +184,7 @@ def _keep_others(results: dict[str, Any]) -> None:
     if not RESULTS.exists():
         return
     earlier = json.loads(RESULTS.read_text())
-    if all(earlier[key] == results[key] for key in ("recorded", "repeats", "core_s")):
+    if all(earlier.get(key) == results[key] for key in ("explained", "repeats", "core_s")):
         known = {name: row for name, row in earlier["searches"].items() if name in VARIANTS}
         results["searches"] = known | results["searches"]
 

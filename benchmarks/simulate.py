@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.landscape import NEIGHBOURS, recorded
+from benchmarks.landscape import recorded
 from benchmarks.record_curves import EPOCHS, SEQUENCES, SPACE
 from benchmarks.replay import quiet, replay
 from benchmarks.table import replace_section
@@ -35,11 +35,10 @@ ABOUT = """\
 Written by `python -m benchmarks.simulate` ([figures](../benchmarks/results/simulate.json)). The
 real searcher and scheduler, a simulated clock, no training: each epoch's RMSE and seconds come from
 {recorded} configurations recorded for `{space}` ({epochs} epochs of {sequences:,} sequences, a core
-each). A configuration gets the weighted mean curve (of logarithms) and the weighted mean time of
-its {neighbours} nearest recorded neighbours, and the noise of one training, as recorded with two
-seeds. Estimating each recorded configuration from the others explains {explained:.0%} of the
-variance of the last RMSE's logarithm. So this landscape is smoother than the true one, and no RMSE
-falls below the lowest recorded but by noise.
+each): a Gaussian process over the hyperparameters gives a configuration's curve, with the noise of
+one training as recorded with two seeds; its time comes from its arithmetic. Estimating each
+recorded configuration from the others explains {explained:.0%} of the variance of the last RMSE's
+logarithm.
 
 Times are in recorded seconds, of epochs of a few seconds: read their ratios. They leave out the
 time to start a worker, to save, and the driver's own time. The last column has the driver's time
@@ -132,8 +131,7 @@ def main() -> None:
             print(kind, row, f"{time.monotonic() - start:.0f} s", flush=True)
     results = {
         "recorded": len(recorded().x),
-        "neighbours": NEIGHBOURS,
-        "explained_by_neighbours": recorded().explained(),
+        "explained": recorded().explained(),
         "took_s": time.monotonic() - start,
         **found,
     }
@@ -177,8 +175,7 @@ def document(results: dict[str, Any]) -> str:
     text = [
         *ABOUT.format(
             recorded=results["recorded"],
-            neighbours=results["neighbours"],
-            explained=results["explained_by_neighbours"],
+            explained=results["explained"],
             space=SPACE,
             epochs=EPOCHS,
             sequences=SEQUENCES,

@@ -165,7 +165,7 @@ def test_simulated_workers_share_a_search() -> None:
         assert 0.25 < together["utilisation"] <= 1
         assert together["seconds"] < alone["seconds"] / 1.5
     results: dict[str, Any] = {
-        "recorded": 240, "neighbours": 5, "explained_by_neighbours": 0.5,
+        "recorded": 240, "explained": 0.5,
         "workers": [{"workers": n} | simulate.mean(found) for n, found in rows.items()],
     }  # fmt: skip
     for name, values in simulate.VARIED.items():

@@ -99,9 +99,9 @@ def test_a_recorded_configuration_is_as_recorded_but_for_noise() -> None:
     landscape, rng = recorded(), np.random.default_rng(0)
     space = variants.space_of(0)
     configs = [c.to_dict() for c in feasible(space, sample(space, 2024, 600))][:300]
-    logs, seconds = landscape.mean(landscape.x[0])
-    assert logs == pytest.approx(landscape.y[0], abs=0.05)
-    assert seconds == pytest.approx(landscape.seconds[0], rel=0.05)
+    assert landscape.process.mean(landscape.x[0]) == pytest.approx(landscape.y[0], abs=0.15)
+    assert landscape.explained() > 0.9
+    assert landscape.explained_seconds() > 0.5
     found = [landscape.train(configs[0], rng) for _ in range(200)]
     assert len({outcome.truth for outcome in found}) == 1
     last = np.log([outcome.curve[-1] for outcome in found])
