@@ -83,7 +83,7 @@ def today(space: SearchSpace, trials: int, *, grace: int = 1, factor: float = 3)
     return RealSearch(searcher, Asha(EPOCHS, grace, factor), trials, space.search.seed)
 
 
-def stock(sampler: Maker | None, space: SearchSpace, trials: int) -> Searches:
+def stock(sampler: Maker | None, space: SearchSpace, trials: int, *, grace: int = 1) -> Searches:
     """Ray Tune's own. sampler: in place of the one that `OptunaSearch` makes."""
 
     def suggest(trial: optuna.Trial) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def stock(sampler: Maker | None, space: SearchSpace, trials: int) -> Searches:
     made: dict[str, Any] = {"sampler": sampler(seed)} if sampler else {"seed": seed}
     searcher = OptunaSearch(suggest, metric=METRIC, mode="min", **made)
     scheduler = ASHAScheduler(
-        "epoch", METRIC, "min", max_t=EPOCHS, grace_period=1, reduction_factor=3
+        "epoch", METRIC, "min", max_t=EPOCHS, grace_period=grace, reduction_factor=3
     )
     return RealSearch(searcher, scheduler, trials, seed)
 
@@ -164,7 +164,8 @@ REFERENCE = "stock: OptunaSearch, ASHAScheduler"
 VARIANTS: Mapping[str, Make] = {
     REFERENCE: partial(stock, None),
     "stock, its TPE multivariate with groups": partial(stock, MULTIVARIATE),
-    "today's: true states, TPE with groups, ASHA": today,
+    "stock, first rung at 1/3": partial(stock, None, grace=9),
+    "first rung at 1/27, as before": today,
     # samplers under today's ASHA
     "random, ASHA": partial(made, random, _asha(1, 3)),
     "TPE without groups": partial(made, UNGROUPED, _asha(1, 3)),

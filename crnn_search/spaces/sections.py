@@ -121,6 +121,7 @@ class TaskSpec(Section):
 class SearchSpec(Section):
     """How many trials there are, and how long and on how many sequences they train.
 
+    grace_epochs: the first rung, by default at a third of `max_epochs`, see docs/experiments.md.
     sampler: Optuna's TPE, or random sampling, which TPE is to be compared with.
     max_parameters: larger networks are infeasible. max_ms_per_sequence: so are networks that take
     longer to predict a sequence of the longest length, see `training.prediction_time`; a search
@@ -131,7 +132,7 @@ class SearchSpec(Section):
 
     trials: Annotated[int, _whole(1, MAX_TRIALS)] = 64
     max_epochs: _Epochs = 27
-    grace_epochs: _Epochs = 1
+    grace_epochs: _Epochs = Field(default=None, validate_default=True)
     reduction_factor: Annotated[int, _whole(2, 1000)] = 3
     epoch_sequences: _Sequences = 60_000
     max_concurrent_trials: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRIALS)] = Field(
@@ -147,6 +148,11 @@ class SearchSpec(Section):
         default=None, gt=0, description="a number above 0, a validation RMSE"
     )
     patience: Annotated[int, _whole(1, MAX_TRIALS)] | None = None
+
+    @field_validator("grace_epochs", mode="before")
+    @classmethod
+    def _third(cls, value: Any, info: ValidationInfo) -> Any:
+        return max(1, info.data.get("max_epochs", 1) // 3) if value is None else value
 
     @field_validator("grace_epochs")
     @classmethod

@@ -25,7 +25,7 @@ from tests.spaces.examples import FULL, problems, space_of
 def test_full_file() -> None:
     space = parse_space(FULL)
     assert space.task == TaskSpec(mnist_sums=MnistSumsSpec(max_digits=8))
-    assert space.search == SearchSpec(trials=16, epoch_sequences=6000)
+    assert space.search == SearchSpec(trials=16, grace_epochs=1, epoch_sequences=6000)
     assert space.retrain == RetrainSpec(epoch_sequences=6000)
     assert space.first == ({"conv_channels": [16, 32], "learning_rate": 0.003},)
     assert space.space == {
@@ -40,7 +40,7 @@ def test_full_file() -> None:
     }
 
 
-def score_sections_other_than_space_have_defaults() -> None:
+def test_sections_other_than_space_have_defaults() -> None:
     space = parse_space("space: {}\nsearch:\nfirst:\n")
     assert (space.task, space.search, space.retrain) == (
         TaskSpec(mnist_sums=MnistSumsSpec()),
@@ -55,7 +55,7 @@ def score_sections_other_than_space_have_defaults() -> None:
     assert space.search.model_dump() == {
         "trials": 64,
         "max_epochs": 27,
-        "grace_epochs": 1,
+        "grace_epochs": 9,
         "reduction_factor": 3,
         "epoch_sequences": 60_000,
         "max_concurrent_trials": "auto",
@@ -66,6 +66,13 @@ def score_sections_other_than_space_have_defaults() -> None:
         "target": None,
         "patience": None,
     }
+
+
+@pytest.mark.parametrize(("epochs", "first_rung"), [(1, 1), (3, 1), (8, 2), (9, 3), (100, 33)])
+def test_the_first_rung_is_at_a_third(epochs: int, first_rung: int) -> None:
+    space = parse_space(f"search: {{max_epochs: {epochs}}}\nspace: {{}}\n")
+    assert space.search.grace_epochs == first_rung
+    assert parse_space(to_yaml(space)) == space
 
 
 @pytest.mark.parametrize(("text", "limit_ms"), [("2", 2.0), ("0.05", 0.05), ("1e6", 1e6)])

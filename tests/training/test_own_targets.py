@@ -31,7 +31,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OwnSequences:
     return OwnSource(read(data), "clips").load()
 
 
-def score_figures_are_in_the_targets_unit(task: OwnSequences) -> None:
+def test_figures_are_in_the_targets_unit(task: OwnSequences) -> None:
     info = task.info
     data = TrainingData(task, task.validation_table(), 100)
     state = engine.start(SMALL, seed=0, epochs=1, device=CPU, shape=info.shape)
