@@ -88,9 +88,14 @@ def load(path: Path) -> tuple[Callable[[Floats, Lengths], Floats], ModelInfo]:
 
 
 def open_session(model: str | bytes) -> onnxruntime.InferenceSession:
-    """A session on the CPU of a model's file, by its name, or of its content."""
+    """A session on the CPU of a model's file, by its name, or of its content.
+
+    It has as many threads as `OMP_NUM_THREADS` says, by default as the process has cores.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = int(wanted) if wanted.isdecimal() and int(wanted) else cores
     options.log_severity_level = 4  # errors are raised and need not be printed, too
     return onnxruntime.InferenceSession(
         model,

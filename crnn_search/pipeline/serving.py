@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ REPLICA_REQUESTS = 256
 HEALTH_S = 5.0
 """How long a replica may take to say that it is ready."""
 
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
 """glibc's defaults in replicas: trials keep what they free, for a replica that is a photograph's
 pixels for hours."""
 
@@ -100,12 +101,13 @@ def replicas(
 ) -> Iterator[Replicas]:
     """Start a local Ray with so many replicas of a model; end it after the block.
 
-    path: of the model's file. on_note: called with messages for the user.
+    They share the cores. path: of the model's file. on_note: called with messages for the user.
 
     Raises:
         InputError: Ray does not start.
         CrnnSearchError: the replicas do not.
     """
+    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}
     with connect(None, on_note):
         serve.start(proxy_location="Disabled", logging_config=QUIET)
         deployment = serve.deployment(
@@ -113,7 +115,7 @@ def replicas(
             name="model",
             num_replicas=count,
             max_ongoing_requests=REPLICA_REQUESTS,
-            ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": GIVE_BACK}},
+            ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": MEMORY | threads}},
             logging_config=QUIET,
         )
         application = deployment.bind(str(path.resolve()), limits)

@@ -19,6 +19,7 @@ from crnn_search.hyperparameters import ImageShape
 from crnn_search.models import predictor as predictors
 from crnn_search.models.folder import FORMATS
 from crnn_search.models.model import Model
+from crnn_search.models.onnx_file import open_session
 from crnn_search.models.predictor import Predictor, load, tolerance
 from crnn_search.models.torch_file import predictor_of
 from tests.models.conftest import FolderOf
@@ -172,6 +173,16 @@ def test_running_predictions_beyond_a_length_are_nan(folder_of: FolderOf) -> Non
         np.testing.assert_array_equal(np.isnan(running), beyond)
         last = running[np.arange(3), lengths.numpy() - 1]
         np.testing.assert_array_equal(last, model.predict(images.numpy(), lengths.numpy()))
+
+
+@pytest.mark.parametrize(("wanted", "threads"), [("3", 3), ("", 5), ("0", 5), ("2,1", 5)])
+def test_an_onnx_session_has_the_threads_that_the_environment_says(
+    wanted: str, threads: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(5)))
+    session = open_session(str(folder / "model.onnx"))
+    assert session.get_session_options().intra_op_num_threads == threads
 
 
 def test_few_images_are_encoded_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
