@@ -25,12 +25,12 @@ from crnn_search.tuning import replay as replayed
 from crnn_search.tuning.replay import MAX_LEARNING, Costs, replay_run
 
 SETTINGS = (
-    {"trials": 16, "workers": 2, "factor": 3, "grace": 1},
+    {"trials": 16, "workers": 2, "factor": 3, "grace": 9},
     {"trials": 64, "workers": 2, "factor": 3, "grace": 1},
-    {"trials": 64, "workers": 16, "factor": 3, "grace": 1},
-    {"trials": 64, "workers": 4, "factor": 2, "grace": 1},
+    {"trials": 64, "workers": 16, "factor": 3, "grace": 9},
+    {"trials": 64, "workers": 4, "factor": 2, "grace": 9},
     {"trials": 64, "workers": 4, "factor": 3, "grace": 3},
-    {"trials": 128, "workers": 16, "factor": 3, "grace": 1},
+    {"trials": 128, "workers": 16, "factor": 3, "grace": 9},
 )
 SEARCHES, FORECASTS, RUNS = 8, 20, 60
 

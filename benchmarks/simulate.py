@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "simulate.json"
 PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
 PLOT = PAGE.with_name("simulation.png")
 WORKERS = (1, 4, 16, 64, 256, 1000)
-LEVELS = (6.0, 4.5, 3.5)
+LEVELS = (2.0, 1.5, 1.3)
 """Levels of validation RMSE; the time to reach each is measured."""
 
 ABOUT = """\
@@ -48,10 +48,10 @@ ENOUGH = 0.8
 """Below this share of busy workers a search is too small for them."""
 
 WORDS = {"factor": "`reduction_factor`", "grace": "`grace_epochs`", "trials": "`trials`"}
-MANY, COMMON = 1000, {"trials": 128, "workers": 16, "factor": 3, "grace": 1}
+MANY, COMMON = 1000, {"trials": 128, "workers": 16, "factor": 3, "grace": 9}
 VARIED: dict[str, tuple[int, ...]] = {
     "factor": (2, 3, 4),
-    "grace": (1, 2, 3),
+    "grace": (1, 3, 9, 13),
     "trials": (32, 64, 128, 256),
 }
 
@@ -183,7 +183,8 @@ def document(results: dict[str, Any]) -> str:
         "",
         "### Workers",
         "",
-        f"{MANY:,} trials, `reduction_factor` 3, `grace_epochs` 1, {first['repeats']} "
+        f"{MANY:,} trials, `reduction_factor` {COMMON['factor']}, "
+        f"`grace_epochs` {COMMON['grace']}, {first['repeats']} "
         f"{'search' if first['repeats'] == 1 else 'searches'} each. Seconds",
         "until the first validation RMSE at or below a level, in any epoch of any trial:",
         "",
