@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,7 @@ def image_files(arguments: Sequence[str]) -> list[Path]:
 
 def _files(argument: str) -> Iterable[Path]:
     if argument == "-":
-        lines = [line.rstrip("\r\n") for line in sys.stdin]
+        lines = [os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer]
         if not (listed := [local_path(Path(line)) for line in lines if line.strip()]):
             raise InputError("standard input must list image files, one a line, got none")
         return listed
@@ -40,7 +41,11 @@ def _files(argument: str) -> Iterable[Path]:
         return sorted(found, key=_by_number)
     if glob.has_magic(argument) and not path.exists():
         start = Path(path.anchor)
-        if not (found := list(start.glob(str(path.relative_to(start))))):
+        try:
+            found = list(start.glob(str(path.relative_to(start))))
+        except ValueError as error:
+            raise InputError(f"{argument} is no valid pattern: {error}") from error
+        if not found:
             raise InputError(f"no file matches the pattern {argument}")
         return sorted(found, key=_by_number)
     return [path]

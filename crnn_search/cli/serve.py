@@ -56,7 +56,7 @@ def serve(
     from crnn_search.models.server.app import build_app
     from crnn_search.models.server.limits import Limits
 
-    place = open_run(model, ()).root if is_uri(model) else local_path(model)
+    place = open_run(model, ("model",)).root if is_uri(model) else local_path(model)
     path, limits = listen.preferred(place), Limits()
     found = api.load_model(path)
     with listen.bind(host, port) as listening:

@@ -25,6 +25,9 @@ SMALLEST, LARGEST = 8, 256
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 """Pixels of an image file; Pillow takes a larger one for an attack."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Pillow's decoders of what a stranger sends; others start programs, or are rarely tested."""
+
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 
 _PART, _IN_MEMORY = 16, 256
@@ -62,8 +65,7 @@ def read_header(source: Path | bytes) -> Format:
         DataError: it cannot be decoded, is animated or too large, or its range is unknown.
     """
     with opened(source) as image:
-        # A phone's MPO file is a photograph with previews behind it.
-        if getattr(image, "is_animated", False) and image.format != "MPO":
+        if has_several(image):
             raise DataError("has several frames; save each as a file of its own")
         if image.mode in {"I", "F"}:
             raise DataError("has pixels of 32 bits, whose range is unknown; save it with 8 or 16")
@@ -71,6 +73,11 @@ def read_header(source: Path | bytes) -> Format:
         # Pillow turns the size of a TIFF file itself.
         turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (columns, rows) if turned else (rows, columns), 1 if image.mode in _GREY else 3
+
+
+def has_several(image: Image.Image) -> bool:
+    """Whether there is more than one picture in it. A phone's MPO file is one, with previews."""
+    return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
 
 
 def read_image(source: Path | bytes, size: Sequence[int], channels: int) -> NDArray[np.uint8]:
@@ -128,15 +135,16 @@ def tile(pixels: NDArray[np.uint8], side: int) -> Image.Image:
 
 @contextlib.contextmanager
 def opened(source: Path | bytes) -> Iterator[Image.Image]:
-    """Pillow's image of a file, or of its content.
+    """Pillow's image of a file, or of its content, which must be in one of `FORMATS`.
 
     Raises:
         DataError: it, or what is done with it, fails, or it has too many pixels.
     """
     try:
         # Given a path, Pillow 13 reads a turned, uncompressed TIFF file wrongly.
-        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-        with file, Image.open(file) as image:
+        from_memory = isinstance(source, bytes)
+        file = io.BytesIO(source) if from_memory else source.open("rb")
+        with file, Image.open(file, formats=FORMATS if from_memory else None) as image:
             yield image
     except DataError:
         raise

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from crnn_search.data.images import opened
+from crnn_search.data.images import has_several, opened
+from crnn_search.errors import DataError
 from crnn_search.models.digit_ink import Pixels, find_ink
 from crnn_search.models.digit_shape import Placement, place
 from crnn_search.models.input_warnings import InputWarning
@@ -45,9 +46,11 @@ def read_grey(source: Path | bytes) -> Pixels:
     Where pixels are transparent see `_opaque`.
 
     Raises:
-        DataError: it cannot be decoded, or is too large.
+        DataError: it cannot be decoded, is animated or too large.
     """
     with opened(source) as image:
+        if has_several(image):
+            raise DataError("has several frames; save each as a file of its own")
         image.load()
         try:
             upright = ImageOps.exif_transpose(image)
@@ -61,11 +64,14 @@ def read_grey(source: Path | bytes) -> Pixels:
 def _greyscale(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         # Pillow would clip values of more than 8 bits at 255: spread their own range instead.
-        values = np.asarray(image, dtype=np.float64)
+        values = np.array(image, dtype=np.float32)  # changed in place: it may be a large image
         finite = values[np.isfinite(values)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-        values = np.clip(np.nan_to_num(values, nan=low), low, high) - low
-        return Image.fromarray((values / ((high - low) or 1) * 255).round().astype(np.uint8))
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        np.nan_to_num(values, copy=False, nan=low)
+        np.clip(values, low, high, out=values)
+        values -= low
+        values *= 255 / ((high - low) or 1)
+        return Image.fromarray(values.round(out=values).astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("L")
     layers = image.convert("RGBA")

@@ -113,7 +113,7 @@ def _without_noise(ink: Pixels) -> Pixels:
 
 def _strongest(ink: Pixels) -> float:
     """The fourth highest value: the highest may be a speck."""
-    return float(np.sort(ink, axis=None)[-4])
+    return float(np.sort(ink, axis=None)[-4:][0])
 
 
 def _smooth_paper(grey: Pixels) -> Pixels:

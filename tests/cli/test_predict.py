@@ -33,6 +33,11 @@ def test_predict_refuses_other_files(crnn_search: CommandLine, tmp_path: Path) -
         assert name in done.err
 
 
+def listed(names: bytes) -> io.TextIOWrapper:
+    """Standard input with names of files."""
+    return io.TextIOWrapper(io.BytesIO(names), "utf-8", "strict")
+
+
 def constant_model(path: Path, task: TaskInfo, value: float) -> Path:
     """A model that always predicts `value`."""
     network = CRNN(SMALL.model, task.shape)
@@ -151,8 +156,12 @@ def test_standard_input_may_list_files(
     crnn_search: CommandLine, tmp_path: Path, sums: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = pictures(tmp_path, "a.png", "b c.png", "d.png")
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{second}\n\n{third}\r\n"))
+    monkeypatch.setattr("sys.stdin", listed(f"{second}\n\n{third}\r\n".encode()))
     done = crnn_search("predict", str(sums), str(first), "-")
+    monkeypatch.setattr("sys.stdin", listed(b"none-\xff.png\n"))  # a name that is not UTF-8
+    gone = crnn_search("predict", str(sums), "-")
+    assert gone.code == 2
+    assert "does not exist" in gone.err
     assert done.out == f"{first}: 3.25\n{second}: 3.25\n{third}: 3.25\nsum: 3.25\n"
 
 
@@ -162,6 +171,7 @@ def test_standard_input_may_list_files(
         ("-", "standard input must list image files, one a line, got none"),
         ("empty", "empty has no image files (.png, .jpg"),
         ("none_*.png", "no file matches the pattern none_*.png"),
+        ("a**.png", "a**.png is no valid pattern: Invalid pattern: '**' can only be an entire"),
         ("gone.png", "gone.png does not exist; give an image file such as a PNG"),
     ],
 )
@@ -171,7 +181,7 @@ def test_arguments_that_give_no_file_are_refused(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    monkeypatch.setattr("sys.stdin", listed(b"\n"))
     done = crnn_search("predict", str(sums), argument)
     assert (done.code, done.out) == (2, "")
     assert message in done.err

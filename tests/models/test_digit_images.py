@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from crnn_search.data.mnist_sums import MnistSource
 from crnn_search.errors import ImageError
+from crnn_search.models.preprocessing import Preprocessing
 from tests.models.altered import altered
 from tests.models.drawn_digits import draw_all, draw_double, draw_empty, read_digit
 
@@ -174,6 +176,32 @@ def test_an_empty_image_is_black(tmp_path: Path, paper: int, noise: int) -> None
     assert warnings == [
         f"{tmp_path / 'empty.png'}: there is nothing to read in it, it counts as black"
     ]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (2, 2), (1, 300)])
+def test_images_of_a_few_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "small.png"
+    for grey in (0, 255):
+        Image.new("L", size, grey).save(path)
+        assert read_digit(path).shape[-2:] == (28, 28)
+    pixels = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1]) * 80
+    Image.fromarray(pixels).save(path)
+    assert read_digit(path).shape[-2:] == (28, 28)
+
+
+def test_an_animation_is_refused(tmp_path: Path) -> None:
+    frames = [Image.new("L", (30, 30), grey) for grey in (0, 255)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match=r"two\.gif has several frames; save each as a file"):
+        read_digit(tmp_path / "two.gif")
+
+
+def test_contents_of_rare_formats_are_refused() -> None:
+    content = io.BytesIO()
+    Image.new("L", (30, 30)).save(content, "PCX")
+    preprocessing = Preprocessing.of(MnistSource(8).info)
+    with pytest.raises(ImageError, match=r"sent cannot be decoded: cannot identify image"):
+        preprocessing.read(content.getvalue(), "sent")
 
 
 def test_ink_that_reaches_the_border_stays(tmp_path: Path) -> None:

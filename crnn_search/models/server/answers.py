@@ -15,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crnn_search.data.images import as_picture, size_text
+from crnn_search.data.images import FORMATS, as_picture, size_text
 from crnn_search.errors import ImageError, InputError
 from crnn_search.models.input_warnings import InputWarning
 from crnn_search.models.model import Model, pixels_of
 from crnn_search.models.preprocessing import Prepared
 from crnn_search.models.server.limits import IMAGES, SEQUENCE_PIXELS, Limits
 from crnn_search.text import first_line
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's decoders that read what a stranger sent; others start programs, or are rarely tested."""
 
 
 class File(NamedTuple):

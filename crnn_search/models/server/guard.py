@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import re
 import time
 from collections.abc import Collection
@@ -91,7 +92,7 @@ class Guard:
         """The answer to a request that is refused, whatever its body."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts is not None and _name(host) not in self._hosts:
+        if self._hosts is not None and not (_name(host) in self._hosts or _is_loopback(host)):
             valid = ", ".join(sorted(self._hosts))
             return problem(
                 421, f"Host must be one of {valid}, since there is no token; got {shown(host)}"
@@ -167,6 +168,14 @@ class _Body:
 
 def _too_large(limits: Limits) -> str:
     return f"the body must have at most {limits.body_bytes:,} bytes"
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a Host header has a loopback address: no name can be made to mean another machine."""
+    try:
+        return ipaddress.ip_address((_name(host) or "").strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _name(host: str) -> str | None:

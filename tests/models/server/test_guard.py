@@ -54,7 +54,17 @@ def test_a_token_is_checked_before_a_body_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "localhost:8000", "LOCALHOST", "[::1]", "[::1]:8000", "127.0.0.1:1"]
+    "host",
+    [
+        "127.0.0.1",
+        "localhost:8000",
+        "LOCALHOST",
+        "[::1]",
+        "[::1]:8000",
+        "127.0.0.1:1",
+        "127.0.1.1:8000",
+        "127.0.0.5",
+    ],
 )
 def test_names_of_this_machine(client: TestClient, host: str) -> None:
     assert client.get("/healthz", headers={"host": host}).status_code == 200

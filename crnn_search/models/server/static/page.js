@@ -136,7 +136,8 @@ function text(value) {
 
 function show({ prediction = null, running, warnings, seen }) {
   const { sums } = about.task, known = running.length > 0;
-  $("value").textContent = !known ? "–" : sums ? String(Math.round(prediction)) : text(prediction);
+  const rounded = sums && prediction !== null ? String(Math.round(prediction)) : text(prediction);
+  $("value").textContent = known ? rounded : "–";
   $("exact").textContent = known && sums ? `The network says ${text(prediction)}` : "";
   $("empty").hidden = known;
   $("images").replaceChildren(...seen.map((source, number) => card(source, number, running, warnings)));
