@@ -173,7 +173,7 @@ class LiveProgress(_Tracker):
         rate = (trained - self._trained_before) / seconds
         per, unit = (1, "s") if rate >= 1 else (60, "min") if rate * 60 >= 1 else (3600, "h")
         return [
-            f"{rate * per:.2g} epochs/{unit}",
+            f"{rate * per:{'.0f' if rate * per >= 10 else '.2g'}} epochs/{unit}",
             f"{rate * stage.epoch_sequences:,.0f} sequences/s",
         ]
 

@@ -211,7 +211,7 @@ def _print_report(run: api.Run) -> None:
 
     folder = run.folder
     terminal.show(summary(run.report()))
-    terminal.show(f"\nreport: {folder.location_of(folder.report_markdown)}")
+    terminal.show(f"\nreport: {folder.location_of(folder.report_html)}")
     terminal.show(f"model:  {folder.location_of(folder.model)}")
 
 

@@ -121,7 +121,7 @@ def show_columns(columns: Mapping[str, Sequence[str]], right: Collection[str]) -
     cells: list[Iterator[str]] = []
     left_out: list[str] = []
     for name, values in columns.items():
-        width = max(map(len, [name, *map(printable, values)])) + bool(cells)  # a column apart
+        width = max(map(len, [name, *map(printable, values)])) + 2 * bool(cells)  # columns apart
         if width > left:
             left_out.append(name)
             continue

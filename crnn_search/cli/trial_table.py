@@ -60,6 +60,8 @@ def chosen(rows: Rows, sort: str, states: Sequence[State] | None) -> Rows:
     if rows and sort not in rows[0]:
         names = ", ".join((RANK, *rows[0]))
         raise InputError(f"--sort must be one of {names}, got {shown(sort)}")
+    if any(isinstance(row[sort], list) and None in row[sort] for row in wanted):
+        raise InputError(f"--sort must be a column with one value for each trial, got {sort}")
     known = [row for row in wanted if row[sort] is not None]
     return sorted(known, key=lambda row: row[sort]) + [r for r in wanted if r[sort] is None]
 

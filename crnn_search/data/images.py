@@ -142,9 +142,9 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
     """
     try:
         # Given a path, Pillow 13 reads a turned, uncompressed TIFF file wrongly.
-        from_memory = isinstance(source, bytes)
-        file = io.BytesIO(source) if from_memory else source.open("rb")
-        with file, Image.open(file, formats=FORMATS if from_memory else None) as image:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        formats = FORMATS if isinstance(source, bytes) else None
+        with file, Image.open(file, formats=formats) as image:
             yield image
     except DataError:
         raise

@@ -18,7 +18,7 @@ def number(value: float | None) -> str:
         return MISSING
     if abs(value) >= 1e9:
         return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def interval(bounds: Sequence[float] | None) -> str:

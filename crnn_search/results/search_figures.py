@@ -199,7 +199,7 @@ def _borders(name: str, domain: Domain, value: Any) -> list[str]:
         items = {text for item in value for text in _borders(name, domain.item, item)}
         return ends + sorted(items)
     if isinstance(domain, Choice):
-        return []
+        return _choice_borders(name, domain, value)
     low, high = getattr(domain, "low", None), getattr(domain, "high", None)
     if low is None or high is None or low == high:
         return []
@@ -208,6 +208,20 @@ def _borders(name: str, domain: Domain, value: Any) -> list[str]:
         f"{name}: {value:g} is at the {word} end of {low:g} to {high:g}"
         for word, end, last in (("low", low, rule.low), ("high", high, rule.high))
         if end != last and near(value, end)
+    ]
+
+
+def _choice_borders(name: str, domain: Choice, value: Any) -> list[str]:
+    """Of three numbers or more: with two, one of them always wins."""
+    rule, options = PARAMETERS[name], domain.options
+    if len(options) < 3 or any(type(option) not in {int, float} for option in options):
+        return []
+    ends = (("lowest", min(options), rule.low), ("highest", max(options), rule.high))
+    among = ", ".join(f"{option:g}" for option in sorted(options))
+    return [
+        f"{name}: {value:g} is the {word} of {among}"
+        for word, end, last in ends
+        if value == end != last
     ]
 
 

@@ -57,7 +57,7 @@ def _baseline_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def _search_rows(report: Report) -> list[tuple[str, str]]:
-    trials = report["trials"]
+    trials, share = report["trials"], report["compute"]["asha_saved_share"]
     return [
         (
             "winner",
@@ -69,7 +69,11 @@ def _search_rows(report: Report) -> list[tuple[str, str]]:
             f"{trials['completed']} completed, {trials['stopped']} stopped early"
             f"{_cut(trials)}, {trials['failed']} failed",
         ),
-        ("early stopping", f"saved {percent(report['compute']['asha_saved_share'])} of the epochs"),
+        *(
+            [("early stopping", f"saved {percent(share)} of the epochs")]
+            if share is not None
+            else []
+        ),
         ("time", times(report["seconds"])),
     ]
 

@@ -34,7 +34,7 @@ METRICS = {
     FULL_BUDGET: "validation RMSE, full budget",
     STOPPED: "validation RMSE where stopped",
     RETRAINED: "train RMSE, retrained",
-    "trial/state": "state: 1 completed, 0 stopped, -1 failed",
+    "trial/state": "state: 1 completed, 0 stopped early, -1 failed, -2 cut",
     "trial/epochs": "epochs",
     "trial/parameters": "parameters",
     "trial/seconds": "seconds",
@@ -45,6 +45,8 @@ SHOWN = 5
 """TensorBoard shows so many hyperparameters at first: those that are said to differ, by name."""
 
 STATES = {TrialState.COMPLETE: 1.0, TrialState.PRUNED: 0.0, TrialState.FAIL: -1.0}
+CUT = -2.0
+"""The end of the search cut the trial: no scheduler stopped it."""
 
 
 def experiment(space: SearchSpace) -> Summary:
@@ -112,12 +114,16 @@ def figures(record: TrialRecord, shape: ImageShape) -> dict[str, float]:
         FULL_BUDGET: last if record.state == TrialState.COMPLETE else None,
         STOPPED: last if record.state == TrialState.PRUNED else None,
         RETRAINED: _root(record.train_loss[-1]) if trial.all_images and record.epochs else None,
-        "trial/state": STATES.get(record.state),
+        "trial/state": CUT if _was_cut(record) else STATES.get(record.state),
         "trial/epochs": record.epochs,
         "trial/parameters": trial.config.model.parameter_count(shape),
         "trial/seconds": record.seconds,
     }
     return {tag: value for tag, value in values.items() if value is not None}
+
+
+def _was_cut(record: TrialRecord) -> bool:
+    return record.state == TrialState.PRUNED and bool(record.reason)
 
 
 def _summary(tag: str, data: HParamsPluginData) -> Summary:

@@ -38,6 +38,10 @@ _ARGUMENTS = {
 }
 
 
+_PASSWORDS = ("password", "passwd")
+"""Arguments of drivers that are passwords."""
+
+
 @dataclass(frozen=True)
 class StudyStorage:
     """A database for Optuna. url: as SQLAlchemy takes it; it may hold a password."""
@@ -54,8 +58,10 @@ class StudyStorage:
         while error.__cause__ is not None:
             error = error.__cause__
         url, text = make_url(self.url), first_line(error)
-        password = url.password or url.query.get("password")
-        return text.replace(str(password), "***") if password else text
+        passwords = [url.password, *(url.query.get(name) for name in _PASSWORDS)]
+        for password in filter(None, passwords):
+            text = text.replace(str(password), "***")
+        return text
 
 
 def of_file(path: Path) -> StudyStorage:
@@ -74,13 +80,13 @@ def of_server(text: str, *, may_have_password: bool = True) -> StudyStorage:
     """
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise _not_valid(text) from None
     kind = url.get_backend_name()
     driver = _DRIVERS.get(kind)
     if driver is None or url.drivername not in {kind, f"{kind}+{driver}"} or not url.database:
         raise _not_valid(text)
-    if not may_have_password and (url.password or "password" in url.query):
+    if not may_have_password and (url.password or url.query.keys() & set(_PASSWORDS)):
         raise InputError(
             "--study-storage must be a URL without a password, which every user of this machine "
             f"could read in the list of processes; put the whole URL into the environment variable "

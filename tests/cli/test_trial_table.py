@@ -63,6 +63,9 @@ def test_trials_are_sorted_and_filtered(crnn_search: CommandLine, run: RunFolder
     assert (done.code, done.out) == (2, "")
     assert "--sort must be one of rank, number, name, state," in done.err
     assert "got 'lunch'" in done.err
+    done = crnn_search("trials", str(run.root), "--sort", "validation_rmse_by_epoch")
+    assert (done.code, done.out) == (2, "")
+    assert "--sort must be a column with one value for each trial, got validation_r" in done.err
     done = crnn_search("trials", str(run.root), "--json", "--csv")
     assert (done.code, "exclude each other" in done.err) == (2, True)
 
@@ -93,6 +96,7 @@ def test_a_narrow_terminal_has_the_first_columns(
     out = crnn_search("trials", str(run.root)).out
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
     assert max(map(len, lines)) <= 80
+    assert "…" not in out
     assert lines[-1] == "no room for learning_rate, reason; --csv and --json have all"
 
 

@@ -21,7 +21,7 @@ def test_launch_succeeds_and_prints_the_report(finished: FinishedRun) -> None:
     assert done.stderr == ""
     assert "search: 5 trials of up to 2 epochs" in done.stdout
     assert "trial-0000 completed after epoch 2" in done.stdout
-    assert "report: runs/demo/report.md" in done.stdout
+    assert "report: runs/demo/report.html" in done.stdout
 
 
 def test_the_log_of_a_good_run_has_no_warnings_and_tells_of_each_trial(

@@ -59,7 +59,7 @@ def test_a_search_survives_a_dead_driver_and_a_store_that_hangs(
             wait(lambda: "\nstorage: " in log.read_text(), 120, log.read_text)
             time.sleep(3)  # until others would take the lease for stale
         assert wait_for_end(process, tmp_path, 240) == 0, log.read_text()
-        assert join(uri, "report.md") in log.read_text()
+        assert join(uri, "report.html") in log.read_text()
         finished: FinishedRun = request.getfixturevalue("finished")  # another test has launched it
         assert results(open_run(uri).root) == results(finished.folder)
         listed = run_here(tmp_path, "list", "--storage", storage)

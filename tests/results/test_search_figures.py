@@ -94,6 +94,20 @@ def test_winners_on_the_border(changes: dict[str, Any], words: list[str]) -> Non
     assert [warning["kind"] for warning in warnings] == ["border"] * bool(words)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (64, ["batch_size: 64 is the lowest of 64, 128, 256"]),
+        (128, []),
+        (256, ["batch_size: 256 is the highest of 64, 128, 256"]),
+    ],
+)
+def test_winners_at_the_end_of_a_choice_of_numbers(value: int, words: list[str]) -> None:
+    space = parse_space("space: {batch_size: {choice: [128, 64, 256]}, reuse: {choice: [2, 4]}}\n")
+    config = SMALL.to_dict() | {"batch_size": value, "reuse": 4}
+    assert search_figures.at_border(space, config) == words
+
+
 def shorter(**retrain: int) -> SearchSpace:
     return dataclasses.replace(SPACE, retrain=SPACE.retrain.model_copy(update=retrain))
 

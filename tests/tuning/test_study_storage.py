@@ -16,7 +16,8 @@ SECRET = "postgresql://me:s3cret@db.example/studies"
     [
         "", "studies", "sqlite:///study.db", "postgresql+asyncpg://me@host/db", "postgresql://host",
         "mysql+mysqldb://me@host/db", "oracle://me:s3cret@host/db", "postgresql:/me:s3cret@host",
-        "https://me:s3cret@host/db?password=s3cret",
+        "https://me:s3cret@host/db?password=s3cret", "postgresql://me@host:abc/db",
+        "postgresql://me:s3@cret:s3cret@host/db",
     ],
 )  # fmt: skip
 def test_what_is_no_database_server_is_refused_without_its_password(text: str) -> None:
@@ -25,7 +26,9 @@ def test_what_is_no_database_server_is_refused_without_its_password(text: str) -
     assert "s3cret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", [SECRET, "mysql://me@host/db?password=s3cret"])
+@pytest.mark.parametrize(
+    "text", [SECRET, "mysql://me@host/db?password=s3cret", "mysql://me@host/db?passwd=s3cret"]
+)
 def test_an_argument_may_not_have_a_password(text: str) -> None:
     with pytest.raises(InputError, match=f"environment variable {STUDY_VARIABLE} ") as refused:
         given(text, may_have_password=False)
@@ -56,6 +59,8 @@ def test_the_variable_is_read_and_removed(monkeypatch: pytest.MonkeyPatch) -> No
     error = OSError("outer")
     error.__cause__ = OSError("no s3cret here\nsecond line")
     assert found.problem(error) == "no *** here"
+    alias = of_server("mysql://me@host/db?passwd=s3cret")
+    assert alias.problem(OSError("no s3cret")) == "no ***"
     assert given(None) is None
     monkeypatch.setenv(STUDY_VARIABLE, SECRET)
     given("mysql://me@host/db")

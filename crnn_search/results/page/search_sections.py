@@ -85,13 +85,17 @@ def _words(report: SearchReport) -> str:
     total = sum(trials[word] for word in ENDED)
     at_most = "" if is_sums(report) else "at most "
     running = sum(row["state"] == "running" for row in report["rows"])
+    share = report["compute"]["asha_saved_share"]
+    saved = (
+        f" Early stopping saved {percent(share)} of the epochs that the completed and stopped ones "
+        "would have trained at their full budget."
+    )
     return (
         f"{total} trials of at most {search['max_epochs']} epochs of {at_most}"
         f"{search['epoch_sequences']:,} sequences: {trials['completed']} completed, "
         f"{trials['stopped']} stopped early{cut(trials)}, {trials['failed']} failed"
-        f"{f', {running} not ended' if running else ''}. Early stopping saved "
-        f"{percent(report['compute']['asha_saved_share'])} of the epochs that the completed "
-        "and stopped ones would have trained at their full budget. Infeasible samples, "
+        f"{f', {running} not ended' if running else ''}."
+        f"{saved if share is not None else ''} Infeasible samples, "
         f"drawn again: {trials['infeasible']}."
     )
 
