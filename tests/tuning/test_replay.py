@@ -121,7 +121,7 @@ def test_a_large_search_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_learning_lets_more_trials_survive(monkeypatch: pytest.MonkeyPatch) -> None:
-    space = space_of(trials=300, max_epochs=27)
+    space = space_of(trials=300, max_epochs=27, grace_epochs=1)
 
     def mean_epochs(learning: float) -> float:
         monkeypatch.setattr(replay_module, "MAX_LEARNING", learning)
