@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from crnn_search.cluster.connection import connect
+from crnn_search.cluster.cores import usable_cores
 from crnn_search.errors import CrnnSearchError, InputError
 from crnn_search.models.model import Model
 from crnn_search.models.predictor import load
@@ -107,7 +107,7 @@ def replicas(
         InputError: Ray does not start.
         CrnnSearchError: the replicas do not.
     """
-    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}
+    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // count))}
     with connect(None, on_note):
         serve.start(proxy_location="Disabled", logging_config=QUIET)
         deployment = serve.deployment(

@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from crnn_search.hyperparameters import ImageShape
 from crnn_search.spaces.domains import Choice, Domain, Fixed, FloatRange, IntRange, ListOf
 from crnn_search.spaces.space import SearchSpace
+from crnn_search.storage.ledger import is_cut
 from crnn_search.storage.trial import Trial, TrialRecord, TrialState
 
 FULL_BUDGET, STOPPED, RETRAINED = (
@@ -114,16 +115,12 @@ def figures(record: TrialRecord, shape: ImageShape) -> dict[str, float]:
         FULL_BUDGET: last if record.state == TrialState.COMPLETE else None,
         STOPPED: last if record.state == TrialState.PRUNED else None,
         RETRAINED: _root(record.train_loss[-1]) if trial.all_images and record.epochs else None,
-        "trial/state": CUT if _was_cut(record) else STATES.get(record.state),
+        "trial/state": CUT if is_cut(record) else STATES.get(record.state),
         "trial/epochs": record.epochs,
         "trial/parameters": trial.config.model.parameter_count(shape),
         "trial/seconds": record.seconds,
     }
     return {tag: value for tag, value in values.items() if value is not None}
-
-
-def _was_cut(record: TrialRecord) -> bool:
-    return record.state == TrialState.PRUNED and bool(record.reason)
 
 
 def _summary(tag: str, data: HParamsPluginData) -> Summary:
