@@ -10,11 +10,11 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadgroup
 search: $(READY)  ## search the quick space on real MNIST and print the report
 	$(BIN)/crnn-search launch search_spaces/quick.yaml
 
-test: $(READY)  ## run the fast tests: 3 minutes on two cores
+test: $(READY)  ## run the fast tests: 4 minutes on two cores
 	$(PYTEST) -n 2 -m "not slow and not gpu" --hypothesis-profile fast
 
 # Processes that start wait for each other: four tests at once keep two cores busy.
-test-slow: .venv/.bench  ## run the slow tests, and the property tests with more examples: 10 minutes
+test-slow: .venv/.bench  ## run the slow tests, and the property tests with more examples: 19 minutes
 	$(PYTEST) -n 4 -m "(slow or hypothesis) and not gpu" --hypothesis-profile ci
 
 test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU
